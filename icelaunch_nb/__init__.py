@@ -1,0 +1,56 @@
+"""icelaunch_nb: run a notebook function on every rank of torch.distributed, warm and safe, and have its results back.
+
+The rooms: `notebook` is the kernel, `host` holds the warm forkserver, `agent` is one run's agent, `worker` is a rank. They meet
+only in the run directory (`rundir`), and share the modules beside this one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from icelaunch_nb.config import LaunchConfig, Std
+from icelaunch_nb.context import Context, get_context
+from icelaunch_nb.errors import (
+    BigCaptureWarning,
+    ConfigError,
+    Failure,
+    HostError,
+    IcelaunchError,
+    PackingError,
+    RunFailed,
+    RunLost,
+    RunStopped,
+)
+from icelaunch_nb.events import Events
+from icelaunch_nb.launch import launch, launch_agent
+from icelaunch_nb.run import Run, State
+
+__all__ = [
+    "BigCaptureWarning",
+    "ConfigError",
+    "Context",
+    "Events",
+    "Failure",
+    "HostError",
+    "IcelaunchError",
+    "LaunchConfig",
+    "PackingError",
+    "Run",
+    "RunFailed",
+    "RunLost",
+    "RunStopped",
+    "State",
+    "Std",
+    "get_context",
+    "launch",
+    "launch_agent",
+]
+
+__version__ = "0.1.0"
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """``%load_ext icelaunch_nb``: starts the host in the background, so that the first launch finds it warm."""
+    from icelaunch_nb.notebook import extension
+
+    extension.load(shell)

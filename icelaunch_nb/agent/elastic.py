@@ -1,0 +1,228 @@
+"""torch's LocalElasticAgent with ranks of our own.
+
+torch decides what elastic means: rendezvous, rank assignment, restarts, membership changes. What is replaced is how ranks are
+started, watched and ended:
+
+* torch looks at the ranks every ``monitor_interval`` (30 s by default); here a rank's end wakes the agent.
+* torch waits up to 30 s for ranks that can't take SIGTERM after another failed, and reports only the first failure.
+* torch takes KeyboardInterrupt and SystemExit in a rank for success and then waits for ever for its value (pytorch#194439).
+* torch pickles the arguments of all ranks once per rank; here ranks read one file.
+
+The private names of torch that this overrides or reads are listed in ``TORCH_NAMES``; ``tests/test_doors.py`` checks them.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+from typing import Any
+
+from torch.distributed.elastic.agent.server import api as _api
+from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+from torch.distributed.elastic.utils import macros
+
+from icelaunch_nb.agent.failures import OomWatch, failure_of, is_incurable
+from icelaunch_nb.agent.ranks import Ranks
+from icelaunch_nb.agent.wishes import Wishes
+from icelaunch_nb.context import ATTEMPT_VARIABLE, DEVICE_VARIABLE, RUN_DIR_VARIABLE
+from icelaunch_nb.errors import Failure, fold
+from icelaunch_nb.rundir import JournalWriter, RunDir
+from icelaunch_nb.surroundings import Surroundings
+from icelaunch_nb.tasks import RankTask
+
+TORCH_NAMES = (
+    "_start_workers", "_stop_workers", "_monitor_workers", "_shutdown", "_remaining_restarts", "_worker_group",
+    "_setup_local_watchdog", "_setup_healthcheck", "_worker_watchdog", "_health_check_server",
+)
+PATIENCE = 5.0  # seconds between SIGTERM and SIGKILL when ranks are ended because another one failed
+
+
+def ask_no_dns() -> None:
+    """torch asks DNS for this machine's full name at every event it records: seconds where no DNS answers."""
+    assert callable(_api._get_fq_hostname)
+    _api._get_fq_hostname = socket.gethostname
+
+
+class Stopped(Exception):
+    """Somebody wished the run to stop; its ranks are gone."""
+
+
+class IceAgent(LocalElasticAgent):
+    """One run's agent.
+
+    Args:
+        spec: torch's worker spec; its ``monitor_interval`` must be tiny, the waiting is done here.
+        run_dir: The run.
+        journal: Where to say what happens.
+        surroundings: The launching process, for the ranks.
+        settings: ``spec.json``.
+        wishes: What the kernel wishes.
+        close_fds: Descriptors that ranks forked from this process must close.
+    """
+
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        run_dir: RunDir,
+        journal: JournalWriter,
+        surroundings: Surroundings,
+        settings: dict[str, Any],
+        wishes: Wishes,
+        close_fds: list[int],
+    ) -> None:
+        super().__init__(spec, DefaultLogsSpecs(log_dir="/dev/null"), start_method=settings["config"]["start_method"])
+        self._run_dir, self._journal, self._surroundings, self._settings = run_dir, journal, surroundings, settings
+        self._wishes, self._close_fds = wishes, close_fds
+        self._interval: float = settings["config"]["monitor_interval"]
+        self._ranks: Ranks | None = None
+        self._attempt = -1
+        self._cause: dict[str, Any] | None = None
+        self._oom = OomWatch()
+        self.failures: list[Failure] = []
+        self.incurable = False
+
+    # torch calls the following four.
+
+    def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
+        self._attempt += 1
+        spec = worker_group.spec
+        if self._attempt:
+            self._journal.write("restart", attempt=self._attempt, **(self._cause or {"cause": "other nodes came or went"}))
+        self._cause = None
+        environs = {worker.local_rank: self._rank_environ(worker_group, worker) for worker in worker_group.workers}
+        self._setup_local_watchdog(envs=environs)
+        self._setup_healthcheck()
+        tasks = []
+        for worker in worker_group.workers:
+            local_rank = worker.local_rank
+            rank_dir = self._run_dir.rank(self._attempt, local_rank)
+            rank_dir.path.mkdir(parents=True, mode=0o700)
+            for log in (rank_dir.stdout, rank_dir.stderr):
+                log.touch(0o600)
+            program = macros.substitute(list(self._settings["program"]), str(local_rank))
+            environs[local_rank]["TORCHELASTIC_ERROR_FILE"] = str(rank_dir.error)
+            tasks.append(RankTask(
+                run_dir=str(self._run_dir.path), attempt=self._attempt, local_rank=local_rank, rank=worker.global_rank,
+                surroundings=self._surroundings, rank_environ=environs[local_rank], program=[str(part) for part in program],
+                threads=self._settings["threads"], device=self._settings["devices"][local_rank],
+                set_device=self._settings["set_device"], close_fds=self._close_fds,
+            ))
+        self._ranks = Ranks(tasks, self._start_method)
+        self._ranks.start()
+        self._journal.write(
+            "attempt", attempt=self._attempt, restart_count=self._restart_count(), world_size=worker_group.workers[0].world_size,
+            ranks=[
+                {"rank": task.rank, "local_rank": task.local_rank, "pid": self._ranks.identities[task.local_rank].pid,
+                 "started": self._ranks.identities[task.local_rank].started, "device": task.device}
+                for task in tasks
+            ],
+        )
+        return self._ranks.pids()
+
+    def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+        assert self._ranks is not None
+        if self._ranks.wait(self._interval, self._wishes.bell):
+            raise Stopped
+        ranks, codes = self._ranks, self._ranks.exitcodes()
+        failed = [rank for rank, code in codes.items() if code is not None and not self._returned(rank, code)]
+        if failed:
+            ranks.settle()
+            self._end_ranks(PATIENCE)
+            return self._failed(worker_group)
+        if None in codes.values():
+            return RunResult(state=WorkerState.HEALTHY)
+        self._end_ranks(0)  # what the ranks had started and left behind
+        unpacked = [rank for rank in codes if not self._settings["program"] and not self._run_dir.rank(self._attempt, rank).result.exists()]
+        if unpacked:
+            return self._failed(worker_group)
+        return RunResult(state=WorkerState.SUCCEEDED, return_values={w.global_rank: None for w in worker_group.workers})
+
+    def _stop_workers(self, worker_group: WorkerGroup) -> None:
+        self._end_ranks(PATIENCE)
+
+    def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30) -> None:
+        for helper in (self._worker_watchdog, self._health_check_server):
+            if helper is not None:
+                helper.stop()
+        self._worker_watchdog = self._health_check_server = None
+        if self._ranks is not None:
+            self._end_ranks(self._wishes.grace if self._wishes.bell_rang() else PATIENCE)
+
+    # Ours.
+
+    def _restart_count(self) -> int:
+        return self._worker_group.spec.max_restarts - self._remaining_restarts
+
+    def _returned(self, local_rank: int, code: int) -> bool:
+        """Whether a rank that ended has done its work. A program's exit code says so; a function's is no proof."""
+        if self._settings["program"]:
+            return code == 0
+        rank_dir = self._run_dir.rank(self._attempt, local_rank)
+        return code == 0 and (rank_dir.result.exists() or rank_dir.error.exists())
+
+    def _end_ranks(self, patience: float) -> None:
+        assert self._ranks is not None
+        running = None in self._ranks.exitcodes().values()
+        stuck = self._ranks.end(patience, hurry=self._wishes.hurry) if running or patience == 0 else []
+        for process in stuck:
+            self._journal.write("unkillable", pid=process.pid)
+
+    def _failed(self, worker_group: WorkerGroup) -> RunResult:
+        """Collects what every rank has to say, decides whether a retry makes sense, and tells torch."""
+        assert self._ranks is not None
+        codes, pids, oom = self._ranks.exitcodes(), self._ranks.pids(), self._oom.news()
+        failures = []
+        for worker in worker_group.workers:
+            local_rank, rank_dir = worker.local_rank, self._run_dir.rank(self._attempt, worker.local_rank)
+            code = codes[local_rank]
+            if rank_dir.result.exists() or (self._settings["program"] and code == 0):
+                continue
+            if local_rank in self._ranks.ended_by_us and not rank_dir.error.exists():
+                continue
+            failures.append(failure_of(worker.global_rank, local_rank, self._attempt, pids[local_rank], code, rank_dir, oom))
+        failures.sort(key=lambda failure: failure.time)
+        self.failures = failures
+        root = failures[0]
+        self.incurable = all(is_incurable(self._run_dir.rank(self._attempt, f.local_rank)) for f in fold(failures)[0])
+        self._journal.write("failure", attempt=self._attempt, failures=[failure.to_json() for failure in failures])
+        if self.incurable and self._settings["sensible_restarts"]:
+            self._remaining_restarts = 0
+        self._cause = {"rank": root.rank, "cause": root.title, "failed_at": root.time}
+        return RunResult(state=WorkerState.FAILED, failures={
+            failure.rank: ProcessFailure(
+                local_rank=failure.local_rank, pid=failure.pid, exitcode=failure.exitcode or 0,
+                error_file=str(self._run_dir.rank(self._attempt, failure.local_rank).error),
+            )
+            for failure in failures
+        })
+
+    def _rank_environ(self, group: WorkerGroup, worker: Any) -> dict[str, str]:
+        """torch elastic's variables for one rank, and ours.
+
+        https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables
+        """
+        spec, environ = group.spec, self._surroundings.environ
+        values = {
+            "LOCAL_RANK": worker.local_rank, "RANK": worker.global_rank, "GROUP_RANK": group.group_rank,
+            "ROLE_RANK": worker.role_rank, "ROLE_NAME": spec.role, "LOCAL_WORLD_SIZE": spec.local_world_size,
+            "WORLD_SIZE": worker.world_size, "GROUP_WORLD_SIZE": group.group_world_size,
+            "ROLE_WORLD_SIZE": worker.role_world_size, "MASTER_ADDR": group.master_addr, "MASTER_PORT": group.master_port,
+            "TORCHELASTIC_RESTART_COUNT": self._restart_count(), "TORCHELASTIC_MAX_RESTARTS": spec.max_restarts,
+            "TORCHELASTIC_RUN_ID": spec.rdzv_handler.get_run_id(),
+            "TORCHELASTIC_USE_AGENT_STORE": spec.rdzv_handler.use_agent_store,
+            "TORCH_NCCL_ASYNC_ERROR_HANDLING": environ.get("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1"),
+            DEVICE_VARIABLE: self._settings["devices"][worker.local_rank],
+            RUN_DIR_VARIABLE: self._run_dir.path, ATTEMPT_VARIABLE: self._attempt,
+        }
+        if self._settings["program"]:
+            values["PYTHONUNBUFFERED"] = environ.get("PYTHONUNBUFFERED", "1")
+        if self._settings["threads"] is not None:
+            values["OMP_NUM_THREADS"] = self._settings["threads"]
+        for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+            # Without it gloo listens on whatever address the host name resolves to, and asks DNS for it.
+            if self._settings["loopback"] and name not in environ:
+                values[name] = self._settings["loopback"]
+        return {name: str(value) for name, value in values.items()}

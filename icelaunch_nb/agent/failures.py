@@ -1,0 +1,134 @@
+"""Why a rank ended: read from its error file, its exit code and the machine's own records."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from icelaunch_nb.errors import Failure, signal_name
+from icelaunch_nb.rundir import RankDir
+
+_LAST_WORDS = 12  # lines of stderr.log that speak for a rank that can't
+
+
+def failure_of(rank: int, local_rank: int, attempt: int, pid: int, exitcode: int | None, rank_dir: RankDir, oom: str) -> Failure:
+    """The failure of a rank that ended without returning.
+
+    Args:
+        rank: Global rank.
+        local_rank: Local rank.
+        attempt: Number of the attempt.
+        pid: Its process.
+        exitcode: As multiprocessing reports it.
+        rank_dir: Its folder.
+        oom: What the cgroup says about memory (`OomWatch.news`), empty for nothing.
+    """
+    told = _told(rank_dir)
+    if told is not None:
+        return Failure(
+            rank, local_rank, attempt, float(told.get("time", time.time())), pid, told["kind"], exitcode,
+            told["type_name"], told["message"], told["traceback"], _hint_for(told),
+        )
+    last_words = _last_words(rank_dir.stderr)
+    if exitcode is not None and exitcode < 0:
+        name = signal_name(-exitcode)
+        return Failure(rank, local_rank, attempt, time.time(), pid, "killed", exitcode, f"killed by {name}", "", last_words,
+                       _SIGNAL_HINTS.get(name, "").format(oom=oom) or oom)
+    return Failure(rank, local_rank, attempt, time.time(), pid, "exited", exitcode,
+                   f"exited with code {exitcode} before it returned", "", last_words)
+
+
+def _told(rank_dir: RankDir) -> dict[str, Any] | None:
+    """What the rank said itself: our worker's fields, or torch's ``@record`` in a program."""
+    try:
+        data = json.loads(rank_dir.error.read_bytes())
+    except (OSError, ValueError):
+        return None
+    if "icelaunch" in data:
+        return data["icelaunch"]
+    message = data.get("message", "")
+    text = message.get("message", "") if isinstance(message, dict) else str(message)
+    extra = message.get("extraInfo", {}) if isinstance(message, dict) else {}
+    kind, _, rest = text.partition(": ")
+    return {
+        "kind": "raised",
+        "type_name": kind,
+        "message": rest,
+        "traceback": extra.get("py_callstack", text),
+        "time": float(extra.get("timestamp", time.time())),
+    }
+
+
+def is_incurable(rank_dir: RankDir) -> bool:
+    """Whether a retry could not help: the code itself is wrong, or the call can't be carried."""
+    told = _told(rank_dir)
+    return bool(told and told.get("incurable"))
+
+
+def _hint_for(told: dict[str, Any]) -> str:
+    if told["kind"] == "loading" and told["type_name"] == "ModuleNotFoundError":
+        return "the rank imports what the notebook imports by its sys.path and working directory; is the module only in memory?"
+    if told["type_name"] == "OutOfMemoryError":
+        return "the GPU's memory is full: a smaller batch, or another process on it (nvidia-smi)"
+    return ""
+
+
+_SIGNAL_HINTS = {
+    "SIGKILL": "likely cause: out of memory, or somebody's kill -9{oom}",
+    "SIGSEGV": "likely cause: a crash in C or C++ code; the stacks are in stderr.log",
+    "SIGBUS": "likely cause: /dev/shm is full (DataLoader workers use it), or a mapped file was truncated",
+    "SIGABRT": "likely cause: an assertion in C++ code (NCCL, CUDA, glibc); its words are in stderr.log",
+    "SIGILL": "likely cause: a library built for another processor",
+    "SIGFPE": "likely cause: an integer division by zero in C code",
+    "SIGTERM": "likely cause: somebody ended it (a scheduler, kill)",
+    "SIGINT": "likely cause: somebody interrupted it",
+}
+
+
+def _last_words(stderr: Path) -> str:
+    try:
+        with open(stderr, "rb") as file:
+            file.seek(max(0, file.seek(0, 2) - 16384))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return "\n".join(["the last lines of its stderr:", *lines[-_LAST_WORDS:]]) if lines else ""
+
+
+class OomWatch:
+    """Counts the cgroup's out-of-memory kills, so that a SIGKILL can be explained."""
+
+    def __init__(self) -> None:
+        self._before = self._count()
+
+    def news(self) -> str:
+        """A clause about kills since this watch began, or nothing."""
+        now = self._count()
+        if now is None or self._before is None or now <= self._before:
+            return ""
+        return f": the cgroup's oom_kill count rose by {now - self._before}"
+
+    @staticmethod
+    def _count() -> int | None:
+        try:
+            entries = Path("/proc/self/cgroup").read_text().splitlines()
+        except OSError:
+            return None
+        for entry in entries:
+            _, controllers, path = entry.split(":", 2)
+            for base, file in (
+                ("/sys/fs/cgroup", "memory.events") if not controllers else ("/sys/fs/cgroup/memory", "memory.oom_control"),
+            ):
+                if controllers and "memory" not in controllers.split(","):
+                    continue
+                try:
+                    lines = Path(f"{base}{path.rstrip('/')}/{file}").read_text().splitlines()
+                except OSError:
+                    continue
+                for line in lines:
+                    name, _, value = line.partition(" ")
+                    if name == "oom_kill":
+                        return int(value)
+        return None

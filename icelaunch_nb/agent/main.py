@@ -1,0 +1,132 @@
+"""An agent from its first line to its last."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import Any, NoReturn
+
+from torch.distributed.elastic import metrics
+from torch.distributed.elastic.agent.server.api import WorkerSpec
+
+from icelaunch_nb import cpython
+from icelaunch_nb.agent import rendezvous
+from icelaunch_nb.agent.elastic import IceAgent, Stopped, ask_no_dns
+from icelaunch_nb.agent.wishes import Wishes
+from icelaunch_nb.config import LaunchConfig
+from icelaunch_nb.processes import Process
+from icelaunch_nb.rundir import JournalWriter, RunDir
+from icelaunch_nb.surroundings import enter
+from icelaunch_nb.tasks import AgentTask
+
+
+def main(task: AgentTask) -> NoReturn:
+    """Runs one run and ends the process; the journal's last line says how it ended."""
+    run_dir = RunDir(Path(task.run_dir))
+    journal = _stand_alone(run_dir)
+    code = 1
+    try:
+        state, facts = _run(task, run_dir, journal)
+        journal.write("end", state=state, **facts)
+        code = 0 if state == "SUCCEEDED" else 1
+    except BaseException as error:
+        traceback.print_exc()
+        journal.write("end", state="FAILED", note=f"the agent failed: {type(error).__name__}: {error}")
+    with contextlib.suppress(OSError):
+        run_dir.call.unlink()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _stand_alone(run_dir: RunDir) -> JournalWriter:
+    """A session of its own, its words in agent.log, and its identity in the journal before anything can go wrong."""
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    log = os.open(run_dir.agent_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    for fd in (1, 2):
+        os.dup2(log, fd)
+    journal = JournalWriter(run_dir.journal)
+    me = Process.of(os.getpid())
+    journal.write("agent", pid=os.getpid(), started=me.started if me else 0)
+    return journal
+
+
+def _run(task: AgentTask, run_dir: RunDir, journal: JournalWriter) -> tuple[str, dict[str, Any]]:
+    settings = run_dir.read_spec()
+    config = LaunchConfig.from_json(settings["config"])
+    enter(task.surroundings, {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"})
+    if config.start_method == "forkserver":
+        cpython.share_parents_forkserver()
+    _log_to_stderr()
+    ask_no_dns()
+    _configure_metrics(config.metrics_cfg)
+    leash = os.open(run_dir.leash, os.O_RDWR | os.O_CLOEXEC)  # the only writer: see worker/leash.py
+    parent = multiprocessing.parent_process()
+    wishes = Wishes(
+        run_dir.control,
+        None if task.detach or parent is None else parent.sentinel,
+        give_up=lambda: _give_up(journal, wishes.reason),
+    )
+    spec = WorkerSpec(
+        role=config.role,
+        local_world_size=config.nproc_per_node,
+        entrypoint=settings["name"],
+        rdzv_handler=rendezvous.make_handler(config, settings["run_id"]),
+        max_restarts=config.max_restarts,
+        monitor_interval=1e-6,  # torch sleeps this long before each look; the looking itself waits for the ranks
+        local_addr=rendezvous.local_addr(config),
+    )
+    agent = IceAgent(spec, run_dir, journal, task.surroundings, settings, wishes, close_fds=[leash, *wishes.fds()])
+    try:
+        result = agent.run()
+    except Stopped:
+        return "STOPPED", {"note": wishes.reason}
+    except Exception as error:
+        if wishes.bell_rang():
+            return "STOPPED", {"note": wishes.reason}
+        traceback.print_exc()
+        return "FAILED", {"note": f"{type(error).__name__}: {error}"}
+    finally:
+        wishes.close()
+        with contextlib.suppress(Exception):
+            spec.rdzv_handler.shutdown()
+    if not result.is_failed():
+        return "SUCCEEDED", {}
+    note = "not retried: a retry can't cure this" if agent.incurable and settings["sensible_restarts"] and config.max_restarts else ""
+    return "FAILED", {"note": note}
+
+
+def _give_up(journal: JournalWriter, reason: str) -> NoReturn:
+    """The main thread is stuck: say so and go; the leash ends the ranks."""
+    journal.write("end", state="STOPPED", note=reason)
+    os._exit(1)
+
+
+def _log_to_stderr() -> None:
+    """torch's loggers write plainly into agent.log.
+
+    torch's own formatter imports ``torch._dynamo`` for the first logged exception, 2 to 3.7 s.
+    """
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger("torch")
+    for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch")]:
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+        if name.startswith("torch.distributed.elastic"):
+            logger.setLevel(os.environ.get("LOGLEVEL", "INFO"))
+    root.handlers[:] = [handler]
+
+
+def _configure_metrics(metrics_cfg: dict[str, str]) -> None:
+    if metrics_cfg.get("handler") == "console":
+        metrics.configure(metrics.ConsoleMetricHandler(), "torchelastic")
+    metrics.initialize_metrics(metrics.MetricsConfig(dict(metrics_cfg)))

@@ -1,0 +1,91 @@
+"""The ranks of one attempt as processes: started, waited for, ended."""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+import signal
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from icelaunch_nb.entry import run_rank
+from icelaunch_nb.processes import Process, end_sessions
+from icelaunch_nb.tasks import RankTask
+
+# Seconds between the end of the first failing rank and the SIGTERM to the others. Ranks that fail together are a few
+# milliseconds apart (forks are 3 ms each); without this pause only the first of them could tell its error.
+SETTLE = 0.04
+_AFTER_KILL = 10.0  # seconds that a SIGKILLed rank may take to be gone, before it is called unkillable
+
+
+class Ranks:
+    """The processes of one attempt, by local rank."""
+
+    def __init__(self, tasks: Sequence[RankTask], start_method: str) -> None:
+        self.tasks = list(tasks)
+        self._context = multiprocessing.get_context(start_method)
+        self._processes: list[Any] = []
+        self.identities: dict[int, Process] = {}
+        self.ended_by_us: set[int] = set()
+
+    def start(self) -> None:
+        """Starts them one after the other; the first is at work while the last is forked."""
+        for task in self.tasks:
+            process = self._context.Process(target=run_rank, args=(task,), name=f"rank {task.rank}")
+            process.start()
+            self._processes.append(process)
+            self.identities[task.local_rank] = Process.of(process.pid) or Process(process.pid, time.time())
+
+    def pids(self) -> dict[int, int]:
+        """Pid by local rank."""
+        return {task.local_rank: p.pid for task, p in zip(self.tasks, self._processes, strict=False)}
+
+    def wait(self, timeout: float | None, *others: Any) -> list[Any]:
+        """Waits until another rank has ended, one of `others` (pipes) is ready, or `timeout` seconds passed."""
+        sentinels = [p.sentinel for p in self._processes if p.exitcode is None]
+        ready = multiprocessing.connection.wait([*sentinels, *others], timeout)
+        return [other for other in others if other in ready]
+
+    def exitcodes(self) -> dict[int, int | None]:
+        """Exit code by local rank; None while it runs, negative for a signal."""
+        return {task.local_rank: p.exitcode for task, p in zip(self.tasks, self._processes, strict=False)}
+
+    def settle(self) -> None:
+        """Gives ranks that are failing too the moment they need to say why."""
+        deadline = time.monotonic() + SETTLE
+        while None in self.exitcodes().values() and (left := deadline - time.monotonic()) > 0:
+            self.wait(left)
+
+    def end(self, patience: float, *, first: int = signal.SIGTERM, hurry: Any = None) -> list[Process]:
+        """Ends all of them: `first`, `patience` seconds, SIGKILL, and then whatever they had started.
+
+        Args:
+            patience: Seconds to wait between the two signals.
+            first: The signal to begin with.
+            hurry: A pipe; once it is readable, patience is over.
+
+        Returns:
+            Ranks that even SIGKILL did not end within 10 s (uninterruptible sleep).
+        """
+        self._signal(first)
+        self._wait_for_all(patience, hurry)
+        self._signal(signal.SIGKILL)
+        self._wait_for_all(_AFTER_KILL, None)
+        end_sessions({process.pid for process in self._processes})
+        return [identity for identity in self.identities.values() if identity.alive()]
+
+    def _wait_for_all(self, seconds: float, hurry: Any) -> None:
+        deadline = time.monotonic() + seconds
+        while None in self.exitcodes().values() and (left := deadline - time.monotonic()) > 0:
+            if self.wait(left, *([hurry] if hurry is not None else [])):
+                return
+        # A forkserver that was killed leaves ranks without a sentinel; their pids still tell.
+        while any(identity.alive() for identity in self.identities.values()) and time.monotonic() < deadline:
+            time.sleep(0.005)
+
+    def _signal(self, signum: int) -> None:
+        for task in self.tasks:
+            identity = self.identities.get(task.local_rank)
+            if identity is not None and identity.send(signum):
+                self.ended_by_us.add(task.local_rank)

@@ -1,0 +1,162 @@
+"""How agents meet: an embedded store for one machine, torch's registry for everything else."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from datetime import timedelta
+from typing import Any
+
+from torch.distributed import PrefixStore, TCPStore
+from torch.distributed.elastic.rendezvous import (
+    RendezvousClosedError,
+    RendezvousHandler,
+    RendezvousInfo,
+    RendezvousParameters,
+    RendezvousStoreInfo,
+)
+from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
+
+from icelaunch_nb.config import LaunchConfig
+
+
+def make_handler(config: LaunchConfig, run_id: str) -> RendezvousHandler:
+    """The rendezvous that `config` asks for."""
+    if not config.rdzv_endpoint:
+        return EmbeddedRendezvous(run_id, config.rdzv_configs["timeout"])
+    settings = dict(config.rdzv_configs)
+    # c10d calls its time for joining `join_timeout`; the other backends know `timeout` alone.
+    settings.setdefault("join_timeout", settings["timeout"])
+    if config.rdzv_backend == "static":
+        settings.setdefault("rank", 0)
+    parameters = RendezvousParameters(
+        backend=config.rdzv_backend,
+        endpoint=config.rdzv_endpoint,
+        run_id=run_id,
+        min_nodes=config.min_nodes,
+        max_nodes=config.max_nodes,
+        local_addr=local_addr(config),
+        **settings,
+    )
+    handler = get_rendezvous_handler(parameters)
+    return FreshStores(handler, config) if config.rdzv_backend == "static" else handler
+
+
+def local_addr(config: LaunchConfig) -> str | None:
+    """``127.0.0.1`` for an endpoint on loopback, so that nobody asks DNS who this machine is; None lets torch look."""
+    host = config.rdzv_endpoint.rpartition(":")[0] or config.rdzv_endpoint
+    return "127.0.0.1" if is_loopback(host.strip("[]")) else None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address means this machine's loopback."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class EmbeddedRendezvous(RendezvousHandler):
+    """One node, which meets only itself: a store on 127.0.0.1, listening nowhere else.
+
+    Each attempt gets a store of its own, since keys of a dead attempt mislead gloo (pytorch#135712). The socket is bound
+    here and handed over (``master_listen_fd``), because a TCPStore that is given a host name listens on all addresses.
+
+    Args:
+        run_id: The run's id.
+        timeout: Of the store's operations, in seconds.
+    """
+
+    def __init__(self, run_id: str, timeout: float) -> None:
+        self._run_id, self._timeout = run_id, timedelta(seconds=timeout)
+        self._closed, self._round = False, 0
+        self._store: TCPStore | None = None
+
+    @property
+    def use_agent_store(self) -> bool:
+        return True
+
+    def get_backend(self) -> str:
+        return "embedded"
+
+    def next_rendezvous(self) -> RendezvousInfo:
+        if self._closed:
+            raise RendezvousClosedError
+        listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        port = listener.getsockname()[1]
+        self._store = TCPStore(
+            "127.0.0.1", port, world_size=None, is_master=True, timeout=self._timeout, wait_for_workers=False,
+            multi_tenant=False, master_listen_fd=listener.detach(),  # the store owns the descriptor from here on
+        )
+        self._round += 1
+        store = PrefixStore(f"agent/{self._round}", self._store)
+        return RendezvousInfo(store, 0, 1, RendezvousStoreInfo("127.0.0.1", port))
+
+    def is_closed(self) -> bool:
+        return self._closed
+
+    def set_closed(self) -> None:
+        self._closed = True
+
+    def num_nodes_waiting(self) -> int:
+        return 0
+
+    def get_run_id(self) -> str:
+        return self._run_id
+
+    def shutdown(self) -> bool:
+        self._closed, self._store = True, None
+        return True
+
+
+class FreshStores(RendezvousHandler):
+    """torch's static rendezvous, with a store of the ranks' own for each attempt.
+
+    The static backend hands its one store to the ranks of every attempt, and doesn't read the variable that cures the other
+    backends (``TORCH_DISABLE_SHARE_RDZV_TCP_STORE``): restarts failed in 4 of 8 runs. Here the first node names a new port
+    each round, and its rank 0 hosts the store.
+    """
+
+    def __init__(self, inner: RendezvousHandler, config: LaunchConfig) -> None:
+        self._inner, self._round = inner, 0
+        self._host = config.rdzv_endpoint.rpartition(":")[0].strip("[]")
+
+    @property
+    def use_agent_store(self) -> bool:
+        return False
+
+    def next_rendezvous(self) -> RendezvousInfo:
+        info = self._inner.next_rendezvous()
+        self._round += 1
+        store = PrefixStore(f"round/{self._round}", info.store)
+        if info.rank == 0:
+            store.set("port", str(_free_port()))
+        port = int(store.get("port"))
+        return RendezvousInfo(store, info.rank, info.world_size, RendezvousStoreInfo(self._host, port))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def get_backend(self) -> str:
+        return self._inner.get_backend()
+
+    def is_closed(self) -> bool:
+        return self._inner.is_closed()
+
+    def set_closed(self) -> None:
+        self._inner.set_closed()
+
+    def num_nodes_waiting(self) -> int:
+        return self._inner.num_nodes_waiting()
+
+    def get_run_id(self) -> str:
+        return self._inner.get_run_id()
+
+    def shutdown(self) -> bool:
+        return self._inner.shutdown()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,94 @@
+"""Wishes that reach the agent: stop, kill. By the run's control FIFO, by SIGTERM, or because its host is gone."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# Seconds beyond the grace after which the agent stops waiting for itself (a rendezvous that blocks in C++, say).
+_MARGIN = 3.0
+
+
+class Wishes:
+    """Listens in a thread, since the agent's main thread can be deep in a rendezvous.
+
+    A line is a wish: ``stop <grace in seconds>``, ``kill``, ``detach``.
+
+    Args:
+        control: The run's control FIFO.
+        parent: A descriptor that becomes readable when the host is gone; None: nobody to follow.
+        give_up: Called, in the thread, where the agent did not end by itself in time after a wish to stop.
+
+    Attributes:
+        bell: Descriptor that is readable once a stop was wished.
+        hurry: Descriptor that is readable once patience is over.
+        grace: Seconds that ranks may take after a stop.
+        reason: Who wished it.
+    """
+
+    def __init__(self, control: Path, parent: int | None, give_up: Callable[[], None]) -> None:
+        self.grace, self.reason = 0.0, ""
+        self.bell, self._ring = os.pipe()
+        self.hurry, self._ring_hurry = os.pipe()
+        # Read and write: so the FIFO never reports its end while kernels come and go.
+        self._control = os.open(control, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._parent, self._give_up = parent, give_up
+        self._rang = threading.Event()
+        self._over = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: self._stop(2.0, "its host ended it"))
+        threading.Thread(target=self._listen, name="icelaunch-wishes", daemon=True).start()
+
+    def bell_rang(self) -> bool:
+        """Whether a stop was wished."""
+        return self._rang.is_set()
+
+    def close(self) -> None:
+        """The run is over; nobody needs to give up any more."""
+        self._over.set()
+
+    def fds(self) -> list[int]:
+        """Descriptors that a forked rank must not keep."""
+        return [self.bell, self._ring, self.hurry, self._ring_hurry, self._control]
+
+    def _listen(self) -> None:
+        pending = b""
+        watched: list[Any] = [self._control, *([self._parent] if self._parent is not None else [])]
+        while True:
+            ready, _, _ = select.select(watched, [], [])
+            if self._parent in ready:
+                watched.remove(self._parent)
+                self._stop(2.0, "its host ended")
+            if self._control in ready:
+                *lines, pending = (pending + os.read(self._control, 4096)).split(b"\n")
+                for line in lines:
+                    self._grant(line.decode(errors="replace"), watched)
+
+    def _grant(self, line: str, watched: list[Any]) -> None:
+        word, _, number = line.partition(" ")
+        if word == "stop":
+            try:
+                self._stop(max(0.0, float(number)), "it was asked to")
+            except ValueError:
+                return
+        elif word == "kill":
+            self._stop(0.0, "it was asked to")
+            os.write(self._ring_hurry, b"!")
+        elif word == "detach" and self._parent in watched:
+            watched.remove(self._parent)
+
+    def _stop(self, grace: float, reason: str) -> None:
+        if self._rang.is_set():
+            return
+        self.grace, self.reason = grace, reason
+        self._rang.set()
+        os.write(self._ring, b"!")
+        threading.Thread(target=self._insist, args=(grace + _MARGIN,), name="icelaunch-insist", daemon=True).start()
+
+    def _insist(self, seconds: float) -> None:
+        if not self._over.wait(seconds):
+            self._give_up()

@@ -1,0 +1,42 @@
+"""The door to CPython's private names: multiprocessing's forkserver, atexit, threading.
+
+``tests/test_doors.py`` runs each of these and fails on a Python where one has moved.
+"""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import multiprocessing.forkserver
+import threading
+
+
+def share_parents_forkserver() -> None:
+    """Makes a process that a forkserver forked ask that same forkserver for its own children.
+
+    Such a process knows the server's address already, but not that it runs (it isn't its child), and would start a second,
+    cold one. CPython 3.10 to 3.14: ``Lib/multiprocessing/forkserver.py``, ``ForkServer.ensure_running``.
+    """
+    server = multiprocessing.forkserver._forkserver  # type: ignore[attr-defined]
+    if server._forkserver_address is None or server._forkserver_alive_fd is None:
+        raise RuntimeError("this process was not started by a forkserver")
+    server.ensure_running = lambda: None
+
+
+def forkserver_pid() -> int | None:
+    """The pid of the forkserver that this process started, None before it did."""
+    return multiprocessing.forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+
+
+def forget_start_method() -> None:
+    """Back to the platform's default start method: a forked child has its parent's, ``forkserver``."""
+    multiprocessing.set_start_method(None, force=True)
+
+
+def run_exit_functions() -> None:
+    """What an interpreter does at its end, for a process that leaves by ``os._exit``.
+
+    multiprocessing's children skip atexit functions (CPython gh-83856); wandb and others rely on them.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()

@@ -1,0 +1,177 @@
+"""Which device each rank gets, decided in the kernel without torch and without a CUDA context.
+
+GPUs are counted by NVML (through NVIDIA's own ``nvidia-ml-py``), which creates no context; ``CUDA_VISIBLE_DEVICES`` is read
+by CUDA's rules: https://docs.nvidia.com/cuda/cuda-c-programming-guide/index.html#cuda-environment-variables
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from icelaunch_nb.errors import ConfigError
+
+Devices = str | Sequence[int]
+_SYNTAX = 'must be "auto", "cpu", "cuda", "cuda:0-2,7", "cpu:0-3" or a list of GPU indices'
+
+
+def assign_devices(devices: Devices, nproc: int | str, environ: Mapping[str, str]) -> list[str]:
+    """The device of each local rank; its length is the number of ranks.
+
+    Args:
+        devices: ``"auto"`` (a GPU per rank where there are enough, else the CPU), ``"cpu"``, ``"cuda"``, ``"cuda:0-2,7"``,
+            ``"cpu:0-3"`` or a list of GPU indices.
+        nproc: Number of ranks, or ``"auto"``: one per device named, one per visible GPU, else one.
+        environ: Where ``CUDA_VISIBLE_DEVICES`` is looked up.
+
+    Raises:
+        ConfigError: Unknown spelling, a device twice, a GPU that is not there, or more ranks than devices.
+    """
+    if nproc != "auto" and (isinstance(nproc, bool) or not isinstance(nproc, int)):
+        raise ConfigError("nproc_per_node", nproc, 'must be an int, or "auto"')
+    if isinstance(nproc, int) and nproc < 1:
+        raise ConfigError("nproc_per_node", nproc, "must be at least 1")
+    kind, indices = _parse(devices)
+    if kind == "cpu":
+        if indices is None:
+            return ["cpu"] * (1 if nproc == "auto" else int(nproc))
+        count = _fit(devices, nproc, len(indices))
+        return ["cpu"] * count
+    gpus = count_gpus(environ)
+    if kind == "auto":
+        if not gpus:
+            return ["cpu"] * (1 if nproc == "auto" else int(nproc))
+        if nproc != "auto" and int(nproc) > gpus:
+            raise ConfigError("nproc_per_node", nproc, f"there are {gpus} visible GPUs; ask for at most {gpus} ranks, or devices='cpu'")
+        indices = list(range(gpus))
+    elif not gpus:
+        raise ConfigError("devices", devices, "no GPU is visible here; devices='cpu' runs on the CPU")
+    elif indices is None:
+        indices = list(range(gpus))
+    missing = [i for i in indices if i >= gpus]
+    if missing:
+        raise ConfigError("devices", devices, f"GPU {missing[0]} is not there: {gpus} visible, 0 to {gpus - 1}")
+    return [f"cuda:{index}" for index in indices[: _fit(devices, nproc, len(indices))]]
+
+
+def lenient_devices(nproc: int, environ: Mapping[str, str]) -> list[str]:
+    """What elastic users find: rank n has GPU n where there are enough GPUs, else everything is on the CPU."""
+    return [f"cuda:{i}" for i in range(nproc)] if count_gpus(environ) >= nproc else ["cpu"] * nproc
+
+
+def _fit(devices: Devices, nproc: int | str, named: int) -> int:
+    if nproc == "auto":
+        return named
+    if int(nproc) > named:
+        raise ConfigError("nproc_per_node", nproc, f"devices={devices!r} has only {named}; ask for at most {named} ranks")
+    return int(nproc)
+
+
+def _parse(devices: object) -> tuple[str, list[int] | None]:
+    if isinstance(devices, str):
+        match = re.fullmatch(r"(auto|cpu|cuda)(?::([0-9,\- ]+))?", devices.strip())
+        if not match or (match[1] == "auto" and match[2]):
+            raise ConfigError("devices", devices, _SYNTAX)
+        return match[1], None if match[2] is None else _indices(devices, match[2])
+    if isinstance(devices, Sequence) and not isinstance(devices, bytes):
+        listed = list(devices)
+        if not listed or not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in listed):
+            raise ConfigError("devices", devices, _SYNTAX)
+        return "cuda", _distinct(devices, listed)
+    raise ConfigError("devices", devices, _SYNTAX)
+
+
+def _indices(devices: str, ranges: str) -> list[int]:
+    found: list[int] = []
+    for part in ranges.split(","):
+        match = re.fullmatch(r"\s*(\d{1,5})(?:\s*-\s*(\d{1,5}))?\s*", part)
+        if not match:
+            raise ConfigError("devices", devices, _SYNTAX)
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise ConfigError("devices", devices, f"the range {part.strip()} runs backwards")
+        found.extend(range(first, last + 1))
+    return _distinct(devices, found)
+
+
+def _distinct(devices: object, indices: list[int]) -> list[int]:
+    twice = [i for i in indices if indices.count(i) > 1] if len(indices) < 1000 else []
+    if twice:
+        raise ConfigError("devices", devices, f"device {twice[0]} stands twice; each rank needs one of its own")
+    return indices
+
+
+def count_gpus(environ: Mapping[str, str]) -> int:
+    """Number of GPUs that CUDA would show a process with this environment."""
+    names = _nvml_uuids()
+    visible = environ.get("CUDA_VISIBLE_DEVICES")
+    if not names or visible is None:
+        return len(names)
+    count, seen = 0, set()
+    for entry in (part.strip() for part in visible.split(",")):
+        # CUDA shows the devices before the first entry that it doesn't know, and none at all where one stands twice.
+        if entry.isdecimal() and int(entry) < len(names):
+            key = names[int(entry)]
+        else:
+            matches = [name for name in names if entry and name.startswith(entry)]
+            if entry.startswith("MIG-"):
+                matches = [entry]
+            if len(matches) != 1:
+                break
+            key = matches[0]
+        if key in seen:
+            return 0
+        seen.add(key)
+        count += 1
+    return count
+
+
+def _nvml_uuids() -> list[str]:
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return []
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        uuids = [pynvml.nvmlDeviceGetUUID(handle) for handle in handles]
+        return [uuid.decode() if isinstance(uuid, bytes) else uuid for uuid in uuids]
+    except pynvml.NVMLError:
+        return []
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def threads_per_rank(nproc: int) -> int:
+    """Each rank's share of the CPUs that this process may use, at least 1."""
+    return max(1, usable_cpus() // nproc)
+
+
+def usable_cpus() -> int:
+    """CPUs by affinity, and no more than the cgroup's quota grants."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for quota in (_cgroup_v2_quota(), _cgroup_v1_quota()):
+        if quota is not None:
+            count = min(count, max(1, math.floor(quota)))
+    return count
+
+
+def _cgroup_v2_quota() -> float | None:
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        return None
+
+
+def _cgroup_v1_quota() -> float | None:
+    try:
+        quota = int(Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").read_text())
+        period = int(Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us").read_text())
+        return quota / period if quota > 0 else None
+    except (OSError, ValueError):
+        return None

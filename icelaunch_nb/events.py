@@ -1,0 +1,162 @@
+"""Events: the flags and counters that kernel, agent and every rank of a run see.
+
+The board is a small memory-mapped file: one byte per flag, one aligned 8-byte integer per counter. A flag or counter is
+written by a single store, which other processes see at once; nothing is locked, nothing can be left locked by a death.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+FLAGS = (
+    "pause",
+    "paused",
+    "resume",
+    "stop_all_tasks",
+    "trigger_save_checkpoint",
+    "finished_save_checkpoint",
+    "debugger_start",
+    "debugger_end",
+)
+COUNTERS = ("progress_bar_iter", "progress_bar_total")
+
+_MAGIC = b"iceboard"
+_FLAGS_AT = 64
+_COUNTERS_AT = 128
+_SIZE = 4096
+_POLL = 0.002  # seconds; a flag is a byte in memory, looking at it costs nothing
+
+
+class Flag:
+    """One event, with the methods of `threading.Event`, seen by every process of the run."""
+
+    def __init__(self, board: Events, name: str) -> None:
+        self._board, self._at, self.name = board, _FLAGS_AT + FLAGS.index(name), name
+
+    def set(self) -> None:
+        """Sets it."""
+        self._board._map[self._at] = 1
+
+    def clear(self) -> None:
+        """Clears it."""
+        self._board._map[self._at] = 0
+
+    def is_set(self) -> bool:
+        """Whether it is set."""
+        return self._board._map[self._at] == 1
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Waits until it is set, at most `timeout` seconds; whether it is."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not self.is_set():
+            left = _POLL if deadline is None else min(_POLL, deadline - time.monotonic())
+            if left <= 0:
+                return False
+            time.sleep(left)
+        return True
+
+    def __repr__(self) -> str:
+        return f"<{self.name}: {'set' if self.is_set() else 'clear'}>"
+
+
+class Counter:
+    """A whole number that every process of the run sees."""
+
+    def __init__(self, board: Events, name: str) -> None:
+        self._board, self._at, self.name = board, _COUNTERS_AT + 8 * COUNTERS.index(name), name
+
+    @property
+    def value(self) -> int:
+        """The number; assign to set it."""
+        return struct.unpack_from("<q", self._board._map, self._at)[0]
+
+    @value.setter
+    def value(self, value: int) -> None:
+        struct.pack_into("<q", self._board._map, self._at, int(value))
+
+    def __repr__(self) -> str:
+        return f"<{self.name}: {self.value}>"
+
+
+class Events:
+    """The vocabulary of a run: eight flags and two counters.
+
+    ``pause``, ``paused``, ``resume``, ``stop_all_tasks``, ``trigger_save_checkpoint``, ``finished_save_checkpoint``,
+    ``debugger_start`` and ``debugger_end`` have ``set``, ``clear``, ``is_set`` and ``wait(timeout)``;
+    ``progress_bar_iter`` and ``progress_bar_total`` have ``value``. An instance can be given to `launch`, passed to the
+    launched function as an argument, or reached in a rank as ``get_context().events``: it is the same board.
+
+    Args:
+        path: The board's file. None: one in memory-backed or temporary storage that is removed with the last reference.
+    """
+
+    pause: Flag
+    paused: Flag
+    resume: Flag
+    stop_all_tasks: Flag
+    trigger_save_checkpoint: Flag
+    finished_save_checkpoint: Flag
+    debugger_start: Flag
+    debugger_end: Flag
+    progress_bar_iter: Counter
+    progress_bar_total: Counter
+
+    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
+        self.path: Path | None = Path(path) if path is not None else None
+        self._map = self._private_board() if self.path is None else _open_board(self.path)
+        for name in FLAGS:
+            setattr(self, name, Flag(self, name))
+        for name in COUNTERS:
+            setattr(self, name, Counter(self, name))
+
+    @classmethod
+    def of_run(cls, run_dir: str | os.PathLike[str]) -> Events:
+        """The board of the run that lies in `run_dir`."""
+        return cls(Path(run_dir) / "events.board")
+
+    def move_to(self, path: Path) -> None:
+        """Gives this board the file `path`, with what was set so far; done once, when a run takes the board over."""
+        if self.path is not None:
+            if self.path != path:
+                os.link(self.path, path)
+            return
+        content = bytes(self._map)
+        self.path = path
+        self._map = _open_board(path, content)
+
+    def _private_board(self) -> mmap.mmap:
+        with tempfile.TemporaryFile() as file:
+            file.write(_fresh())
+            file.flush()
+            return mmap.mmap(file.fileno(), _SIZE)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.path is None:
+            raise TypeError("these Events belong to no run yet: give them to launch(events=…) or launch_agent(…, ice_events)")
+        return type(self), (str(self.path),)
+
+    def __repr__(self) -> str:
+        flags = [name for name in FLAGS if getattr(self, name).is_set()]
+        progress = f"{self.progress_bar_iter.value}/{self.progress_bar_total.value}"
+        return f"<Events {', '.join(flags) or 'nothing set'}, progress {progress}>"
+
+
+def _fresh() -> bytes:
+    return _MAGIC + b"\0" * (_SIZE - len(_MAGIC))
+
+
+def _open_board(path: Path, content: bytes | None = None) -> mmap.mmap:
+    flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT | os.O_EXCL if content is not None else 0)
+    with open(os.open(path, flags, 0o600), "r+b") as file:
+        if content is not None:
+            file.write(content)
+            file.flush()
+        if os.fstat(file.fileno()).st_size != _SIZE:
+            raise ValueError(f"{path} is no events board")
+        return mmap.mmap(file.fileno(), _SIZE)

@@ -1,0 +1,31 @@
+"""Imports in a rank: always the code that is on disk now."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from importlib.machinery import SourceFileLoader
+from typing import Any
+
+
+def trust_only_fresh_bytecode() -> None:
+    """Passes over cached bytecode that is older than its source.
+
+    Python compares whole seconds and the size, so a helper that was edited twice within a second can run as it was. A person
+    who edits and launches again takes longer; a warm launch after a scripted edit doesn't.
+    """
+    importlib.invalidate_caches()
+    SourceFileLoader.path_stats = _path_stats  # type: ignore[method-assign]
+
+
+def _path_stats(loader: SourceFileLoader, path: str) -> dict[str, Any]:
+    source = os.stat(path)
+    try:
+        cached = os.stat(importlib.util.cache_from_source(path))
+    except (OSError, NotImplementedError):
+        pass
+    else:
+        if cached.st_mtime_ns < source.st_mtime_ns:
+            raise OSError("cached bytecode is older than its source")  # importlib then compiles the source
+    return {"mtime": source.st_mtime, "size": source.st_size}

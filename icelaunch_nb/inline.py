@@ -1,0 +1,67 @@
+"""``launch(..., inline=True)``: the function runs in the kernel itself, as the only rank, and can be debugged there."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+from icelaunch_nb.context import ATTEMPT_VARIABLE, DEVICE_VARIABLE, RUN_DIR_VARIABLE
+from icelaunch_nb.processes import Process
+from icelaunch_nb.rundir import JournalWriter, RunDir
+from icelaunch_nb.run import Run
+
+
+def run_here(run_dir: RunDir, spec: dict[str, Any], fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Run:
+    """Runs it with a rank's environment, which is put back afterwards.
+
+    An exception is raised as it is, its frames alive, for ``%debug``.
+    """
+    journal = JournalWriter(run_dir.journal)
+    me = Process.of(os.getpid())
+    run_dir.rank(0, 0).path.mkdir(parents=True, mode=0o700)
+    entry = {"rank": 0, "local_rank": 0, "pid": os.getpid(), "started": me.started if me else 0, "device": spec["devices"][0]}
+    journal.write("agent", pid=os.getpid(), started=me.started if me else 0)
+    journal.write("attempt", attempt=0, restart_count=0, world_size=1, ranks=[entry])
+    environ = _rank_environ(run_dir, spec)
+    before = {name: os.environ.get(name) for name in environ}
+    os.environ.update(environ)
+    try:
+        value = fn(*args, **kwargs)
+    except BaseException as error:
+        failure = {
+            "rank": 0, "local_rank": 0, "attempt": 0, "time": time.time(), "pid": os.getpid(), "kind": "raised", "exitcode": None,
+            "type_name": type(error).__name__, "message": str(error),
+        }
+        journal.write("failure", attempt=0, failures=[failure])
+        journal.write("end", state="FAILED")
+        raise
+    finally:
+        for name, old in before.items():
+            if old is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = old
+    journal.write("end", state="SUCCEEDED")
+    run = Run(run_dir.path)
+    run._results = {0: value}
+    return run
+
+
+def _rank_environ(run_dir: RunDir, spec: dict[str, Any]) -> dict[str, str]:
+    config = spec["config"]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environ = {
+        "RANK": 0, "LOCAL_RANK": 0, "GROUP_RANK": 0, "ROLE_RANK": 0, "ROLE_NAME": config["role"], "WORLD_SIZE": 1,
+        "LOCAL_WORLD_SIZE": 1, "GROUP_WORLD_SIZE": 1, "ROLE_WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+        "TORCHELASTIC_RESTART_COUNT": 0, "TORCHELASTIC_MAX_RESTARTS": config["max_restarts"], "TORCHELASTIC_RUN_ID": spec["run_id"],
+        "TORCHELASTIC_USE_AGENT_STORE": False, DEVICE_VARIABLE: spec["devices"][0], RUN_DIR_VARIABLE: run_dir.path, ATTEMPT_VARIABLE: 0,
+    }
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        if spec["loopback"] and name not in os.environ:
+            environ[name] = spec["loopback"]
+    return {name: str(value) for name, value in environ.items()}

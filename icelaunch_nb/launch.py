@@ -1,0 +1,271 @@
+"""launch() and launch_agent(): check what was asked, lay the run directory, pack the call, ask the host."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import secrets
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from icelaunch_nb import devices as dev
+from icelaunch_nb import inline as inline_run
+from icelaunch_nb import packing
+from icelaunch_nb.config import Entrypoint, LaunchConfig
+from icelaunch_nb.errors import ConfigError, nearest
+from icelaunch_nb.events import Events
+from icelaunch_nb.notebook.hosts import hosts
+from icelaunch_nb.rundir import RunDir, make_run_dir
+from icelaunch_nb.run import Run
+from icelaunch_nb.surroundings import Surroundings
+from icelaunch_nb.tasks import AgentTask
+
+_FIELDS = tuple(field.name for field in fields(LaunchConfig))
+
+
+def launch_agent(
+    config: LaunchConfig, entrypoint: Entrypoint, args: Sequence[Any] = (), ice_events: Events | None = None
+) -> dict[int, Any]:
+    """Launches `entrypoint` as torch elastic would, waits, and returns what the ranks returned.
+
+    The streams that `config` shows are printed here, each line with torch's prefix (``[default_role0]:``).
+
+    Args:
+        config: What to launch and how.
+        entrypoint: A function, run by every rank; or a string: a Python script, or any program.
+        args: Its arguments. Of a program, ``${local_rank}`` is replaced.
+        ice_events: The events that kernel, agent and ranks share; None: new ones.
+
+    Returns:
+        The value that each rank returned, by global rank; None for each rank of a program.
+
+    Raises:
+        ConfigError: Something can't work. No process was started.
+        PackingError: The function or an argument can't be pickled. No process was started.
+        RunFailed: A rank failed and no restart was left.
+        RunStopped: The run was stopped.
+        KeyboardInterrupt: The cell was interrupted; the run is stopped.
+
+    Source: the ``launch_agent`` of ice-learn, which follows ``torch.distributed.launcher.api.launch_agent``.
+    """
+    if not isinstance(config, LaunchConfig):
+        raise ConfigError("config", config, "must be a LaunchConfig")
+    request = _Request(
+        config, _check_entrypoint(entrypoint), _check_args(args), {}, ice_events,
+        dev.lenient_devices(config.nproc_per_node, os.environ), set_device=False, sensible_restarts=False, detach=False,
+    )
+    return _start(request, stacklevel=3).result()
+
+
+def launch(
+    fn: Entrypoint,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    nproc_per_node: int | str = "auto",
+    devices: dev.Devices = "auto",
+    max_restarts: int | None = None,
+    events: Events | None = None,
+    config: LaunchConfig | None = None,
+    detach: bool = False,
+    inline: bool = False,
+    **config_fields: Any,
+) -> Run:
+    """Launches `fn` on several ranks and returns at once.
+
+    Args:
+        fn: A function, run by every rank; or a string: a Python script, or any program, with `args`.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+        nproc_per_node: Number of ranks; ``"auto"``: one per device named in `devices`, per visible GPU, or one.
+        devices: ``"auto"`` (a GPU per rank, else the CPU), ``"cpu"``, ``"cuda"``, ``"cuda:0-2,7"``, ``"cpu:0-3"`` or a list of
+            GPU indices. The rank's one is ``get_context().device``, and CUDA's current device.
+        max_restarts: How often the ranks are restarted after a failure; None: not at all, or as `config` says. What a retry
+            can't cure (SyntaxError, NameError, ImportError, a failed unpickling) isn't retried.
+        events: The events that kernel, agent and ranks share; None: new ones.
+        config: Further settings; the arguments given here win over its fields.
+        detach: Whether the run outlives this kernel.
+        inline: Run it here, in this process, as the only rank, so that ``%debug`` works.
+        **config_fields: Any other field of `LaunchConfig`.
+
+    Returns:
+        The run: ``run.result()`` or ``await run`` waits for the values.
+
+    Raises:
+        ConfigError: Something can't work. No process was started.
+        PackingError: The function or an argument can't be pickled. No process was started.
+    """
+    for name in config_fields:
+        if name not in _FIELDS:
+            known = [*_FIELDS, *(p for p in inspect.signature(launch).parameters if p != "config_fields")]
+            raise ConfigError(name, config_fields[name], f"launch() knows no such keyword; {nearest(name, known)}")
+    if config is not None and not isinstance(config, LaunchConfig):
+        raise ConfigError("config", config, "must be a LaunchConfig, or None")
+    fn, args, kwargs = _check_entrypoint(fn), _check_args(args), _check_kwargs(kwargs)
+    if isinstance(fn, str) and kwargs:
+        raise ConfigError("kwargs", kwargs, "a program takes arguments by args alone")
+    if config is not None and nproc_per_node == "auto" and devices == "auto":
+        nproc_per_node = config.nproc_per_node
+    assigned = dev.assign_devices(devices, nproc_per_node, os.environ)
+    if max_restarts is not None:
+        config_fields["max_restarts"] = max_restarts
+    if config is None:
+        config = LaunchConfig(**{
+            "min_nodes": 1, "max_nodes": 1, "start_method": "forkserver", "max_restarts": 0, "rdzv_backend": "c10d",
+            **config_fields, "nproc_per_node": len(assigned),
+        })
+    else:
+        config = replace(config, **{**config_fields, "nproc_per_node": len(assigned)})
+    request = _Request(config, fn, args, kwargs, events, assigned, set_device=True, sensible_restarts=True, detach=bool(detach))
+    if inline:
+        return _run_inline(request)
+    return _start(request, stacklevel=3)
+
+
+@dataclass
+class _Request:
+    config: LaunchConfig
+    entrypoint: Entrypoint
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    events: Events | None
+    devices: list[str]
+    set_device: bool
+    sensible_restarts: bool
+    detach: bool
+
+
+def _start(request: _Request, *, stacklevel: int) -> Run:
+    request.config.validate()
+    _check_events(request.events)
+    program = _program(request.entrypoint, request.args) if isinstance(request.entrypoint, str) else []
+    run_dir, spec = _lay(request, program)
+    try:
+        if not program:
+            _pack(request, run_dir, stacklevel=stacklevel + 1)
+        (request.events or Events()).move_to(run_dir.board)
+        run_dir.write(run_dir.spec, json.dumps(spec))
+        host = hosts.launch(AgentTask(str(run_dir.path), Surroundings.here(), request.detach))
+    except BaseException:
+        shutil.rmtree(run_dir.path, ignore_errors=True)
+        raise
+    return Run(run_dir.path, starter=host)
+
+
+def _run_inline(request: _Request) -> Run:
+    if isinstance(request.entrypoint, str):
+        raise ConfigError("inline", True, "a program can't run inside this process")
+    if request.config.nproc_per_node != 1:
+        raise ConfigError("inline", True, f"runs one rank in this process, not {request.config.nproc_per_node}; set nproc_per_node=1")
+    _check_events(request.events)
+    run_dir, spec = _lay(request, [])
+    (request.events or Events()).move_to(run_dir.board)
+    run_dir.write(run_dir.spec, json.dumps(spec))
+    return inline_run.run_here(run_dir, spec, request.entrypoint, request.args, request.kwargs)
+
+
+def _lay(request: _Request, program: list[str]) -> tuple[RunDir, dict[str, Any]]:
+    """The run directory, and what will stand in its spec.json."""
+    config = request.config
+    run_id = config.run_id or secrets.token_hex(4)
+    loopback = not config.rdzv_endpoint or _loopback_endpoint(config.rdzv_endpoint)
+    return make_run_dir(config.log_dir, run_id), {
+        "run_id": run_id,
+        "name": _name(request.entrypoint),
+        "time": time.time(),
+        "config": config.to_json(),
+        "program": program,
+        "devices": request.devices,
+        "set_device": request.set_device,
+        "sensible_restarts": request.sensible_restarts,
+        # A user's value wins: the forkserver was started with it.
+        "threads": None if "OMP_NUM_THREADS" in os.environ else dev.threads_per_rank(config.nproc_per_node),
+        "loopback": _loopback_interface() if loopback else None,
+        "detach": request.detach,
+        "python": sys.version.split()[0],
+    }
+
+
+def _pack(request: _Request, run_dir: RunDir, *, stacklevel: int) -> None:
+    call = (request.entrypoint, request.args, request.kwargs)
+    if request.events is not None:
+        request.events.move_to(run_dir.board)
+    try:
+        functions = packing.dump(call, run_dir.call)
+    except OSError as error:
+        raise ConfigError("log_dir", str(run_dir.path.parent), f"the call can't be written there: {error.strerror}") from None
+    except Exception as error:
+        roots = {_name(request.entrypoint): request.entrypoint}
+        roots |= {f"args[{i}]": value for i, value in enumerate(request.args)}
+        roots |= {f"kwargs[{name!r}]": value for name, value in request.kwargs.items()}
+        raise packing.explain(error, roots) from None
+    packing.warn_of_big_captures(functions, run_dir.call, stacklevel=stacklevel + 1)
+    run_dir.write(run_dir.sources, json.dumps(packing.cell_sources(functions)))
+
+
+def _check_entrypoint(entrypoint: object) -> Entrypoint:
+    if entrypoint is None or not (callable(entrypoint) or isinstance(entrypoint, str)):
+        raise ConfigError("entrypoint", entrypoint, "must be a function, or the name of a script or program")
+    if inspect.iscoroutinefunction(entrypoint):
+        raise ConfigError("entrypoint", entrypoint, "is async; a rank calls it and takes what it returns: wrap it in asyncio.run")
+    return entrypoint
+
+
+def _check_args(args: object) -> tuple[Any, ...]:
+    if isinstance(args, str | bytes) or not isinstance(args, Sequence):
+        raise ConfigError("args", args, "must be a list or a tuple of arguments")
+    return tuple(args)
+
+
+def _check_kwargs(kwargs: object) -> dict[str, Any]:
+    if kwargs is None:
+        return {}
+    if not isinstance(kwargs, Mapping) or not all(isinstance(name, str) for name in kwargs):
+        raise ConfigError("kwargs", kwargs, "must be a dict with str keys")
+    return dict(kwargs)
+
+
+def _check_events(events: object) -> None:
+    if events is not None and not isinstance(events, Events):
+        raise ConfigError("events", events, "must be an icelaunch_nb.Events, or None")
+
+
+def _program(entrypoint: str, args: tuple[Any, ...]) -> list[str]:
+    """The command line of a program; a Python script that can't be executed itself gets this interpreter."""
+    if not entrypoint.strip() or "\0" in entrypoint:
+        raise ConfigError("entrypoint", entrypoint, "must name a script or a program")
+    if os.path.isfile(entrypoint):
+        path = os.path.abspath(entrypoint)
+        if os.access(path, os.X_OK):
+            return [path, *map(str, args)]
+        if path.endswith(".py"):
+            return [sys.executable, path, *map(str, args)]
+        raise ConfigError("entrypoint", entrypoint, "is neither executable nor a .py file")
+    if os.sep not in entrypoint and shutil.which(entrypoint):
+        return [entrypoint, *map(str, args)]
+    what = "there is no such file" if os.sep in entrypoint or entrypoint.endswith(".py") else "there is no such script here and no such program on PATH"
+    raise ConfigError("entrypoint", entrypoint, what)
+
+
+def _name(entrypoint: Entrypoint) -> str:
+    if isinstance(entrypoint, str):
+        return entrypoint
+    return getattr(entrypoint, "__qualname__", None) or type(entrypoint).__qualname__
+
+
+def _loopback_endpoint(endpoint: str) -> bool:
+    host = endpoint.rpartition(":")[0] or endpoint
+    return host in ("localhost", "127.0.0.1", "::1", "[::1]")
+
+
+def _loopback_interface() -> str | None:
+    names = [name for _, name in socket.if_nameindex()]
+    return next((name for name in ("lo", "lo0") if name in names), None)
+
+

@@ -1,0 +1,430 @@
+"""Run: the handle of a launched function. A pure function of the run directory, so any process of the user's can hold one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import signal
+import time
+from collections.abc import Generator, Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from icelaunch_nb import packing
+from icelaunch_nb.config import LaunchConfig
+from icelaunch_nb.errors import Failure, IcelaunchError, RunFailed, RunLost, RunStopped
+from icelaunch_nb.events import Events
+from icelaunch_nb.notebook.printer import Printer
+from icelaunch_nb.processes import Process
+from icelaunch_nb.rundir import JournalReader, RunDir
+
+_STOP_ON_INTERRUPT = 5.0  # seconds of grace that an interrupted cell gives its ranks
+
+
+class State(str, Enum):
+    """The life of a run."""
+
+    STARTING = "STARTING"
+    RUNNING = "RUNNING"
+    RESTARTING = "RESTARTING"
+    STOPPING = "STOPPING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    STOPPED = "STOPPED"
+    LOST = "LOST"
+
+    __str__ = str.__str__
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing will happen any more."""
+        return self in (State.SUCCEEDED, State.FAILED, State.STOPPED, State.LOST)
+
+
+class Run:
+    """A run, living or finished.
+
+    What it says is read from the run directory when it is asked. Waiting (`wait`, `result`, ``await run``) shows the streams
+    that the config shows, printed by the waiting thread; nothing is printed from anywhere else.
+
+    Args:
+        path: The run directory.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, starter: Any = None) -> None:
+        self._dir = RunDir(Path(path))
+        self._spec = self._dir.read_spec()
+        self._journal = JournalReader(self._dir.journal)
+        self._starter = starter  # the host, for as long as there is no agent yet
+        self._control: int | None = None
+        self._results: dict[int, Any] | None = None
+        self._inline_error: BaseException | None = None
+        self._state = State.STARTING
+        self._end: dict[str, Any] = {}
+        self._agent: Process | None = None
+        self._attempts: list[dict[str, Any]] = []
+        self._restarts: list[dict[str, Any]] = []
+        self._failures: list[Failure] = []
+        self._events: Events | None = None
+        self._checked = 0.0
+        self._printer: Printer | None = None
+
+    # What it is.
+
+    @property
+    def run_id(self) -> str:
+        """The config's run_id, or the generated one."""
+        return self._spec["run_id"]
+
+    @property
+    def log_dir(self) -> str:
+        """The run directory, with the logs in ``attempt_<k>/<local_rank>/``."""
+        return str(self._dir.path)
+
+    @property
+    def config(self) -> LaunchConfig:
+        """What it was launched with."""
+        return LaunchConfig.from_json(self._spec["config"])
+
+    @property
+    def devices(self) -> dict[int, str]:
+        """Device by local rank (``{0: "cuda:0"}``)."""
+        return dict(enumerate(self._spec["devices"]))
+
+    @property
+    def events(self) -> Events:
+        """The events board, shared with the ranks."""
+        if self._events is None:
+            self._events = Events.of_run(self._dir.path)
+        return self._events
+
+    # How it stands.
+
+    @property
+    def state(self) -> State:
+        """STARTING, RUNNING, RESTARTING, STOPPING, SUCCEEDED, FAILED, STOPPED or LOST; equal to these as strings."""
+        self._refresh()
+        return self._state
+
+    @property
+    def attempt(self) -> int:
+        """Number of the newest attempt, from 0."""
+        self._refresh()
+        return max(0, len(self._attempts) - 1)
+
+    @property
+    def restarts(self) -> int:
+        """How often the ranks were restarted: attempts started, less one."""
+        return self.attempt
+
+    @property
+    def pids(self) -> dict[int, int]:
+        """Pid by global rank, of this machine's ranks in the newest attempt; empty before and after."""
+        self._refresh()
+        if self._state.over or not self._attempts:
+            return {}
+        return {rank["rank"]: rank["pid"] for rank in self._attempts[-1]["ranks"]}
+
+    @property
+    def failures(self) -> list[Failure]:
+        """Every failed rank of the newest attempt that failed, the earliest first."""
+        self._refresh()
+        return list(self._failures)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the launch, up to the end."""
+        self._refresh()
+        return (self._end.get("t") or time.time()) - self._spec["time"]
+
+    def logs(self, rank: int = 0, stream: str = "stdout", attempt: int = -1) -> str:
+        """What a rank wrote, from disk.
+
+        Args:
+            rank: Global rank.
+            stream: ``"stdout"`` or ``"stderr"``.
+            attempt: Number of the attempt; negative ones count from the newest.
+
+        Raises:
+            ValueError: There is no such rank, stream or attempt.
+        """
+        self._refresh()
+        if stream not in ("stdout", "stderr"):
+            raise ValueError(f"stream={stream!r}: must be 'stdout' or 'stderr'")
+        if not self._attempts:
+            return ""
+        try:
+            ranks = {entry["rank"]: entry["local_rank"] for entry in self._attempts[attempt]["ranks"]}
+            number = self._attempts[attempt]["attempt"]
+        except IndexError:
+            raise ValueError(f"attempt={attempt}: there were {len(self._attempts)}, from 0") from None
+        if rank not in ranks:
+            raise ValueError(f"rank={rank}: this machine has {', '.join(map(str, ranks))}")
+        path = getattr(self._dir.rank(number, ranks[rank]), stream)
+        try:
+            return path.read_bytes().decode(errors="replace")
+        except FileNotFoundError:
+            return ""
+
+    # Waiting.
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Waits for the end, showing what ranks print; whether it came within `timeout` seconds.
+
+        Interrupting it stops the run; a second interrupt kills it.
+        """
+        with _stopping_on(KeyboardInterrupt, self):
+            for pause in self._watch(timeout):
+                time.sleep(pause)
+        return self._state.over
+
+    def result(self, timeout: float | None = None) -> dict[int, Any]:
+        """Waits for the end; what the ranks returned, by global rank.
+
+        Raises:
+            TimeoutError: It did not end within `timeout` seconds; it goes on.
+            RunFailed: A rank failed.
+            RunStopped: It was stopped before its ranks returned.
+            RunLost: Its agent vanished.
+            KeyboardInterrupt: The waiting cell was interrupted; the run is stopped.
+        """
+        if not self.wait(timeout):
+            raise TimeoutError(f"run {self.run_id} goes on after {timeout} s: {self!r}")
+        return self._outcome()
+
+    def __await__(self) -> Generator[Any, None, dict[int, Any]]:
+        return self._await().__await__()
+
+    async def _await(self) -> dict[int, Any]:
+        with _stopping_on((KeyboardInterrupt, asyncio.CancelledError), self):
+            for pause in self._watch(None):
+                await asyncio.sleep(pause)
+        return self._outcome()
+
+    def _watch(self, timeout: float | None) -> Iterator[float]:
+        """Shows what is new and yields how long to pause, until the end or the timeout.
+
+        Polling beats waking here: a look at the journal is one read of a file, 20 µs, and works for a run that another
+        kernel started. The pause grows from 1 ms to 20 ms, so a short run is seen at once and a long one costs 0.1 % CPU.
+        """
+        started = time.monotonic()
+        if self._printer is None:
+            self._printer = Printer(self._dir, self.config)
+        while True:
+            self._refresh()
+            self._printer.show(self._attempts, final=self._state.over)
+            waited = time.monotonic() - started
+            if self._state.over or (timeout is not None and waited >= timeout):
+                return
+            pause = min(0.02, 0.001 + waited / 100)
+            yield pause if timeout is None else min(pause, max(0.0, timeout - waited))
+
+    # Acting.
+
+    def stop(self, grace: float = 30) -> None:
+        """Asks the run to stop, and returns at once: SIGTERM to the ranks, `grace` seconds, SIGKILL."""
+        if not isinstance(grace, int | float) or isinstance(grace, bool) or not 0 <= grace < 1e9:
+            raise ValueError(f"grace={grace!r}: must be seconds, 0 or more")
+        self._wish(f"stop {grace}")
+        self._refresh()
+        if not self._state.over:
+            self._state = State.STOPPING
+
+    def kill(self) -> None:
+        """Ends the ranks now, by SIGKILL."""
+        self._wish("kill")
+
+    def pause(self) -> None:
+        """Sets ``events.pause``, clears ``events.resume``: a rank that looks at its events pauses."""
+        self.events.resume.clear()
+        self.events.pause.set()
+
+    def resume(self) -> None:
+        """Sets ``events.resume``, clears ``events.pause``."""
+        self.events.pause.clear()
+        self.events.resume.set()
+
+    def save_checkpoint(self) -> None:
+        """Sets ``events.trigger_save_checkpoint``: a rank that looks at its events saves a checkpoint."""
+        self.events.finished_save_checkpoint.clear()
+        self.events.trigger_save_checkpoint.set()
+
+    def stacks(self, timeout: float = 3.0) -> dict[int, str]:
+        """Where every rank is now: the Python stacks of all its threads, by global rank.
+
+        A signal makes faulthandler write them, so it works without ptrace and while a rank sits in a C call.
+
+        Args:
+            timeout: Seconds to wait at most for ranks that are slow to answer; those are left empty.
+        """
+        self._refresh()
+        if self._state.over or not self._attempts:
+            return {}
+        attempt = self._attempts[-1]
+        asked: dict[int, tuple[Path, int]] = {}
+        for entry in attempt["ranks"]:
+            path = self._dir.rank(attempt["attempt"], entry["local_rank"]).stacks
+            with contextlib.suppress(OSError):
+                # The file is there once the rank has a handler for the signal; before that, it would end the rank.
+                asked[entry["rank"]] = (path, path.stat().st_size)
+                Process(entry["pid"], entry["started"]).send(signal.SIGUSR1)
+        found, deadline = {entry["rank"]: "" for entry in attempt["ranks"]}, time.monotonic() + timeout
+        while asked and time.monotonic() < deadline:
+            for rank, (path, before) in list(asked.items()):
+                text = path.read_bytes()[before:].decode(errors="replace")
+                if text.endswith("\n") and text == found[rank]:
+                    del asked[rank]
+                found[rank] = text
+            time.sleep(0.02)
+        return found
+
+    def _wish(self, line: str) -> None:
+        """Writes into the agent's FIFO. Kept open until the end: before an agent reads it, the wish lives in our descriptor."""
+        if self.state.over:
+            return
+        if self._control is None:
+            self._control = os.open(self._dir.control, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            os.write(self._control, line.encode() + b"\n")
+        except OSError as error:
+            if error.errno != errno.EAGAIN:  # full of wishes that nobody reads: one more changes nothing
+                raise
+
+    # Reading the journal.
+
+    def _refresh(self) -> None:
+        if self._state.over:
+            return
+        for event in self._journal.read():
+            self._take(dict(event))
+        if not self._state.over and time.monotonic() - self._checked > 0.2:
+            self._checked = time.monotonic()
+            self._look_for_the_agent()
+        if self._state.over:
+            self._starter = None
+            if self._control is not None:
+                os.close(self._control)
+                self._control = None
+
+    def _take(self, event: dict[str, Any]) -> None:
+        kind = event["event"]
+        if kind == "agent":
+            self._agent = Process(event["pid"], event["started"])
+        elif kind == "attempt":
+            self._attempts.append(event)
+            if self._state != State.STOPPING:
+                self._state = State.RUNNING
+        elif kind == "failure":
+            self._failures = [Failure.from_json(failure) for failure in event["failures"]]
+        elif kind == "restart":
+            self._restarts.append(event)
+            self._state = State.RESTARTING
+        elif kind == "end":
+            self._end, self._state = event, State(event["state"])
+
+    def _look_for_the_agent(self) -> None:
+        """LOST: the agent, or the host that was to start it, is gone, and the journal doesn't say why."""
+        if self._agent is not None:
+            gone = not self._agent.alive()
+        else:
+            # Another kernel's run that has no agent yet: give it the time that a cold start takes.
+            gone = not self._starter.alive() if self._starter is not None else time.time() - self._spec["time"] > 60
+        if gone:
+            for event in self._journal.read():  # its last words may have come between the two looks
+                self._take(dict(event))
+            if not self._state.over:
+                self._state = State.LOST
+                self._end = {"t": time.time(), "note": self._starter.last_words() if self._starter and not self._agent else ""}
+
+    def _outcome(self) -> dict[int, Any]:
+        if self._inline_error is not None:
+            raise self._inline_error
+        if self._state == State.LOST:
+            raise RunLost("\n".join(filter(None, [f"the agent of run {self.run_id} vanished; logs: {self.log_dir}", self._end.get("note")])))
+        results = self._load_results()
+        if self._state == State.SUCCEEDED:
+            return results
+        if self._state == State.STOPPED:
+            raise RunStopped(f"run {self.run_id} was stopped: {self._end.get('note') or 'it was asked to'}", results)
+        world_size = self._attempts[-1]["world_size"] if self._attempts else 0
+        error = RunFailed(self._failures, results, world_size=world_size, attempt=self.attempt, log_dir=self.log_dir,
+                          note=self._end.get("note", ""))
+        raise error from self._original_exception()
+
+    def _load_results(self) -> dict[int, Any]:
+        if self._results is None:
+            self._results = {}
+            for entry in self._attempts[-1]["ranks"] if self._attempts else []:
+                path = self._dir.rank(self._attempts[-1]["attempt"], entry["local_rank"]).result
+                if self._spec["program"]:
+                    if self._state == State.SUCCEEDED:
+                        self._results[entry["rank"]] = None
+                elif path.exists():
+                    self._results[entry["rank"]] = packing.load(path)
+        return dict(self._results)
+
+    def _original_exception(self) -> BaseException | None:
+        if not self._failures:
+            return None
+        root = self._failures[0]
+        path = self._dir.rank(root.attempt, root.local_rank).exception
+        try:
+            original = packing.load(path)
+        except Exception:
+            return None  # its class can't be built here; the text of the failure says what it was
+        return original if isinstance(original, BaseException) else None
+
+    # How it looks.
+
+    def __repr__(self) -> str:
+        state = self.state
+        ranks = self._spec["config"]["nproc_per_node"]
+        parts = [
+            f"{state}", f"{ranks} rank{'s' * (ranks != 1)}", f"attempt {self.attempt}",
+            f"{self.restarts} restart{'s' * (self.restarts != 1)}", f"{self.elapsed:.1f} s", self.log_dir,
+        ]
+        if state == State.FAILED and self._failures:
+            parts.insert(1, f"rank {self._failures[0].rank}: {self._failures[0].title[:80]}")
+        return f"<Run {self.run_id}: {', '.join(parts)}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return attach_to, (self.log_dir,)
+
+    def __del__(self) -> None:
+        if getattr(self, "_control", None) is not None:
+            os.close(self._control)  # type: ignore[arg-type]
+
+
+def attach_to(path: str) -> Run:
+    """The run that lies in a directory.
+
+    Raises:
+        IcelaunchError: None does.
+    """
+    if not os.path.isdir(path):
+        raise IcelaunchError(f"{path} is no directory")
+    return Run(path)
+
+
+@contextlib.contextmanager
+def _stopping_on(interrupts: Any, run: Run) -> Iterator[None]:
+    """An interrupt stops the run and is raised again once it is over; a second one kills."""
+    try:
+        yield
+    except interrupts:
+        try:
+            run.stop(_STOP_ON_INTERRUPT)
+            _wait_for_the_end(run, _STOP_ON_INTERRUPT + 5)
+        except KeyboardInterrupt:
+            run.kill()
+            _wait_for_the_end(run, 5)
+        raise
+
+
+def _wait_for_the_end(run: Run, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not run.state.over and time.monotonic() < deadline:
+        time.sleep(0.005)

@@ -1,0 +1,221 @@
+"""The run directory: every path of a run, and its journal.
+
+The directory is the interface between kernel, agent and ranks. The agent alone writes the journal; ranks write into their
+own folders; whoever looks on reads. Whole files appear by write-then-rename, so a reader never sees half of one.
+
+    <log_dir>/<run_id>_<random>/
+        spec.json  call.pkl  sources.json        what was asked (the kernel writes it, then never again)
+        journal.jsonl  agent.log                 what happened (the agent)
+        events.board                             flags and counters that all of them see
+        control  leash                           FIFOs: wishes to the agent; the agent's life, for the ranks
+        attempt_<k>/<local_rank>/                stdout.log  stderr.log  error.json  error.pkl  result.pkl  stacks.txt
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from icelaunch_nb.errors import ConfigError, IcelaunchError
+
+
+@dataclass(frozen=True)
+class RankDir:
+    """The folder of one rank in one attempt; stdout, stderr and error.json lie as torch elastic lays them."""
+
+    path: Path
+
+    @property
+    def stdout(self) -> Path:
+        return self.path / "stdout.log"
+
+    @property
+    def stderr(self) -> Path:
+        return self.path / "stderr.log"
+
+    @property
+    def error(self) -> Path:
+        """torch elastic's error file (JSON), with our fields beside torch's."""
+        return self.path / "error.json"
+
+    @property
+    def exception(self) -> Path:
+        """The exception itself, packed."""
+        return self.path / "error.pkl"
+
+    @property
+    def result(self) -> Path:
+        """The returned value, packed."""
+        return self.path / "result.pkl"
+
+    @property
+    def stacks(self) -> Path:
+        """Where faulthandler writes the stacks of all threads on request."""
+        return self.path / "stacks.txt"
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """Every path of a run, named once."""
+
+    path: Path
+
+    @property
+    def spec(self) -> Path:
+        return self.path / "spec.json"
+
+    @property
+    def call(self) -> Path:
+        return self.path / "call.pkl"
+
+    @property
+    def sources(self) -> Path:
+        return self.path / "sources.json"
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "journal.jsonl"
+
+    @property
+    def agent_log(self) -> Path:
+        return self.path / "agent.log"
+
+    @property
+    def board(self) -> Path:
+        return self.path / "events.board"
+
+    @property
+    def control(self) -> Path:
+        return self.path / "control"
+
+    @property
+    def leash(self) -> Path:
+        return self.path / "leash"
+
+    def attempt(self, number: int) -> Path:
+        return self.path / f"attempt_{number}"
+
+    def rank(self, attempt: int, local_rank: int) -> RankDir:
+        return RankDir(self.attempt(attempt) / str(local_rank))
+
+    def write(self, path: Path, text: str) -> None:
+        """Writes a whole file that appears at once, readable by its owner alone."""
+        write_whole(path, text.encode())
+
+    def read_spec(self) -> dict[str, Any]:
+        """What was asked, as `launch` wrote it.
+
+        Raises:
+            IcelaunchError: The directory is not a run's, or belongs to somebody else.
+        """
+        check_owner(self.path)
+        try:
+            return json.loads(self.spec.read_bytes())
+        except (OSError, ValueError) as error:
+            raise IcelaunchError(f"{self.path} is not the directory of a run: {error}") from None
+
+
+def make_run_dir(log_dir: str | None, run_id: str) -> RunDir:
+    """Makes the directory of a new run, with its FIFOs.
+
+    Args:
+        log_dir: The base; None: a directory of the user's in the temporary one.
+        run_id: What the name begins with.
+
+    Raises:
+        ConfigError: It can't be made there.
+    """
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", run_id).strip(".-")[:60] or "run"
+    base = Path(log_dir) if log_dir is not None else default_log_dir()
+    try:
+        base.mkdir(parents=True, exist_ok=True, mode=0o700)
+        run_dir = RunDir(Path(tempfile.mkdtemp(prefix=f"{readable}_", dir=base)))
+        for fifo in (run_dir.control, run_dir.leash):
+            os.mkfifo(fifo, 0o600)
+    except OSError as error:
+        raise ConfigError("log_dir", str(base), f"a run's directory can't be made there: {error.strerror}") from None
+    return run_dir
+
+
+def default_log_dir() -> Path:
+    """The user's own directory for runs in the temporary directory, made if need be.
+
+    Raises:
+        ConfigError: Somebody else owns a directory of that name.
+    """
+    path = Path(tempfile.gettempdir()) / f"icelaunch_nb-{os.geteuid()}"
+    path.mkdir(mode=0o700, exist_ok=True)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise ConfigError("log_dir", None, f"{path} belongs to somebody else; set log_dir")
+    if stat.S_IMODE(found.st_mode) != 0o700:
+        path.chmod(0o700)
+    return path
+
+
+def check_owner(path: Path) -> None:
+    """Refuses what another user could have put there; nothing is unpickled before this was asked.
+
+    Raises:
+        IcelaunchError: `path` is missing, or neither the caller nor root owns it.
+    """
+    try:
+        owner = path.stat().st_uid
+    except OSError as error:
+        raise IcelaunchError(f"{path}: {error.strerror}") from None
+    if owner not in (os.geteuid(), 0):
+        raise IcelaunchError(f"{path} belongs to user {owner}, not to you: nothing in it is loaded")
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write-then-rename, mode 0600."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(fd, "wb") as file:
+        file.write(data)
+    draft.rename(path)
+
+
+class JournalWriter:
+    """Appends what happened, a JSON object a line, each in one write. The agent is the only writer."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+
+    def write(self, event: str, **facts: Any) -> None:
+        """Adds an event, with the time in seconds since the epoch."""
+        line = json.dumps({"t": round(time.time(), 4), "event": event, **facts}, ensure_ascii=True)
+        os.write(self._fd, line.encode() + b"\n")
+
+
+class JournalReader:
+    """Reads a journal as it grows; a line that is not finished yet waits for the next call."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._offset = path, 0
+
+    def read(self) -> Iterator[Mapping[str, Any]]:
+        """The events since the last call. A line that is no JSON object (a torn write) is passed over."""
+        try:
+            with open(self._path, "rb") as file:
+                file.seek(self._offset)
+                data = file.read()
+        except FileNotFoundError:
+            return
+        whole, newline, _ = data.rpartition(b"\n")
+        self._offset += len(whole) + len(newline)
+        for line in whole.split(b"\n"):
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(event, dict) and "event" in event:
+                yield event

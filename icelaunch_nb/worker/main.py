@@ -1,0 +1,113 @@
+"""A rank from its first line to its last."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import json
+import linecache
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from icelaunch_nb import context, cpython, packing
+from icelaunch_nb.rundir import RankDir, RunDir
+from icelaunch_nb.surroundings import enter
+from icelaunch_nb.tasks import RankTask
+from icelaunch_nb.worker import leash, report, streams
+
+
+def main(task: RankTask) -> NoReturn:
+    """Runs one rank and ends the process; what became of it stands in the rank's folder."""
+    run_dir = RunDir(Path(task.run_dir))
+    rank_dir = run_dir.rank(task.attempt, task.local_rank)
+    _stand_alone(task, run_dir)
+    streams.redirect(rank_dir)
+    enter(task.surroundings, task.rank_environ)
+    if task.program:
+        _become(task.program)
+    _settle(task, rank_dir)
+    sources = _know_sources(run_dir)
+    code = 1
+    try:
+        entrypoint, args, kwargs = packing.load(run_dir.call)
+        packing.adopt_main_classes()
+    except BaseException as error:
+        report.raised(error, rank_dir, sources, kind="loading")
+        _leave(code)
+    try:
+        value = entrypoint(*args, **kwargs)
+    except BaseException as error:  # SystemExit and KeyboardInterrupt too: whoever doesn't return has failed
+        report.raised(error, rank_dir, sources)
+    else:
+        # Whoever can't hand its value over has still done its work: exit code 0 lets the other ranks finish theirs.
+        report.returned(value, task.rank, rank_dir)
+        code = 0
+    _leave(code)
+
+
+def _stand_alone(task: RankTask, run_dir: RunDir) -> None:
+    """A session of its own, no signal handlers of its ancestors, on the agent's leash."""
+    with contextlib.suppress(PermissionError):  # it leads a session already
+        os.setsid()
+    for fd in task.close_fds:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+    for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(signum, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, set())
+    leash.hold(run_dir.leash)
+
+
+def _become(program: list[str]) -> NoReturn:
+    try:
+        os.execvp(program[0], program)
+    except OSError as error:
+        print(f"{program[0]}: {error.strerror}", file=sys.stderr)
+        os._exit(127 if isinstance(error, FileNotFoundError) else 126)
+
+
+def _settle(task: RankTask, rank_dir: RankDir) -> None:
+    """Crash reports, threads, device, and random numbers that differ from the siblings'."""
+    faulthandler.enable(file=2)
+    stacks = os.open(rank_dir.stacks, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
+    import torch
+
+    if task.threads is not None:
+        torch.set_num_threads(task.threads)
+    if task.set_device and task.device.startswith("cuda"):
+        torch.cuda.set_device(task.device)
+    if "numpy.random" in sys.modules:
+        # Forked siblings would draw the same numbers; under torchrun each process starts from the system's entropy.
+        sys.modules["numpy.random"].seed()
+    context._current.clear()
+
+
+def _know_sources(run_dir: RunDir) -> dict[str, str]:
+    """Puts the cells' sources where tracebacks, inspect and torch.compile look; names to show by code filename."""
+    try:
+        sources: dict[str, Any] = json.loads(run_dir.sources.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    for filename, cell in sources.items():
+        # No mtime: linecache.checkcache leaves such an entry alone, as it does for modules with a loader.
+        linecache.cache[filename] = (len(cell["source"]), None, cell["source"].splitlines(True), filename)
+    return {filename: cell["name"] for filename, cell in sources.items()}
+
+
+def _leave(code: int) -> NoReturn:
+    """The end of a Python process without tearing the interpreter down, which a process group's threads can block."""
+    try:
+        cpython.run_exit_functions()
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+        streams.flush()
+        os._exit(code)

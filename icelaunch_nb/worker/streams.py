@@ -1,0 +1,48 @@
+"""A rank's standard streams: every byte goes to its files at once, C's and its children's included."""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import os
+import sys
+
+from icelaunch_nb.rundir import RankDir
+
+_IOLBF = 1
+
+
+def redirect(rank_dir: RankDir) -> None:
+    """Points descriptors 0, 1 and 2 away from the terminal, and Python's and C's streams at them.
+
+    Python's are unbuffered, as by ``python -u``: a partial line before a SIGKILL is on disk too. C's are line buffered.
+    """
+    for fd, path, flags in (
+        (0, os.devnull, os.O_RDONLY),
+        (1, rank_dir.stdout, os.O_WRONLY | os.O_CREAT | os.O_APPEND),
+        (2, rank_dir.stderr, os.O_WRONLY | os.O_CREAT | os.O_APPEND),
+    ):
+        opened = os.open(path, flags, 0o600)
+        os.dup2(opened, fd)
+        if opened != fd:
+            os.close(opened)
+    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", closefd=False)  # type: ignore[misc]
+    sys.stdout = sys.__stdout__ = _unbuffered(1, "<stdout>")  # type: ignore[misc]
+    sys.stderr = sys.__stderr__ = _unbuffered(2, "<stderr>")  # type: ignore[misc]
+    libc = ctypes.CDLL(None)
+    libc.setvbuf(_c_stdout(libc), None, _IOLBF, ctypes.c_size_t(0))
+
+
+def flush() -> None:
+    """Pushes out what C still holds; a process that leaves by ``os._exit`` would lose it."""
+    ctypes.CDLL(None).fflush(None)
+
+
+def _unbuffered(fd: int, name: str) -> io.TextIOWrapper:
+    raw = io.FileIO(fd, "w", closefd=False)
+    raw.name = name
+    return io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", write_through=True)  # type: ignore[arg-type]
+
+
+def _c_stdout(libc: ctypes.CDLL) -> ctypes.c_void_p:
+    return ctypes.c_void_p.in_dll(libc, "__stdoutp" if sys.platform == "darwin" else "stdout")

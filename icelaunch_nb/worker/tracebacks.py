@@ -1,0 +1,82 @@
+"""An exception as its user should read it: their frames, with their source lines and cell names."""
+
+from __future__ import annotations
+
+import linecache
+import os
+import sys
+import traceback
+from collections.abc import Mapping
+from types import TracebackType
+
+_CONTEXT = 2  # lines shown before and after the failing one, as IPython does
+
+
+def render(error: BaseException, cell_names: Mapping[str, str]) -> str:
+    """The traceback with the causes first and the exception last.
+
+    Frames of torch and of this package are left out; where nothing else would be left (an error within torch's own start,
+    say) all of torch's are shown.
+
+    Args:
+        error: The exception, its traceback attached.
+        cell_names: Name to show (``Cell In[3]``) by code filename.
+    """
+    parts, seen = [], set()
+    current: BaseException | None = error
+    joint = ""
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        parts.append(_one(current, cell_names) + joint)
+        if current.__cause__ is not None:
+            joint = "\n\nThe above exception was the direct cause of the following exception:\n"
+            current = current.__cause__
+        elif current.__context__ is not None and not current.__suppress_context__:
+            joint = "\n\nDuring handling of the above exception, another exception occurred:\n"
+            current = current.__context__
+        else:
+            current = None
+    return "\n".join(reversed(parts))
+
+
+def _one(error: BaseException, cell_names: Mapping[str, str]) -> str:
+    frames = list(traceback.walk_tb(error.__traceback__))
+    kept = [pair for pair in frames if not _is_ours(pair[0].f_code.co_filename)]
+    users = [pair for pair in kept if not _is_torchs(pair[0].f_code.co_filename)] or kept
+    lines = []
+    for frame, lineno in users:
+        filename, name = frame.f_code.co_filename, frame.f_code.co_name
+        where = f"{cell_names[filename]}, line {lineno}" if filename in cell_names else f"File {filename}:{lineno}"
+        lines.append(where + (f", in {name}" if name != "<module>" else ""))
+        lines.extend(_source(filename, lineno, frame.f_globals))
+        lines.append("")
+    said = "".join(traceback.format_exception_only(type(error), error)).rstrip()
+    if not isinstance(error, SyntaxError):
+        # The class's bare name: `__main__.MyError` tells a notebook's user nothing.
+        said = said.removeprefix("__main__.")
+    return "\n".join([*lines, said])
+
+
+def _source(filename: str, lineno: int, module_globals: dict) -> list[str]:
+    lines = linecache.getlines(filename, module_globals)
+    if not 1 <= lineno <= len(lines):
+        return []
+    shown = range(max(1, lineno - _CONTEXT), min(len(lines), lineno + _CONTEXT) + 1)
+    width = max(len(str(shown[-1])), 1)
+    return [
+        f"{'----> ' if n == lineno else '      '}{n:>{width}} {lines[n - 1].rstrip()}".rstrip()
+        for n in shown
+    ]
+
+
+def _is_ours(filename: str) -> bool:
+    return filename.startswith(_OURS) or os.path.basename(os.path.dirname(filename)) == "multiprocessing"
+
+
+def _is_torchs(filename: str) -> bool:
+    torch = sys.modules.get("torch")
+    home = os.path.dirname(getattr(torch, "__file__", None) or "\0")
+    return filename.startswith((home + os.sep, "<frozen "))
+
+
+_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
