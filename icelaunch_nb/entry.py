@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from icelaunch_nb.tasks import AgentTask, RankTask
+from multiprocessing.connection import Connection
+
+from icelaunch_nb.tasks import RankTask
 
 
-def run_agent(task: AgentTask) -> None:
-    """From the host into an agent."""
+def run_agent(tasks: Connection, spare_ranks: int) -> None:
+    """From the host into an agent, which gets its task through `tasks` once there is one."""
     from icelaunch_nb.agent import main
 
-    main.main(task)
+    main.main(tasks, spare_ranks)
 
 
-def run_rank(task: RankTask) -> None:
-    """From the agent into a rank."""
+def run_rank(task: RankTask | Connection) -> None:
+    """From the agent into a rank, which has its task, or gets it once there is one."""
     from icelaunch_nb.worker import main
 
     main.main(task)

@@ -151,7 +151,7 @@ def _start(request: _Request, *, stacklevel: int) -> Run:
             _pack(request, run_dir, stacklevel=stacklevel + 1)
         (request.events or Events()).move_to(run_dir.board)
         run_dir.write(run_dir.spec, json.dumps(spec))
-        host = hosts.launch(AgentTask(str(run_dir.path), Surroundings.here(), request.detach))
+        host = hosts.launch(AgentTask(str(run_dir.path), Surroundings.here(), request.config.nproc_per_node, request.detach))
     except BaseException:
         shutil.rmtree(run_dir.path, ignore_errors=True)
         raise

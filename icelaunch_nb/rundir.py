@@ -205,6 +205,8 @@ class JournalReader:
     def read(self) -> Iterator[Mapping[str, Any]]:
         """The events since the last call. A line that is no JSON object (a torn write) is passed over."""
         try:
+            if os.stat(self._path).st_size <= self._offset:
+                return
             with open(self._path, "rb") as file:
                 file.seek(self._offset)
                 data = file.read()

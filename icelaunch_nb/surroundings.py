@@ -54,6 +54,13 @@ def enter(surroundings: Surroundings, extra: dict[str, str]) -> None:
     with contextlib.suppress(OSError):  # a directory that was removed: the kernel stands in it too
         os.chdir(surroundings.cwd)
     sys.path[:] = surroundings.sys_path
+
+
+def become_main(surroundings: Surroundings) -> None:
+    """Gives this process a fresh ``__main__`` and the defaults that a script started by torchrun would find.
+
+    Only a rank does this: in an agent, multiprocessing would have each rank run the script that ``__main__`` names.
+    """
     main = types.ModuleType("__main__")
     if surroundings.main_file:
         main.__file__ = surroundings.main_file

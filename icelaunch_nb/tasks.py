@@ -10,10 +10,18 @@ from icelaunch_nb.surroundings import Surroundings
 
 @dataclass
 class AgentTask:
-    """What the kernel asks the host for: an agent for the run that lies in `run_dir`."""
+    """What the kernel asks the host for: an agent for the run that lies in `run_dir`.
+
+    Attributes:
+        run_dir: The run's directory.
+        surroundings: The launching process.
+        ranks: How many ranks it will have on this machine.
+        detach: Whether it outlives the kernel.
+    """
 
     run_dir: str
     surroundings: Surroundings
+    ranks: int = 1
     detach: bool = False
 
     def to_line(self) -> bytes:
@@ -23,7 +31,7 @@ class AgentTask:
     @classmethod
     def from_message(cls, message: dict) -> AgentTask:
         """The way back from `to_line`, once parsed."""
-        return cls(message["run_dir"], Surroundings(**message["surroundings"]), message["detach"])
+        return cls(message["run_dir"], Surroundings(**message["surroundings"]), message["ranks"], message["detach"])
 
 
 @dataclass

@@ -25,7 +25,7 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from torch.distributed.elastic.utils import macros
 
 from icelaunch_nb.agent.failures import OomWatch, failure_of, is_incurable
-from icelaunch_nb.agent.ranks import Ranks
+from icelaunch_nb.agent.ranks import Ranks, SpareRanks
 from icelaunch_nb.agent.wishes import Wishes
 from icelaunch_nb.context import ATTEMPT_VARIABLE, DEVICE_VARIABLE, RUN_DIR_VARIABLE
 from icelaunch_nb.errors import Failure, fold
@@ -61,6 +61,7 @@ class IceAgent(LocalElasticAgent):
         settings: ``spec.json``.
         wishes: What the kernel wishes.
         close_fds: Descriptors that ranks forked from this process must close.
+        spares: Ranks that were started ahead.
     """
 
     def __init__(
@@ -72,10 +73,11 @@ class IceAgent(LocalElasticAgent):
         settings: dict[str, Any],
         wishes: Wishes,
         close_fds: list[int],
+        spares: SpareRanks,
     ) -> None:
         super().__init__(spec, DefaultLogsSpecs(log_dir="/dev/null"), start_method=settings["config"]["start_method"])
         self._run_dir, self._journal, self._surroundings, self._settings = run_dir, journal, surroundings, settings
-        self._wishes, self._close_fds = wishes, close_fds
+        self._wishes, self._close_fds, self._spares = wishes, close_fds, spares
         self._interval: float = settings["config"]["monitor_interval"]
         self._ranks: Ranks | None = None
         self._attempt = -1
@@ -110,7 +112,7 @@ class IceAgent(LocalElasticAgent):
                 threads=self._settings["threads"], device=self._settings["devices"][local_rank],
                 set_device=self._settings["set_device"], close_fds=self._close_fds,
             ))
-        self._ranks = Ranks(tasks, self._start_method)
+        self._ranks = Ranks(tasks, self._start_method, self._spares)
         self._ranks.start()
         self._journal.write(
             "attempt", attempt=self._attempt, restart_count=self._restart_count(), world_size=worker_group.workers[0].world_size,

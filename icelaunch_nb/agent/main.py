@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import sys
 import traceback
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,21 +20,38 @@ from torch.distributed.elastic.agent.server.api import WorkerSpec
 from icelaunch_nb import cpython
 from icelaunch_nb.agent import rendezvous
 from icelaunch_nb.agent.elastic import IceAgent, Stopped, ask_no_dns
+from icelaunch_nb.agent.ranks import SpareRanks
 from icelaunch_nb.agent.wishes import Wishes
 from icelaunch_nb.config import LaunchConfig
+from icelaunch_nb.entry import nothing
 from icelaunch_nb.processes import Process
 from icelaunch_nb.rundir import JournalWriter, RunDir
 from icelaunch_nb.surroundings import enter
 from icelaunch_nb.tasks import AgentTask
 
 
-def main(task: AgentTask) -> NoReturn:
-    """Runs one run and ends the process; the journal's last line says how it ended."""
+def main(tasks: Connection, spare_ranks: int) -> NoReturn:
+    """Waits for its task, runs one run and ends the process; the journal's last line says how it ended.
+
+    The host starts agents ahead of time. This one uses that time: what it will do anyway is done once for practice, so that the
+    pages that the fork shared are its own by the time somebody waits for it (25 ms less until the first rank is forked).
+    """
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cpython.share_parents_forkserver()
+    with contextlib.suppress(Exception):
+        _rehearse()
+    spares = SpareRanks(spare_ranks)
+    try:
+        task = tasks.recv()
+    except EOFError:
+        os._exit(0)
+    tasks.close()
     run_dir = RunDir(Path(task.run_dir))
-    journal = _stand_alone(run_dir)
+    journal = _introduce(run_dir)
     code = 1
     try:
-        state, facts = _run(task, run_dir, journal)
+        state, facts = _run(task, run_dir, journal, spares)
         journal.write("end", state=state, **facts)
         code = 0 if state == "SUCCEEDED" else 1
     except BaseException as error:
@@ -45,10 +64,8 @@ def main(task: AgentTask) -> NoReturn:
     os._exit(code)
 
 
-def _stand_alone(run_dir: RunDir) -> JournalWriter:
-    """A session of its own, its words in agent.log, and its identity in the journal before anything can go wrong."""
-    os.setsid()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _introduce(run_dir: RunDir) -> JournalWriter:
+    """Its words go to agent.log, and its identity into the journal before anything can go wrong."""
     log = os.open(run_dir.agent_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     for fd in (1, 2):
         os.dup2(log, fd)
@@ -58,12 +75,31 @@ def _stand_alone(run_dir: RunDir) -> JournalWriter:
     return journal
 
 
-def _run(task: AgentTask, run_dir: RunDir, journal: JournalWriter) -> tuple[str, dict[str, Any]]:
+def _rehearse() -> None:
+    """A rendezvous and a process, for nobody."""
+    _log_to_stderr()
+    ask_no_dns()
+    logging.disable(logging.CRITICAL)
+    try:
+        handler = rendezvous.EmbeddedRendezvous("rehearsal", 10)
+        handler.next_rendezvous().store.set("key", "value")
+        handler.shutdown()
+        Process.of(os.getpid())
+        process = multiprocessing.get_context("forkserver").Process(target=nothing)
+        process.start()
+        multiprocessing.connection.wait([process.sentinel])
+        process.join()
+        process.close()
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _run(task: AgentTask, run_dir: RunDir, journal: JournalWriter, spares: SpareRanks) -> tuple[str, dict[str, Any]]:
     settings = run_dir.read_spec()
     config = LaunchConfig.from_json(settings["config"])
+    if config.start_method != "forkserver":
+        spares.dismiss()
     enter(task.surroundings, {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"})
-    if config.start_method == "forkserver":
-        cpython.share_parents_forkserver()
     _log_to_stderr()
     ask_no_dns()
     _configure_metrics(config.metrics_cfg)
@@ -83,7 +119,7 @@ def _run(task: AgentTask, run_dir: RunDir, journal: JournalWriter) -> tuple[str,
         monitor_interval=1e-6,  # torch sleeps this long before each look; the looking itself waits for the ranks
         local_addr=rendezvous.local_addr(config),
     )
-    agent = IceAgent(spec, run_dir, journal, task.surroundings, settings, wishes, close_fds=[leash, *wishes.fds()])
+    agent = IceAgent(spec, run_dir, journal, task.surroundings, settings, wishes, close_fds=[leash, *wishes.fds()], spares=spares)
     try:
         result = agent.run()
     except Stopped:

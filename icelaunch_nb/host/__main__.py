@@ -27,6 +27,8 @@ from icelaunch_nb.processes import Process
 from icelaunch_nb.tasks import AgentTask
 
 PRELOAD = ["torch", "torch.distributed", "icelaunch_nb.agent.main", "icelaunch_nb.worker.main", "icelaunch_nb.host.frozen"]
+_SPARE_RANKS = 16  # at most so many are started ahead; each holds about 8 MB
+_SPARE_AFTER = 0.1  # seconds without a launch after which the next agent is started ahead of its task
 _AGENT_PATIENCE = 3.5  # seconds an agent may take to end its ranks and itself once the kernel is gone
 
 
@@ -103,17 +105,32 @@ class Host:
         return ready
 
     def _start_agents(self) -> None:
-        """In a thread: starting blocks while the forkserver imports torch, and the kernel may die meanwhile."""
+        """In a thread: starting blocks while the forkserver imports torch, and the kernel may die meanwhile.
+
+        One agent is always started ahead of its task, as soon as launches leave a moment for it.
+        """
         warmer = self._context.Process(target=nothing)
         warmer.start()
         warmer.join()
         with contextlib.suppress(OSError):
             self._kernel.sendall(b'{"event": "warm"}\n')
-        while (task := self._wanted.get()) is not None:
-            agent = self._context.Process(target=run_agent, args=(task,), name="agent")
+        spare: _Spare | None = None
+        ranks = 1
+        while True:
+            try:
+                task = self._wanted.get(timeout=_SPARE_AFTER if spare is None else None)
+            except queue.Empty:
+                spare = _Spare(self._context, ranks)
+                continue
+            if task is None:
+                return
+            ranks = min(task.ranks, _SPARE_RANKS)  # the next launch probably wants as many
+            agent = spare if spare is not None and spare.process.is_alive() else _Spare(self._context, 0)
+            spare = None
             with self._lock:
-                agent.start()
-                self._agents[agent] = task
+                agent.tasks.send(task)
+                agent.tasks.close()
+                self._agents[agent.process] = task
                 self._starting -= 1
             os.write(self._wake_w, b"!")
 
@@ -138,6 +155,16 @@ class Host:
         for agent, process in ending.items():
             if agent in self._agents and process is not None:
                 process.send(signal.SIGKILL)  # its ranks hang on its leash
+
+
+class _Spare:
+    """An agent without a task, and the ranks that it starts ahead of theirs. It ends when this object's connection closes, at the latest with the host."""
+
+    def __init__(self, context: Any, ranks: int) -> None:
+        theirs, self.tasks = context.Pipe(duplex=False)
+        self.process = context.Process(target=run_agent, args=(theirs, ranks), name="agent")
+        self.process.start()
+        theirs.close()
 
 
 def _pidfd(pid: int) -> int | None:

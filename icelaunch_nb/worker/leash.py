@@ -9,6 +9,7 @@ thread and no poll is involved, so it works while a C call holds the GIL and for
 from __future__ import annotations
 
 import fcntl
+import multiprocessing
 import os
 import signal
 import sys
@@ -24,6 +25,9 @@ def hold(leash: Path) -> None:
         fcntl.fcntl(fd, fcntl.F_SETOWN, -os.getpgrp())
         fcntl.fcntl(fd, F_SETSIG, signal.SIGKILL)
         fcntl.fcntl(fd, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
+        parent = multiprocessing.parent_process()
+        if parent is not None and not parent.is_alive():
+            os._exit(1)  # it was gone before the leash was on
     else:
         threading.Thread(target=_watch, args=(fd,), name="icelaunch-leash", daemon=True).start()
 
