@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import time
 from typing import Any
 
 from torch.distributed.elastic.agent.server import api as _api
@@ -24,7 +25,7 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from torch.distributed.elastic.utils import macros
 
-from icelaunch_nb.agent.failures import OomWatch, failure_of, is_incurable
+from icelaunch_nb.agent.failures import OomWatch, by_cause, failure_of, is_incurable
 from icelaunch_nb.agent.ranks import Ranks, SpareRanks
 from icelaunch_nb.agent.wishes import Wishes
 from icelaunch_nb.context import ATTEMPT_VARIABLE, DEVICE_VARIABLE, RUN_DIR_VARIABLE
@@ -184,9 +185,9 @@ class IceAgent(LocalElasticAgent):
                 continue
             if local_rank in self._ranks.ended_by_us and not rank_dir.error.exists():
                 continue
-            failures.append(failure_of(worker.global_rank, local_rank, self._attempt, pids[local_rank], code, rank_dir, oom))
-        failures.sort(key=lambda failure: failure.time)
-        self.failures = failures
+            failures.append(failure_of(worker.global_rank, local_rank, self._attempt, pids[local_rank], code,
+                                       self._ranks.ended_at.get(local_rank, time.time()), rank_dir, oom))
+        self.failures = failures = by_cause(failures)
         root = failures[0]
         self.incurable = all(is_incurable(self._run_dir.rank(self._attempt, f.local_rank)) for f in fold(failures)[0])
         self._journal.write("failure", attempt=self._attempt, failures=[failure.to_json() for failure in failures])

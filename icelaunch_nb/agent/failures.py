@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,19 @@ from icelaunch_nb.rundir import RankDir
 _LAST_WORDS = 12  # lines of stderr.log that speak for a rank that can't
 
 
-def failure_of(rank: int, local_rank: int, attempt: int, pid: int, exitcode: int | None, rank_dir: RankDir, oom: str) -> Failure:
+_CONSEQUENCE = re.compile(
+    r"Connection closed by peer|Connection reset by peer|connectFullMesh failed|remote process exited|Broken pipe"
+    r"|NCCL communicator was aborted|remote error|wait timeout after|Stop_waiting response is expected", re.IGNORECASE,
+)
+_HOME = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_NOT_THEIRS = (
+    "Extension modules:", f'  File "{_HOME}', f'  File "{os.path.dirname(multiprocessing.__file__)}', '  File "<string>"',
+)
+
+
+def failure_of(
+    rank: int, local_rank: int, attempt: int, pid: int, exitcode: int | None, ended: float, rank_dir: RankDir, oom: str
+) -> Failure:
     """The failure of a rank that ended without returning.
 
     Args:
@@ -22,21 +37,22 @@ def failure_of(rank: int, local_rank: int, attempt: int, pid: int, exitcode: int
         attempt: Number of the attempt.
         pid: Its process.
         exitcode: As multiprocessing reports it.
+        ended: When its end was noticed, in seconds since the epoch.
         rank_dir: Its folder.
         oom: What the cgroup says about memory (`OomWatch.news`), empty for nothing.
     """
     told = _told(rank_dir)
     if told is not None:
         return Failure(
-            rank, local_rank, attempt, float(told.get("time", time.time())), pid, told["kind"], exitcode,
+            rank, local_rank, attempt, float(told.get("time", ended)), pid, told["kind"], exitcode,
             told["type_name"], told["message"], told["traceback"], _hint_for(told),
         )
     last_words = _last_words(rank_dir.stderr)
     if exitcode is not None and exitcode < 0:
         name = signal_name(-exitcode)
-        return Failure(rank, local_rank, attempt, time.time(), pid, "killed", exitcode, f"killed by {name}", "", last_words,
+        return Failure(rank, local_rank, attempt, ended, pid, "killed", exitcode, f"killed by {name}", "", last_words,
                        _SIGNAL_HINTS.get(name, "").format(oom=oom) or oom)
-    return Failure(rank, local_rank, attempt, time.time(), pid, "exited", exitcode,
+    return Failure(rank, local_rank, attempt, ended, pid, "exited", exitcode,
                    f"exited with code {exitcode} before it returned", "", last_words)
 
 
@@ -70,6 +86,8 @@ def is_incurable(rank_dir: RankDir) -> bool:
 def _hint_for(told: dict[str, Any]) -> str:
     if told["kind"] == "loading" and told["type_name"] == "ModuleNotFoundError":
         return "the rank imports what the notebook imports by its sys.path and working directory; is the module only in memory?"
+    if told["type_name"] == "SystemExit":
+        return "sys.exit() ends a rank without a value; return instead"
     if told["type_name"] == "OutOfMemoryError":
         return "the GPU's memory is full: a smaller batch, or another process on it (nvidia-smi)"
     return ""
@@ -88,13 +106,27 @@ _SIGNAL_HINTS = {
 
 
 def _last_words(stderr: Path) -> str:
+    """The end of a rank's stderr; of a crash that faulthandler told, all of it but our own frames."""
     try:
         with open(stderr, "rb") as file:
             file.seek(max(0, file.seek(0, 2) - 16384))
-            lines = file.read().decode(errors="replace").splitlines()
+            text = file.read().decode(errors="replace")
     except OSError:
         return ""
-    return "\n".join(["the last lines of its stderr:", *lines[-_LAST_WORDS:]]) if lines else ""
+    _, crash, told = text.rpartition("Fatal Python error: ")
+    if crash:
+        lines = [line for line in (crash + told).splitlines() if line and not line.startswith(_NOT_THEIRS)]
+        return "\n".join(lines[: 2 * _LAST_WORDS])
+    lines = text.splitlines()[-_LAST_WORDS:]
+    return "\n".join(["the last lines of its stderr:", *lines]) if lines else ""
+
+
+def by_cause(failures: list[Failure]) -> list[Failure]:
+    """In order of time, but what only tells of another rank's end comes after what doesn't.
+
+    A rank's death closes its connections before anybody can notice it, so its peers' complaints carry the earlier time.
+    """
+    return sorted(failures, key=lambda failure: (bool(_CONSEQUENCE.search(failure.message)), failure.time))
 
 
 class OomWatch:

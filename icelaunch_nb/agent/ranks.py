@@ -66,6 +66,7 @@ class Ranks:
         self._processes: list[Any] = []
         self.identities: dict[int, Process] = {}
         self.ended_by_us: set[int] = set()
+        self.ended_at: dict[int, float] = {}
 
     def start(self) -> None:
         """Starts them one after the other; the first is at work while the last is forked."""
@@ -82,17 +83,24 @@ class Ranks:
 
     def pids(self) -> dict[int, int]:
         """Pid by local rank."""
-        return {task.local_rank: p.pid for task, p in zip(self.tasks, self._processes, strict=False)}
+        return {task.local_rank: p.pid for task, p in zip(self.tasks, self._processes, strict=True)}
 
     def wait(self, timeout: float | None, *others: Any) -> list[Any]:
         """Waits until another rank has ended, one of `others` (pipes) is ready, or `timeout` seconds passed."""
-        sentinels = [p.sentinel for p in self._processes if p.exitcode is None]
-        ready = multiprocessing.connection.wait([*sentinels, *others], timeout)
+        waiting = {
+            p.sentinel: task.local_rank
+            for task, p in zip(self.tasks, self._processes, strict=True)
+            if task.local_rank not in self.ended_at  # not `exitcode is None`: asking for that can be what notices the end
+        }
+        ready = multiprocessing.connection.wait([*waiting, *others], timeout)
+        for sentinel in ready:
+            if sentinel in waiting:
+                self.ended_at[waiting[sentinel]] = time.time()
         return [other for other in others if other in ready]
 
     def exitcodes(self) -> dict[int, int | None]:
         """Exit code by local rank; None while it runs, negative for a signal."""
-        return {task.local_rank: p.exitcode for task, p in zip(self.tasks, self._processes, strict=False)}
+        return {task.local_rank: p.exitcode for task, p in zip(self.tasks, self._processes, strict=True)}
 
     def settle(self) -> None:
         """Gives ranks that are failing too the moment they need to say why."""

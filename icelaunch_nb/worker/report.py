@@ -26,7 +26,7 @@ def returned(value: Any, rank: int, rank_dir: RankDir) -> bool:
     except OSError as error:
         raised(error, rank_dir, {}, kind="result")
     except Exception as error:
-        raised(packing.explain(error, {f"the value that rank {rank} returned": value}), rank_dir, {}, kind="result")
+        raised(packing.explain(error, {f"rank {rank}'s result": value}), rank_dir, {}, kind="result")
     return False
 
 
