@@ -128,7 +128,7 @@ def _run(task: AgentTask, run_dir: RunDir, journal: JournalWriter, spares: Spare
         if wishes.bell_rang():
             return "STOPPED", {"note": wishes.reason}
         traceback.print_exc()
-        return "FAILED", {"note": f"{type(error).__name__}: {error}"}
+        return "FAILED", {"note": _explain(error, config)}
     finally:
         wishes.close()
         with contextlib.suppress(Exception):
@@ -137,6 +137,18 @@ def _run(task: AgentTask, run_dir: RunDir, journal: JournalWriter, spares: Spare
         return "SUCCEEDED", {}
     note = "not retried: a retry can't cure this" if agent.incurable and settings["sensible_restarts"] and config.max_restarts else ""
     return "FAILED", {"note": note}
+
+
+def _explain(error: Exception, config: LaunchConfig) -> str:
+    """What failed outside the ranks; torch's rendezvous errors say little by themselves."""
+    said = f"{type(error).__name__}: {error}".rstrip(": ")
+    if not config.rdzv_endpoint:
+        return said
+    nodes = f"{config.min_nodes}" if config.min_nodes == config.max_nodes else f"{config.min_nodes} to {config.max_nodes}"
+    return (
+        f"the rendezvous of {nodes} nodes at {config.rdzv_endpoint} ({config.rdzv_backend}, timeout "
+        f"{config.rdzv_configs['timeout']} s) failed: {said}"
+    )
 
 
 def _give_up(journal: JournalWriter, reason: str) -> NoReturn:

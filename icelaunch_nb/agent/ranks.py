@@ -16,6 +16,7 @@ from icelaunch_nb.tasks import RankTask
 # Seconds between the end of the first failing rank and the SIGTERM to the others. Ranks that fail together are a few
 # milliseconds apart (forks are 3 ms each); without this pause only the first of them could tell its error.
 SETTLE = 0.04
+_EXITING = 0.002  # seconds between two looks at a rank that is just about to be gone
 _AFTER_KILL = 10.0  # seconds that a SIGKILLed rank may take to be gone, before it is called unkillable
 
 
@@ -92,6 +93,9 @@ class Ranks:
             for task, p in zip(self.tasks, self._processes, strict=True)
             if task.local_rank not in self.ended_at  # not `exitcode is None`: asking for that can be what notices the end
         }
+        if any(p.exitcode is None for t, p in zip(self.tasks, self._processes, strict=True) if t.local_rank in self.ended_at):
+            # Of a spawned or forked rank, the sentinel closes a moment before its exit code can be had.
+            timeout = _EXITING
         ready = multiprocessing.connection.wait([*waiting, *others], timeout)
         for sentinel in ready:
             if sentinel in waiting:

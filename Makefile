@@ -1,0 +1,59 @@
+# Two commands, each doing its own set-up:
+#
+#   make demo    executes notebooks/01_quickstart.ipynb, prints its accuracy and where the result lies
+#   make test    lint, the tests, and the notebooks against their stored outputs
+#
+# PYTHON=python3.12 picks another interpreter, VENV=path another place for the virtual environment.
+
+PYTHON ?= python3
+VENV ?= .venv
+
+venv := $(abspath $(VENV))
+python := $(venv)/bin/python
+# One stamp per interpreter: another PYTHON makes a new environment, this one's own python doesn't.
+interpreter := import sys; print(sys.implementation.cache_tag, sys.base_prefix.strip("/").replace("/", "-").replace(" ", "-"), sep="-")
+stamp := $(venv)/.ready-$(shell $(PYTHON) -c '$(interpreter)' 2>/dev/null)
+
+.PHONY: demo test setup packages clean
+.DELETE_ON_ERROR:
+
+demo: setup
+	$(python) scripts/demo.py notebooks/01_quickstart.ipynb build/demo
+
+# The etcd server of the tests lies in the environment's bin.
+test: export PATH := $(venv)/bin:$(PATH):/usr/sbin:/sbin
+test: setup packages
+	$(python) -m ruff check .
+	$(python) -m pytest tests
+	$(python) -m pytest --nbval --nbval-current-env --nbval-cell-timeout 120 --nbval-sanitize-with notebooks/sanitize.cfg notebooks
+
+setup: $(stamp)
+
+$(stamp): pyproject.toml requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed; make PYTHON=... picks one")'
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || $(call install,python3-venv)
+	@if [ "$$($(python) -c '$(interpreter)' 2>/dev/null)" != "$$($(PYTHON) -c '$(interpreter)')" ] \
+	    || ! $(python) -m pip --version >/dev/null 2>&1; then \
+	    echo "making $(venv)"; $(PYTHON) -m venv --clear "$(venv)"; \
+	fi
+	@echo "installing the package and requirements-dev.txt; torch is large, the first time takes minutes"
+	@rm -f "$(venv)"/.ready-*
+	@$(python) -m pip install --quiet --disable-pip-version-check --editable . --requirement requirements-dev.txt
+	@touch "$@"
+
+# Tests that take network namespaces for machines need `ip` and `unshare`; where these can't be had, those tests skip and say so.
+packages: export PATH := $(PATH):/usr/sbin:/sbin
+packages:
+	@command -v ip >/dev/null || $(call install,iproute2) || echo "without iproute2: tests in network namespaces skip"
+	@command -v unshare >/dev/null || $(call install,util-linux) || echo "without util-linux: tests in network namespaces skip"
+
+clean:
+	rm -rf "$(venv)" build
+
+# A Debian package, by root or through sudo; says what is missing where neither works.
+install = { \
+    sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+    if command -v apt-get >/dev/null && { [ -z "$$sudo" ] || command -v sudo >/dev/null; }; then \
+        echo "installing the Debian package $(1)"; \
+        $$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(1); \
+    else echo "$(1) is missing, and can't be installed from here" >&2; false; fi; }

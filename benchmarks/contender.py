@@ -1,0 +1,116 @@
+"""The session's end of a contender's process."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.messages import Answer, Call
+
+_PATIENCE = 120.0  # seconds for one launch; the slowest peer takes a tenth of it
+_ROOT = Path(__file__).parent.parent
+
+
+class Unmeasured(Exception):
+    """A launch gave no figure; the message says why."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One launch.
+
+    Attributes:
+        called: When it was asked for.
+        returned: When its results, or its exception, were in hand.
+        marks: The moments that ranks noted, by label, in order.
+        lines: How many lines reached the caller's stdout.
+        knows_torch: Whether torch is imported in the caller's process afterwards.
+    """
+
+    called: float
+    returned: float
+    marks: dict[str, list[float]]
+    lines: int
+    knows_torch: bool
+
+
+class Contender:
+    """A kernel with one contender in it.
+
+    Args:
+        name: Which.
+        scratch: A folder for all that it writes.
+    """
+
+    def __init__(self, name: str, scratch: Path) -> None:
+        self.name = name
+        self._folder = Path(tempfile.mkdtemp(prefix="kernel-", dir=scratch))
+        self._stdout = self._folder / "stdout"
+        self._session, theirs = multiprocessing.Pipe()
+        with theirs, self._stdout.open("ab") as stdout:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "benchmarks.kernel", name, str(theirs.fileno())],
+                cwd=self._folder, env={**os.environ, "PYTHONPATH": str(_ROOT), "TMPDIR": str(self._folder)},
+                stdin=subprocess.DEVNULL, stdout=stdout, stderr=stdout, pass_fds=[theirs.fileno()], start_new_session=True,
+            )
+
+    def load(self) -> None:
+        """Does what a user does once per kernel. Without it, the first launch does it, within its time."""
+        self._session.send(None)
+        self._session.recv()
+
+    def measure(self, call: Call, *, fails: bool = False) -> Measurement:
+        """Launches once, and removes what that left on disk, so that its memory in the page cache is free again.
+
+        Args:
+            call: What to launch.
+            fails: Whether it has to end in an exception.
+
+        Raises:
+            Unmeasured: It ended otherwise, or not at all.
+        """
+        folder = Path(tempfile.mkdtemp(prefix="launch-", dir=self._folder))
+        os.truncate(self._stdout, 0)
+        try:
+            answer = self._ask(call, folder)
+            if fails != bool(answer.error):
+                raise Unmeasured(answer.error or "returned, though a rank had raised")
+            with self._stdout.open("rb") as file:
+                lines = sum(1 for _ in file)
+            return Measurement(answer.called, answer.returned, _marks(folder), lines, answer.knows_torch)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _ask(self, call: Call, folder: Path) -> Answer:
+        try:
+            self._session.send((call, str(folder)))
+            if self._session.poll(_PATIENCE):
+                return self._session.recv()
+        except (EOFError, OSError):
+            raise Unmeasured("its process ended") from None
+        raise Unmeasured(f"no answer within {_PATIENCE:.0f} s")
+
+    def close(self) -> None:
+        """Ends the kernel, and with it whatever it forked."""
+        self._session.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(10)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+def _marks(folder: Path) -> dict[str, list[float]]:
+    marks: dict[str, list[float]] = defaultdict(list)
+    for path in folder.glob("mark-*"):
+        marks[path.name.split("-")[1]].append(float(path.read_text()))
+    return {label: sorted(times) for label, times in marks.items()}

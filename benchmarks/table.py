@@ -1,0 +1,80 @@
+"""The rows as a table in Markdown."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+
+from benchmarks.launchers import LAUNCHERS
+from benchmarks.session import Row
+
+_OURS = "icelaunch_nb"
+
+
+def render(rows: list[Row], *, load_before: float, load_after: float, launches_without_torch: int) -> str:
+    """The whole report."""
+    peers = [name for name in LAUNCHERS if name != _OURS]
+    head = ["figure", *LAUNCHERS, *(f"{_OURS} ÷ {peer}" for peer in peers), "bound", "kept"]
+    lines = [_line(head), _line(["---"] * len(head))]
+    for row in rows:
+        cells = [_cell(row, name) for name in LAUNCHERS]
+        lines.append(_line([row.title, *cells, *(_ratio(row, peer) for peer in peers), _bound(row), _kept(row)]))
+    return "\n".join([*_circumstances(load_before, load_after, launches_without_torch), "", *lines, ""])
+
+
+def _circumstances(load_before: float, load_after: float, launches_without_torch: int) -> list[str]:
+    versions = ", ".join(f"{name} {launcher.version() or 'not installed'}" for name, launcher in LAUNCHERS.items())
+    return [
+        f"Median (least–greatest, ×number of launches). {versions}; Python {platform.python_version()}, {os.cpu_count()} cores, "
+        f"load average {load_before:.1f} before and {load_after:.1f} after.",
+        f"torch was not in `sys.modules` of {_OURS}'s kernel after {launches_without_torch} launches in it "
+        "(all but those whose result is a tensor).",
+    ]
+
+
+def _cell(row: Row, name: str) -> str:
+    samples = row.samples.get(name)
+    if name in row.notes:
+        return row.notes[name]
+    if not samples:
+        return "–"
+    return _spread(samples)
+
+
+def _spread(samples: list[float]) -> str:
+    return f"**{_time(statistics.median(samples))}** ({_time(min(samples))}–{_time(max(samples))}, ×{len(samples)})"
+
+
+def _ratio(row: Row, peer: str) -> str:
+    ours, theirs = row.median(_OURS), row.median(peer)
+    return f"{ours / theirs:.2f}" if ours is not None and theirs else "–"
+
+
+def _bound(row: Row) -> str:
+    if row.bound is None:
+        return "none"
+    if not row.bound.of:
+        return f"≤ {_time(row.bound.limit)}"
+    text = f"≤ {row.bound.limit:g} × {row.bound.of}"
+    # A yardstick without a column of its own is shown here.
+    return text if row.bound.of in LAUNCHERS else f"{text}: {_spread(row.samples[row.bound.of])}; here {_ratio(row, row.bound.of)}"
+
+
+def _kept(row: Row) -> str:
+    if row.bound is None:
+        return "–"
+    ours, yardstick = row.median(_OURS), row.median(row.bound.of) if row.bound.of else 1.0
+    if ours is None or yardstick is None:
+        return "not measured"
+    return "met" if ours <= row.bound.limit * yardstick else "**not met**"
+
+
+def _time(seconds: float) -> str:
+    if seconds >= 1:
+        return f"{seconds:.2f} s"
+    return f"{seconds * 1000:.0f} ms" if seconds >= 0.02 else f"{seconds * 1000:.1f} ms"
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -1,0 +1,286 @@
+"""A real ipykernel with real ranks, and the proof that it leaves nobody behind.
+
+Everything that a kernel of these tests starts has that kernel's own TMPDIR in the environment it was started with: host,
+forkserver, agents, ranks, their DataLoader workers and subprocesses. So `Kernel.leftovers` finds them whoever their parent is,
+and never counts a neighbour's.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import os
+import re
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Empty
+from typing import Any
+
+import psutil
+import pytest
+from jupyter_client import KernelManager
+
+GONE_WITHIN = 5.0  # seconds after the kernel's end within which nothing of a run may be left
+PATIENCE = 60.0  # seconds that anything else may take on a busy machine
+
+PREAMBLE = """
+import os, pathlib, signal, sys, time
+import icelaunch_nb as ice
+
+HOME = pathlib.Path({home!r})
+
+def launch(fn, *args, ranks=2, **options):
+    return ice.launch(fn, args, nproc_per_node=ranks, **options)
+
+def results(fn, *args, **options):
+    return launch(fn, *args, **options).result()
+
+def until(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.005)
+"""
+
+
+@dataclass
+class Cell:
+    """One execution of a cell, growing as messages arrive.
+
+    Attributes:
+        kernel: Where it runs.
+        msg_id: Its request.
+        number: Its ``In[number]``.
+        out: Its stdout.
+        err: Its stderr.
+        value: The text of its last expression.
+        ename: Name of the exception that ended it; empty for none.
+        evalue: What that exception said.
+        over: Whether the kernel is done with it.
+    """
+
+    kernel: Kernel
+    msg_id: str
+    number: int = 0
+    out: str = ""
+    err: str = ""
+    value: str = ""
+    ename: str = ""
+    evalue: str = ""
+    over: bool = False
+    _traceback: list[str] = field(default_factory=list)
+
+    @property
+    def error(self) -> str:
+        """The error output as it is read: without colours."""
+        return re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(self._traceback))
+
+    @property
+    def literal(self) -> Any:
+        """The last expression's value, where its text is a Python literal."""
+        assert not self.ename, self.error
+        return ast.literal_eval(self.value)
+
+    def wait(self, timeout: float = PATIENCE) -> Cell:
+        """Waits for its end."""
+        return self.wait_until(lambda: self.over, "it ends", timeout)
+
+    def wait_for(self, text: str, timeout: float = PATIENCE) -> Cell:
+        """Waits until it has printed `text`."""
+        return self.wait_until(lambda: text in self.out or self.over, f"it prints {text!r}", timeout)
+
+    def wait_until(self, condition: Callable[[], bool], what: str, timeout: float) -> Cell:
+        deadline = time.monotonic() + timeout
+        while not condition():
+            assert time.monotonic() < deadline, f"waited {timeout:.0f} s in vain until {what}; so far: {self}"
+            self.kernel.pump()
+        return self
+
+    def take(self, message: dict[str, Any]) -> None:
+        content, kind = message["content"], message["msg_type"]
+        if kind == "execute_input":
+            self.number = content["execution_count"]
+        elif kind == "stream" and content["name"] == "stdout":
+            self.out += content["text"]
+        elif kind == "stream":
+            self.err += content["text"]
+        elif kind == "execute_result":
+            self.value = content["data"]["text/plain"]
+        elif kind == "error":
+            self.ename, self.evalue, self._traceback = content["ename"], content["evalue"], content["traceback"]
+        elif kind == "status" and content["execution_state"] == "idle":
+            self.over = True
+
+    def __repr__(self) -> str:
+        return f"<Cell In[{self.number}] out={self.out!r} err={self.err!r} value={self.value!r} error={self.error!r}>"
+
+
+class Kernel:
+    """A kernel as a notebook drives it.
+
+    Args:
+        home: A short, empty directory: its TMPDIR, its working directory, its connection file.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self._cells: dict[str, Cell] = {}
+        self._manager = KernelManager(kernel_name="python3", connection_file=str(home / "kernel.json"))
+        self._environ = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "RANK", "LOCAL_RANK", "WORLD_SIZE"))},
+            "TMPDIR": str(home), "IPYTHONDIR": str(home / "ipython"), "NO_COLOR": "1",
+        }
+        self._manager.start_kernel(env=self._environ, cwd=str(home))
+        self.client = self._manager.blocking_client()
+        self.client.start_channels()
+        self.client.wait_for_ready(timeout=PATIENCE)
+
+    @property
+    def pid(self) -> int:
+        return self._manager.provisioner.pid
+
+    # Cells.
+
+    def run(self, code: str, timeout: float = PATIENCE) -> Cell:
+        """Runs a cell to its end, whatever that is."""
+        return self.start(code).wait(timeout)
+
+    def start(self, code: str) -> Cell:
+        """Starts a cell and doesn't wait."""
+        cell = Cell(self, self.client.execute(code))
+        self._cells[cell.msg_id] = cell
+        return cell
+
+    def does(self, code: str, timeout: float = PATIENCE) -> Cell:
+        """Runs a cell that must not fail."""
+        cell = self.run(code, timeout)
+        assert not cell.ename, cell.error
+        return cell
+
+    def value(self, code: str, timeout: float = PATIENCE) -> Any:
+        """Runs a cell and returns the value of its last expression."""
+        return self.run(code, timeout).literal
+
+    def pump(self) -> None:
+        """Takes one message, or waits a moment for one."""
+        try:
+            message = self.client.get_iopub_msg(timeout=0.1)
+        except Empty:
+            assert self._manager.is_alive(), "the kernel is gone"
+            return
+        cell = self._cells.get(message["parent_header"].get("msg_id", ""))
+        if cell is not None:
+            cell.take(message)
+
+    # Its life.
+
+    def interrupt(self) -> None:
+        """The notebook's Interrupt: SIGINT to the kernel's whole process group."""
+        self._manager.interrupt_kernel()
+
+    def restart(self) -> None:
+        self._manager.restart_kernel()
+        self.client.wait_for_ready(timeout=PATIENCE)
+
+    def shutdown(self) -> None:
+        self._manager.shutdown_kernel()
+
+    def kill(self) -> None:
+        """``kill -9`` of the kernel alone, as the out-of-memory killer does it."""
+        os.kill(self.pid, signal.SIGKILL)
+        psutil.Process(self.pid).wait(PATIENCE)
+
+    # Who is there because of it.
+
+    def leftovers(self, *but: int) -> list[psutil.Process]:
+        """Every living process that descends from this kernel, the kernel itself and `but` left out."""
+        known = {*but, self.pid if self._manager.is_alive() else None}
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                if process.pid not in known and process.environ().get("TMPDIR") == str(self.home) and (
+                    process.status() != psutil.STATUS_ZOMBIE
+                ):
+                    found.append(process)
+        return found
+
+    def host(self) -> list[psutil.Process]:
+        """The hosts among them."""
+        return [process for process in self.leftovers() if "icelaunch_nb.host" in _command(process)]
+
+    def leaves_nobody(self, *but: int, within: float = GONE_WITHIN) -> None:
+        """Asserts that soon nobody is left."""
+        deadline = time.monotonic() + within
+        while left := self.leftovers(*but):
+            if time.monotonic() > deadline:
+                said = [f"{process.pid} {' '.join(_command(process))[:100]}" for process in left]
+                for process in left:
+                    with contextlib.suppress(psutil.Error):
+                        process.kill()
+                pytest.fail(f"left behind after {within} s: {said}")
+            time.sleep(0.02)
+
+    def until(self, condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
+        """Waits until `condition` holds and returns what it said."""
+        deadline = time.monotonic() + seconds
+        while not (said := condition()):
+            assert time.monotonic() < deadline, f"waited {seconds:.0f} s in vain until {what}"
+            time.sleep(0.01)
+        return said
+
+    def close(self) -> None:
+        """Ends it, and asserts that it leaves nobody behind."""
+        try:
+            if self._manager.is_alive():
+                self._manager.shutdown_kernel(now=True)
+            self.leaves_nobody()
+        finally:
+            self.client.stop_channels()
+            self._manager.cleanup_resources()
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+@contextlib.contextmanager
+def a_kernel() -> Iterator[Kernel]:
+    home = Path(tempfile.mkdtemp(prefix="ice-kernel-"))
+    kernel = None
+    try:
+        kernel = Kernel(home)
+        yield kernel
+    finally:
+        if kernel is not None:
+            kernel.close()
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture
+def bare_kernel() -> Iterator[Kernel]:
+    """A kernel of the test's own in which nothing was run yet."""
+    with a_kernel() as kernel:
+        yield kernel
+
+
+@pytest.fixture
+def fresh_kernel(bare_kernel: Kernel) -> Kernel:
+    """A kernel of the test's own that has run `PREAMBLE`; its host is not started yet."""
+    bare_kernel.does(PREAMBLE.format(home=str(bare_kernel.home)))
+    return bare_kernel
+
+
+@pytest.fixture(scope="module")
+def kernel() -> Iterator[Kernel]:
+    """A kernel that the tests of a module share, with `PREAMBLE` and a host."""
+    with a_kernel() as kernel:
+        kernel.does(PREAMBLE.format(home=str(kernel.home)) + "\nget_ipython().run_line_magic('load_ext', 'icelaunch_nb')")
+        yield kernel

@@ -1,0 +1,132 @@
+"""However a kernel ends, nothing of its runs is left 5 seconds later."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from typing import Any
+
+import psutil
+import pytest
+
+# One run of each kind that is hard to end. Each rank leaves a file once it is where it should be.
+TROUBLEMAKERS = {
+    "plain": "def plain():\n    here('plain')\n    while True:\n        time.sleep(0.05)",
+    "a C call that holds the GIL": (
+        "def gil():\n    import ctypes\n    signal.signal(signal.SIGTERM, signal.SIG_IGN)\n    here('gil')\n    ctypes.PyDLL(None).sleep(1000)"
+    ),
+    "children": (
+        "def children():\n    import subprocess\n    subprocess.Popen(['sleep', '999'])\n"
+        "    subprocess.Popen(['sh', '-c', 'trap \"\" TERM INT HUP; sleep 999; sleep 999'])\n    here('children')\n    time.sleep(999)"
+    ),
+    "DataLoader workers": (
+        "def loading():\n    import torch\n    class Endless(torch.utils.data.IterableDataset):\n        def __iter__(self):\n"
+        "            while True:\n                yield 1\n"
+        "    for _ in torch.utils.data.DataLoader(Endless(), num_workers=2):\n        here('loading')\n        time.sleep(0.05)"
+    ),
+}
+HERE = "def here(what):\n    (HOME / f'here-{what}-{os.environ[\"RANK\"]}').touch()"
+
+
+def start_troublemakers(kernel: Any) -> None:
+    kernel.does("\n".join([HERE, *TROUBLEMAKERS.values()]))
+    kernel.does("runs = [launch(plain), launch(gil), launch(children, ranks=1), launch(loading, ranks=1)]")
+    expected = ["plain-0", "plain-1", "gil-0", "gil-1", "children-0", "loading-0"]
+    kernel.until(lambda: all((kernel.home / f"here-{name}").exists() for name in expected), "all troublemakers are up")
+    assert len(kernel.leftovers()) >= 1 + 1 + 4 + 6 + 2 + 2, "host, forkserver, agents, ranks, subprocesses, DataLoader workers"
+
+
+@pytest.mark.parametrize("end", ["kill", "restart", "shutdown"])
+def test_nothing_is_left(fresh_kernel: Any, end: str) -> None:
+    start_troublemakers(fresh_kernel)
+    before = fresh_kernel.leftovers()
+    getattr(fresh_kernel, end)()
+    fresh_kernel.leaves_nobody()
+    assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in before)
+    if end == "restart":
+        fresh_kernel.does("import icelaunch_nb as ice\ndef fn():\n    return 'again'")
+        assert fresh_kernel.value("ice.launch(fn, nproc_per_node=2).result()") == {0: "again", 1: "again"}
+
+
+def test_the_runs_say_why_they_ended(fresh_kernel: Any) -> None:
+    fresh_kernel.does(HERE + "\n" + TROUBLEMAKERS["plain"] + "\nrun = launch(plain)")
+    fresh_kernel.until((fresh_kernel.home / "here-plain-1").exists, "the ranks are up")
+    path = fresh_kernel.value("run.log_dir")
+    fresh_kernel.restart()
+    fresh_kernel.leaves_nobody()
+    fresh_kernel.does(f"from icelaunch_nb.run import attach_to\nrun = attach_to({path!r})")
+    assert fresh_kernel.value("str(run.state), run.pids") == ("STOPPED", {})
+    assert "its host ended" in fresh_kernel.run("run.result()").evalue
+
+
+def test_a_kernel_killed_while_its_host_is_cold(fresh_kernel: Any) -> None:
+    fresh_kernel.does("def fn():\n    (HOME / 'ran').touch()\n    time.sleep(999)\nrun = launch(fn)")
+    assert len(fresh_kernel.leftovers()) >= 1
+    fresh_kernel.kill()
+    fresh_kernel.leaves_nobody()
+
+
+def test_a_forked_child_of_the_kernel_does_not_keep_the_host_alive(fresh_kernel: Any) -> None:
+    fresh_kernel.does(HERE + "\n" + TROUBLEMAKERS["plain"] + "\nrun = launch(plain)")
+    fresh_kernel.until((fresh_kernel.home / "here-plain-1").exists, "the ranks are up")
+    child = fresh_kernel.value("""
+import multiprocessing
+child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+child.start()
+child.pid
+""")
+    try:
+        fresh_kernel.kill()
+        fresh_kernel.leaves_nobody(child)
+        assert psutil.Process(child).status() != psutil.STATUS_ZOMBIE, "it is not ours to end"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("victim", ["host", "forkserver", "agent"])
+def test_a_process_of_ours_that_is_killed_takes_its_ranks_along(fresh_kernel: Any, victim: str) -> None:
+    """Out-of-memory killers choose freely. The kernel learns of it, and its next launch works."""
+    fresh_kernel.does(HERE + "\n" + TROUBLEMAKERS["children"] + "\nrun = launch(children)")
+    fresh_kernel.until((fresh_kernel.home / "here-children-1").exists, "the ranks are up")
+    [host] = fresh_kernel.host()
+    ranks = list(fresh_kernel.value("run.pids").values())
+    sessions = [process for process in fresh_kernel.leftovers() if os.getsid(process.pid) in ranks]
+    assert len(sessions) >= 2 * 3
+    if victim == "host":
+        host.kill()
+    elif victim == "forkserver":
+        psutil.Process(ranks[0]).parent().kill()
+    else:
+        fresh_kernel.does("os.kill(run._agent.pid, signal.SIGKILL)")
+    said = fresh_kernel.run("run.result(30)")
+    assert said.ename in ("RunLost", "RunStopped", "RunFailed"), said
+    fresh_kernel.until(
+        lambda: not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in sessions),
+        "the ranks and their children are gone", 5,
+    )
+    assert fresh_kernel.value("results(lambda: 'next')") == {0: "next", 1: "next"}
+
+
+def test_a_finished_rank_leaves_none_of_its_children(kernel: Any) -> None:
+    kernel.does("def fn():\n    import subprocess\n    return subprocess.Popen(['sleep', '999']).pid\nr = results(fn)")
+    pids = kernel.value("list(r.values())")
+    kernel.until(lambda: not {process.pid for process in kernel.leftovers()} & set(pids),
+                 "the children are gone", 5)
+
+
+def test_stop_ends_whole_sessions(kernel: Any) -> None:
+    kernel.does("\n".join([HERE, *TROUBLEMAKERS.values()]))
+    kernel.does("runs = [launch(gil, ranks=1), launch(children, ranks=1), launch(loading, ranks=1)]")
+    kernel.until(lambda: all((kernel.home / f"here-{name}-0").exists() for name in ("gil", "children", "loading")), "they are up")
+    ranks = kernel.value("[run.pids[0] for run in runs]")
+    members = [process for process in kernel.leftovers() if os.getsid(process.pid) in ranks]
+    assert len(members) >= 3 + 2 + 2
+    pressed = time.monotonic()
+    kernel.does("for run in runs: run.stop(1)\nfor run in runs: run.wait()")
+    assert time.monotonic() - pressed < 1 + 5
+    assert kernel.value("[str(run.state) for run in runs]") == ["STOPPED"] * 3
+    kernel.until(lambda: not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in members),
+                 "their sessions are empty", 2)
