@@ -16,6 +16,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="icelaunch_nb beside its peers, side by side.")
     parser.add_argument("--quick", action="store_true", help="few repetitions: to see that it works, not to quote")
     parser.add_argument("--repetitions", type=int, default=10, help="launches per figure and contender (10)")
+    parser.add_argument("--cold-repetitions", type=int, default=3, help="of torchrunx, which takes seconds per launch (3)")
     parser.add_argument("--out", type=Path, help="a file for the table")
     options = parser.parse_args()
     load_before = os.getloadavg()[0]
@@ -23,7 +24,7 @@ def main() -> None:
         session = Session(
             Path(scratch),
             repetitions=3 if options.quick else options.repetitions,
-            cold_repetitions=1 if options.quick else 3,
+            cold_repetitions=1 if options.quick else options.cold_repetitions,
         )
         rows = session.run()
     table = render(

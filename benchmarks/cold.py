@@ -5,18 +5,20 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
-from benchmarks.contender import Contender, Measurement
+from benchmarks.contender import Contender, Measurement, plain_environ
 from benchmarks.messages import Call
 
+_CALL = Call("first_line", ranks=2)
 _SETTLED = 5.0  # seconds after %load_ext by which a launch has to be a warm one
 
 
 def python(statement: str) -> float:
     """Wall time of ``python -c statement``, in seconds."""
     started = time.time()
-    subprocess.run([sys.executable, "-c", statement], check=True, cwd=Path(__file__).parent.parent)
+    subprocess.run([sys.executable, "-c", statement], check=True, env=plain_environ())
     return time.time() - started
 
 
@@ -27,20 +29,17 @@ def import_icelaunch() -> float:
 
 def first_launch(scratch: Path) -> Measurement:
     """A kernel's first launch, made in the moment of ``%load_ext``; the import and ``%load_ext`` are within its time."""
-    return _first(scratch, None)
+    with closing(Contender("icelaunch_nb", scratch)) as kernel:
+        return kernel.measure(_CALL)
 
 
-def settled_launch(scratch: Path) -> Measurement:
-    """A kernel's first launch, five seconds after ``%load_ext``."""
-    return _first(scratch, _SETTLED)
-
-
-def _first(scratch: Path, after: float | None) -> Measurement:
-    kernel = Contender("icelaunch_nb", scratch)
-    try:
-        if after is not None:
-            kernel.load()
-            time.sleep(after)
-        return kernel.measure(Call("first_line", ranks=2))
-    finally:
-        kernel.close()
+def settled_launches(scratch: Path, pause: float) -> tuple[Measurement, Measurement]:
+    """A kernel's first launch, five seconds after ``%load_ext``, and its third, which is warm beyond doubt."""
+    with closing(Contender("icelaunch_nb", scratch)) as kernel:
+        kernel.load()
+        time.sleep(_SETTLED)
+        first = kernel.measure(_CALL)
+        for _ in range(2):
+            time.sleep(pause)
+            later = kernel.measure(_CALL)
+        return first, later

@@ -18,6 +18,17 @@ from benchmarks.messages import Answer, Call
 
 _PATIENCE = 120.0  # seconds for one launch; the slowest peer takes a tenth of it
 _ROOT = Path(__file__).parent.parent
+_NOT_A_USERS = ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED")
+
+
+def plain_environ() -> dict[str, str]:
+    """The environment of every process that is measured, with this repository on its path.
+
+    Without what a test machine sets and a user's shell doesn't: with ``PYTHONDONTWRITEBYTECODE`` an editable install is compiled at
+    every import, with ``PYTHONUNBUFFERED`` every printed line is a system call.
+    """
+    kept = {name: value for name, value in os.environ.items() if name not in _NOT_A_USERS}
+    return {**kept, "PYTHONPATH": str(_ROOT)}
 
 
 class Unmeasured(Exception):
@@ -59,7 +70,7 @@ class Contender:
         with theirs, self._stdout.open("ab") as stdout:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "benchmarks.kernel", name, str(theirs.fileno())],
-                cwd=self._folder, env={**os.environ, "PYTHONPATH": str(_ROOT), "TMPDIR": str(self._folder)},
+                cwd=self._folder, env={**plain_environ(), "TMPDIR": str(self._folder)},
                 stdin=subprocess.DEVNULL, stdout=stdout, stderr=stdout, pass_fds=[theirs.fileno()], start_new_session=True,
             )
 

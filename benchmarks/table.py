@@ -48,7 +48,7 @@ def _spread(samples: list[float]) -> str:
 
 def _ratio(row: Row, peer: str) -> str:
     ours, theirs = row.median(_OURS), row.median(peer)
-    return f"{ours / theirs:.2f}" if ours is not None and theirs else "–"
+    return f"{ours / theirs:.2g}" if ours is not None and theirs else "–"
 
 
 def _bound(row: Row) -> str:

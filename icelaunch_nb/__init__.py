@@ -23,7 +23,8 @@ from icelaunch_nb.errors import (
 )
 from icelaunch_nb.events import Events
 from icelaunch_nb.launch import launch, launch_agent
-from icelaunch_nb.run import Run, State
+from icelaunch_nb.run import Run
+from icelaunch_nb.story import State
 
 __all__ = [
     "BigCaptureWarning",

@@ -165,7 +165,9 @@ class RunFailed(IcelaunchError):
         if root.hint:
             lines.append(root.hint)
         lines.append("")
-        lines.append(root.traceback.rstrip() or root.title)
+        told_itself = root.kind in ("raised", "loading", "result") or root.type_name == "SystemExit"
+        lines += [root.traceback.rstrip()] if root.traceback else []
+        lines += [] if told_itself and root.traceback else [root.title]
         return lines
 
     def _render_traceback_(self) -> list[str]:

@@ -7,9 +7,9 @@ import contextlib
 import errno
 import os
 import signal
+import threading
 import time
 from collections.abc import Generator, Iterator
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -19,29 +19,10 @@ from icelaunch_nb.errors import Failure, IcelaunchError, RunFailed, RunLost, Run
 from icelaunch_nb.events import Events
 from icelaunch_nb.notebook.printer import Printer
 from icelaunch_nb.processes import Process
-from icelaunch_nb.rundir import JournalReader, RunDir
+from icelaunch_nb.rundir import RunDir, read_journal
+from icelaunch_nb.story import State, Story
 
 _STOP_ON_INTERRUPT = 5.0  # seconds of grace that an interrupted cell gives its ranks
-
-
-class State(str, Enum):
-    """The life of a run."""
-
-    STARTING = "STARTING"
-    RUNNING = "RUNNING"
-    RESTARTING = "RESTARTING"
-    STOPPING = "STOPPING"
-    SUCCEEDED = "SUCCEEDED"
-    FAILED = "FAILED"
-    STOPPED = "STOPPED"
-    LOST = "LOST"
-
-    __str__ = str.__str__
-
-    @property
-    def over(self) -> bool:
-        """Whether nothing will happen any more."""
-        return self in (State.SUCCEEDED, State.FAILED, State.STOPPED, State.LOST)
 
 
 class Run:
@@ -57,17 +38,11 @@ class Run:
     def __init__(self, path: str | os.PathLike[str], *, starter: Any = None) -> None:
         self._dir = RunDir(Path(path))
         self._spec = self._dir.read_spec()
-        self._journal = JournalReader(self._dir.journal)
+        self._lock = threading.RLock()
+        self._read: tuple[Story, int] = (Story(), 0)  # and how far the journal was read; replaced together
         self._starter = starter  # the host, for as long as there is no agent yet
         self._control: int | None = None
         self._results: dict[int, Any] | None = None
-        self._inline_error: BaseException | None = None
-        self._state = State.STARTING
-        self._end: dict[str, Any] = {}
-        self._agent: Process | None = None
-        self._attempts: list[dict[str, Any]] = []
-        self._restarts: list[dict[str, Any]] = []
-        self._failures: list[Failure] = []
         self._events: Events | None = None
         self._checked = 0.0
         self._printer: Printer | None = None
@@ -104,16 +79,20 @@ class Run:
     # How it stands.
 
     @property
+    def story(self) -> Story:
+        """What the journal says, as of now."""
+        self._refresh()
+        return self._read[0]
+
+    @property
     def state(self) -> State:
         """STARTING, RUNNING, RESTARTING, STOPPING, SUCCEEDED, FAILED, STOPPED or LOST; equal to these as strings."""
-        self._refresh()
-        return self._state
+        return self.story.state
 
     @property
     def attempt(self) -> int:
         """Number of the newest attempt, from 0."""
-        self._refresh()
-        return max(0, len(self._attempts) - 1)
+        return max(0, len(self.story.attempts) - 1)
 
     @property
     def restarts(self) -> int:
@@ -123,22 +102,21 @@ class Run:
     @property
     def pids(self) -> dict[int, int]:
         """Pid by global rank, of this machine's ranks in the newest attempt; empty before and after."""
-        self._refresh()
-        if self._state.over or not self._attempts:
+        story = self.story
+        if story.state.over or not story.attempts:
             return {}
-        return {rank["rank"]: rank["pid"] for rank in self._attempts[-1]["ranks"]}
+        return {rank["rank"]: rank["pid"] for rank in story.attempts[-1]["ranks"]}
 
     @property
     def failures(self) -> list[Failure]:
-        """Every failed rank of the newest attempt that failed, the earliest first."""
-        self._refresh()
-        return list(self._failures)
+        """Every failed rank of the newest attempt that failed, the cause first."""
+        return list(self.story.failures)
 
     @property
     def elapsed(self) -> float:
         """Seconds since the launch, up to the end."""
-        self._refresh()
-        return (self._end.get("t") or time.time()) - self._spec["time"]
+        end = self.story.end
+        return (end["t"] if end else time.time()) - self._spec["time"]
 
     def logs(self, rank: int = 0, stream: str = "stdout", attempt: int = -1) -> str:
         """What a rank wrote, from disk.
@@ -151,16 +129,16 @@ class Run:
         Raises:
             ValueError: There is no such rank, stream or attempt.
         """
-        self._refresh()
+        attempts = self.story.attempts
         if stream not in ("stdout", "stderr"):
             raise ValueError(f"stream={stream!r}: must be 'stdout' or 'stderr'")
-        if not self._attempts:
+        if not attempts:
             return ""
         try:
-            ranks = {entry["rank"]: entry["local_rank"] for entry in self._attempts[attempt]["ranks"]}
-            number = self._attempts[attempt]["attempt"]
+            ranks = {entry["rank"]: entry["local_rank"] for entry in attempts[attempt]["ranks"]}
+            number = attempts[attempt]["attempt"]
         except IndexError:
-            raise ValueError(f"attempt={attempt}: there were {len(self._attempts)}, from 0") from None
+            raise ValueError(f"attempt={attempt}: there were {len(attempts)}, from 0") from None
         if rank not in ranks:
             raise ValueError(f"rank={rank}: this machine has {', '.join(map(str, ranks))}")
         path = getattr(self._dir.rank(number, ranks[rank]), stream)
@@ -179,7 +157,7 @@ class Run:
         with _stopping_on(KeyboardInterrupt, self):
             for pause in self._watch(timeout):
                 time.sleep(pause)
-        return self._state.over
+        return self.state.over
 
     def result(self, timeout: float | None = None) -> dict[int, Any]:
         """Waits for the end; what the ranks returned, by global rank.
@@ -214,14 +192,14 @@ class Run:
         if self._printer is None:
             self._printer = Printer(self._dir, self.config)
         while True:
-            self._refresh()
-            now = time.monotonic()
-            waited = now - started
-            if self._state.over or now >= next_show:
+            story, now = self.story, time.monotonic()
+            if story.state.over or now >= next_show:
                 # Looking at 16 logs costs 0.3 ms; doing it at every look at the journal would slow the start of 8 ranks.
-                self._printer.show(self._attempts, final=self._state.over)
+                with self._lock:
+                    self._printer.show(story.attempts, final=story.state.over)
                 next_show = now + 0.02
-            if self._state.over or (timeout is not None and waited >= timeout):
+            waited = now - started
+            if story.state.over or (timeout is not None and waited >= timeout):
                 return
             pause = min(0.02, 0.001 + waited / 100)
             yield pause if timeout is None else min(pause, max(0.0, timeout - waited))
@@ -233,9 +211,6 @@ class Run:
         if not isinstance(grace, int | float) or isinstance(grace, bool) or not 0 <= grace < 1e9:
             raise ValueError(f"grace={grace!r}: must be seconds, 0 or more")
         self._wish(f"stop {grace}")
-        self._refresh()
-        if not self._state.over:
-            self._state = State.STOPPING
 
     def kill(self) -> None:
         """Ends the ranks now, by SIGKILL."""
@@ -264,10 +239,10 @@ class Run:
         Args:
             timeout: Seconds to wait at most for ranks that are slow to answer; those are left empty.
         """
-        self._refresh()
-        if self._state.over or not self._attempts:
+        story = self.story
+        if story.state.over or not story.attempts:
             return {}
-        attempt = self._attempts[-1]
+        attempt = story.attempts[-1]
         asked: dict[int, tuple[Path, int]] = {}
         for entry in attempt["ranks"]:
             path = self._dir.rank(attempt["attempt"], entry["local_rank"]).stacks
@@ -300,83 +275,74 @@ class Run:
     # Reading the journal.
 
     def _refresh(self) -> None:
-        if self._state.over:
-            return
-        for event in self._journal.read():
-            self._take(dict(event))
-        if not self._state.over and time.monotonic() - self._checked > 0.2:
-            self._checked = time.monotonic()
-            self._look_for_the_agent()
-        if self._state.over:
-            self._starter = None
-            if self._control is not None:
-                os.close(self._control)
-                self._control = None
+        with self._lock:
+            story, offset = self._read
+            if story.state.over:
+                return
+            events, offset = read_journal(self._dir.journal, offset)
+            for event in events:
+                story = story.after(event)
+            if not story.state.over and time.monotonic() - self._checked > 0.2:
+                self._checked = time.monotonic()
+                if self._agent_is_gone(story):
+                    # Its last words may have come between the two looks.
+                    events, offset = read_journal(self._dir.journal, offset)
+                    for event in events:
+                        story = story.after(event)
+                    if not story.state.over:
+                        story = story.after({"event": "end", "state": "LOST", "t": time.time(), "note": self._hosts_last_words(story)})
+            self._read = story, offset
+            if story.state.over:
+                self._starter = None
+                if self._control is not None:
+                    os.close(self._control)
+                    self._control = None
 
-    def _take(self, event: dict[str, Any]) -> None:
-        kind = event["event"]
-        if kind == "agent":
-            self._agent = Process(event["pid"], event["started"])
-        elif kind == "attempt":
-            self._attempts.append(event)
-            if self._state != State.STOPPING:
-                self._state = State.RUNNING
-        elif kind == "failure":
-            self._failures = [Failure.from_json(failure) for failure in event["failures"]]
-        elif kind == "restart":
-            self._restarts.append(event)
-            self._state = State.RESTARTING
-        elif kind == "end":
-            self._end, self._state = event, State(event["state"])
+    def _agent_is_gone(self, story: Story) -> bool:
+        """Whether the agent, or the host that was to start it, ended; then the journal's last line should say how."""
+        if story.agent is not None:
+            return not story.agent.alive()
+        if self._starter is not None:
+            return not self._starter.alive()
+        # Another kernel's run that has no agent yet: give it the time that a cold start takes.
+        return time.time() - self._spec["time"] > 60
 
-    def _look_for_the_agent(self) -> None:
-        """LOST: the agent, or the host that was to start it, is gone, and the journal doesn't say why."""
-        if self._agent is not None:
-            gone = not self._agent.alive()
-        else:
-            # Another kernel's run that has no agent yet: give it the time that a cold start takes.
-            gone = not self._starter.alive() if self._starter is not None else time.time() - self._spec["time"] > 60
-        if gone:
-            for event in self._journal.read():  # its last words may have come between the two looks
-                self._take(dict(event))
-            if not self._state.over:
-                self._state = State.LOST
-                self._end = {"t": time.time(), "note": self._starter.last_words() if self._starter and not self._agent else ""}
+    def _hosts_last_words(self, story: Story) -> str:
+        return self._starter.last_words() if self._starter is not None and story.agent is None else ""
 
     def _outcome(self) -> dict[int, Any]:
-        if self._inline_error is not None:
-            raise self._inline_error
-        if self._state == State.LOST:
-            raise RunLost("\n".join(filter(None, [f"the agent of run {self.run_id} vanished; logs: {self.log_dir}", self._end.get("note")])))
-        results = self._load_results()
-        if self._state == State.SUCCEEDED:
+        story = self.story
+        note = (story.end or {}).get("note", "")
+        if story.state == State.LOST:
+            raise RunLost("\n".join(filter(None, [f"the agent of run {self.run_id} vanished; logs: {self.log_dir}", note])))
+        results = self._load_results(story)
+        if story.state == State.SUCCEEDED:
             return results
-        if self._state == State.STOPPED:
-            raise RunStopped(f"run {self.run_id} was stopped: {self._end.get('note') or 'it was asked to'}", results)
-        world_size = self._attempts[-1]["world_size"] if self._attempts else 0
-        error = RunFailed(self._failures, results, world_size=world_size, attempt=self.attempt, log_dir=self.log_dir,
-                          note=self._end.get("note", ""))
-        raise error from self._original_exception()
+        if story.state == State.STOPPED:
+            raise RunStopped(f"run {self.run_id} was stopped: {note or 'it was asked to'}", results)
+        world_size = story.attempts[-1]["world_size"] if story.attempts else 0
+        error = RunFailed(story.failures, results, world_size=world_size, attempt=self.attempt, log_dir=self.log_dir, note=note)
+        raise error from self._original_exception(story)
 
-    def _load_results(self) -> dict[int, Any]:
+    def _load_results(self, story: Story) -> dict[int, Any]:
         if self._results is None:
-            self._results = {}
-            for entry in self._attempts[-1]["ranks"] if self._attempts else []:
-                path = self._dir.rank(self._attempts[-1]["attempt"], entry["local_rank"]).result
+            results = {}
+            for entry in story.attempts[-1]["ranks"] if story.attempts else []:
+                path = self._dir.rank(story.attempts[-1]["attempt"], entry["local_rank"]).result
                 if self._spec["program"]:
-                    if self._state == State.SUCCEEDED:
-                        self._results[entry["rank"]] = None
+                    if story.state == State.SUCCEEDED:
+                        results[entry["rank"]] = None
                 elif path.exists():
-                    self._results[entry["rank"]] = packing.load(path)
+                    results[entry["rank"]] = packing.load(path)
+            self._results = results
         return dict(self._results)
 
-    def _original_exception(self) -> BaseException | None:
-        if not self._failures:
+    def _original_exception(self, story: Story) -> BaseException | None:
+        if not story.failures:
             return None
-        root = self._failures[0]
-        path = self._dir.rank(root.attempt, root.local_rank).exception
+        root = story.failures[0]
         try:
-            original = packing.load(path)
+            original = packing.load(self._dir.rank(root.attempt, root.local_rank).exception)
         except Exception:
             return None  # its class can't be built here; the text of the failure says what it was
         return original if isinstance(original, BaseException) else None
@@ -384,14 +350,14 @@ class Run:
     # How it looks.
 
     def __repr__(self) -> str:
-        state = self.state
-        ranks = self._spec["config"]["nproc_per_node"]
+        story, ranks = self.story, self._spec["config"]["nproc_per_node"]
         parts = [
-            f"{state}", f"{ranks} rank{'s' * (ranks != 1)}", f"attempt {self.attempt}",
+            f"{story.state}", f"{ranks} rank{'s' * (ranks != 1)}", f"attempt {self.attempt}",
             f"{self.restarts} restart{'s' * (self.restarts != 1)}", f"{self.elapsed:.1f} s", self.log_dir,
         ]
-        if state == State.FAILED and self._failures:
-            parts.insert(1, f"rank {self._failures[0].rank}: {self._failures[0].title[:80]}")
+        if story.state == State.FAILED and story.failures:
+            root = story.failures[0]
+            parts.insert(1, f"rank {root.rank}: {' '.join(root.title.split())[:80]}")
         return f"<Run {self.run_id}: {', '.join(parts)}>"
 
     def __reduce__(self) -> tuple[Any, ...]:

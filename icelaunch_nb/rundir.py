@@ -19,7 +19,7 @@ import re
 import stat
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -196,28 +196,27 @@ class JournalWriter:
         os.write(self._fd, line.encode() + b"\n")
 
 
-class JournalReader:
-    """Reads a journal as it grows; a line that is not finished yet waits for the next call."""
+def read_journal(path: Path, offset: int) -> tuple[list[Mapping[str, Any]], int]:
+    """The events after `offset`, and the offset after them.
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._offset = path, 0
-
-    def read(self) -> Iterator[Mapping[str, Any]]:
-        """The events since the last call. A line that is no JSON object (a torn write) is passed over."""
+    A last line without its newline isn't finished yet and is left for the next call; a finished line that is no JSON object (a
+    torn write, before a crash) is passed over.
+    """
+    try:
+        if os.stat(path).st_size <= offset:
+            return [], offset
+        with open(path, "rb") as file:
+            file.seek(offset)
+            data = file.read()
+    except FileNotFoundError:
+        return [], offset
+    whole, newline, _ = data.rpartition(b"\n")
+    events = []
+    for line in whole.split(b"\n"):
         try:
-            if os.stat(self._path).st_size <= self._offset:
-                return
-            with open(self._path, "rb") as file:
-                file.seek(self._offset)
-                data = file.read()
-        except FileNotFoundError:
-            return
-        whole, newline, _ = data.rpartition(b"\n")
-        self._offset += len(whole) + len(newline)
-        for line in whole.split(b"\n"):
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(event, dict) and "event" in event:
-                yield event
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict) and "event" in event:
+            events.append(event)
+    return events, offset + len(whole) + len(newline)

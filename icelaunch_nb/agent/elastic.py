@@ -38,7 +38,7 @@ TORCH_NAMES = (
     "_start_workers", "_stop_workers", "_monitor_workers", "_shutdown", "_remaining_restarts", "_worker_group",
     "_setup_local_watchdog", "_setup_healthcheck", "_worker_watchdog", "_health_check_server",
 )
-PATIENCE = 5.0  # seconds between SIGTERM and SIGKILL when ranks are ended because another one failed
+PATIENCE = 3.0  # seconds between SIGTERM and SIGKILL when ranks are ended because another one failed
 
 
 def ask_no_dns() -> None:

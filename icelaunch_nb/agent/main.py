@@ -108,7 +108,8 @@ def _run(task: AgentTask, run_dir: RunDir, journal: JournalWriter, spares: Spare
     wishes = Wishes(
         run_dir.control,
         None if task.detach or parent is None else parent.sentinel,
-        give_up=lambda: _give_up(journal, wishes.reason),
+        on_stop=lambda grace, reason: journal.write("stopping", grace=grace, reason=reason),
+        give_up=lambda reason: _give_up(journal, reason),
     )
     spec = WorkerSpec(
         role=config.role,

@@ -68,6 +68,7 @@ class Ranks:
         self.identities: dict[int, Process] = {}
         self.ended_by_us: set[int] = set()
         self.ended_at: dict[int, float] = {}
+        self._codes: dict[int, int] = {}
 
     def start(self) -> None:
         """Starts them one after the other; the first is at work while the last is forked."""
@@ -82,29 +83,50 @@ class Ranks:
         process.start()
         return process, Process.of(process.pid) or Process(process.pid, time.time())
 
+    def _started(self) -> list[tuple[RankTask, Any]]:
+        """Tasks with their processes; fewer than all where starting one failed."""
+        return list(zip(self.tasks, self._processes, strict=False))
+
     def pids(self) -> dict[int, int]:
         """Pid by local rank."""
-        return {task.local_rank: p.pid for task, p in zip(self.tasks, self._processes, strict=True)}
+        return {task.local_rank: p.pid for task, p in self._started()}
 
     def wait(self, timeout: float | None, *others: Any) -> list[Any]:
-        """Waits until another rank has ended, one of `others` (pipes) is ready, or `timeout` seconds passed."""
+        """Waits until another rank has ended, one of `others` (pipes) is ready, or `timeout` seconds passed.
+
+        Returns:
+            Those of `others` that are ready.
+        """
         waiting = {
             p.sentinel: task.local_rank
-            for task, p in zip(self.tasks, self._processes, strict=True)
-            if task.local_rank not in self.ended_at  # not `exitcode is None`: asking for that can be what notices the end
+            for task, p in self._started()
+            if task.local_rank not in self.ended_at
         }
-        if any(p.exitcode is None for t, p in zip(self.tasks, self._processes, strict=True) if t.local_rank in self.ended_at):
+        if self._look():
+            timeout = 0
+        elif len(waiting) < len(self._processes) - len(self._codes):
             # Of a spawned or forked rank, the sentinel closes a moment before its exit code can be had.
             timeout = _EXITING
         ready = multiprocessing.connection.wait([*waiting, *others], timeout)
         for sentinel in ready:
             if sentinel in waiting:
-                self.ended_at[waiting[sentinel]] = time.time()
+                self.ended_at.setdefault(waiting[sentinel], time.time())
+        self._look()
         return [other for other in others if other in ready]
 
+    def _look(self) -> bool:
+        """Takes down the exit codes that can be had by now; whether there are new ones."""
+        new = False
+        for task, process in self._started():
+            if task.local_rank not in self._codes and process.exitcode is not None:
+                self._codes[task.local_rank] = process.exitcode
+                self.ended_at.setdefault(task.local_rank, time.time())
+                new = True
+        return new
+
     def exitcodes(self) -> dict[int, int | None]:
-        """Exit code by local rank; None while it runs, negative for a signal."""
-        return {task.local_rank: p.exitcode for task, p in zip(self.tasks, self._processes, strict=True)}
+        """Exit code by local rank as of the last `wait`; None while it runs, negative for a signal."""
+        return {task.local_rank: self._codes.get(task.local_rank) for task, _ in self._started()}
 
     def settle(self) -> None:
         """Gives ranks that are failing too the moment they need to say why."""

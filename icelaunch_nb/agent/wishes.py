@@ -17,12 +17,13 @@ _MARGIN = 3.0
 class Wishes:
     """Listens in a thread, since the agent's main thread can be deep in a rendezvous.
 
-    A line is a wish: ``stop <grace in seconds>``, ``kill``, ``detach``.
+    Its callbacks run in that thread, and may come before the constructor returns. A line is a wish: ``stop <grace in seconds>``, ``kill``, ``detach``.
 
     Args:
         control: The run's control FIFO.
         parent: A descriptor that becomes readable when the host is gone; None: nobody to follow.
-        give_up: Called, in the thread, where the agent did not end by itself in time after a wish to stop.
+        on_stop: Called once a stop is wished, with the grace and the reason.
+        give_up: Called, with the reason, where the agent did not end by itself in time after a wish to stop.
 
     Attributes:
         bell: Descriptor that is readable once a stop was wished.
@@ -31,13 +32,13 @@ class Wishes:
         reason: Who wished it.
     """
 
-    def __init__(self, control: Path, parent: int | None, give_up: Callable[[], None]) -> None:
+    def __init__(self, control: Path, parent: int | None, on_stop: Callable[[float, str], None], give_up: Callable[[str], None]) -> None:
         self.grace, self.reason = 0.0, ""
         self.bell, self._ring = os.pipe()
         self.hurry, self._ring_hurry = os.pipe()
         # Read and write: so the FIFO never reports its end while kernels come and go.
         self._control = os.open(control, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-        self._parent, self._give_up = parent, give_up
+        self._parent, self._on_stop, self._give_up = parent, on_stop, give_up
         self._rang = threading.Event()
         self._over = threading.Event()
         signal.signal(signal.SIGTERM, lambda *_: self._stop(2.0, "its host ended it"))
@@ -87,8 +88,9 @@ class Wishes:
         self.grace, self.reason = grace, reason
         self._rang.set()
         os.write(self._ring, b"!")
+        self._on_stop(grace, reason)
         threading.Thread(target=self._insist, args=(grace + _MARGIN,), name="icelaunch-insist", daemon=True).start()
 
     def _insist(self, seconds: float) -> None:
         if not self._over.wait(seconds):
-            self._give_up()
+            self._give_up(self.reason)

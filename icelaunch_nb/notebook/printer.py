@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -58,7 +59,7 @@ class Printer:
         self._known = 0
         self._open: _Tail | None = None
 
-    def show(self, attempts: list[dict[str, Any]], *, final: bool) -> None:
+    def show(self, attempts: Sequence[Mapping[str, Any]], *, final: bool) -> None:
         """Prints what came since the last call.
 
         Args:
@@ -86,7 +87,7 @@ class Printer:
             self._show_unfinished(texts)
         _write(texts)
 
-    def _follow(self, attempt: dict[str, Any]) -> None:
+    def _follow(self, attempt: Mapping[str, Any]) -> None:
         self._tails = []
         for entry in attempt["ranks"]:
             local_rank = entry["local_rank"]

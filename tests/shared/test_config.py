@@ -228,12 +228,7 @@ WRONG = [
 ]
 
 
-def _id(row) -> str:
-    text = ", ".join(f"{name}={'?' if isinstance(value, Unspeakable) or value is HUGE else ascii(value)[:30]}" for name, value in row[0].items())
-    return text.replace("[", "(").replace("]", ")").encode("unicode_escape").decode()
-
-
-@pytest.mark.parametrize(("wrong", "field", "remedy"), WRONG, ids=map(_id, WRONG))
+@pytest.mark.parametrize(("wrong", "field", "remedy"), WRONG, ids=[f"{i}-{row[1]}" for i, row in enumerate(WRONG)])
 def test_wrong_input_is_answered_with_field_value_and_remedy(wrong, field, remedy):
     with pytest.raises(ConfigError) as caught:
         one(**wrong)
@@ -244,7 +239,9 @@ def test_wrong_input_is_answered_with_field_value_and_remedy(wrong, field, remed
     assert message.startswith(f"{field}=") and message.endswith(error.remedy)
     assert len(message) < 1000
     message.encode()  # it can be printed anywhere
-    if field in wrong:
+    if field in ("rdzv_configs", "tee", "redirects") and (isinstance(wrong.get(field), dict) or "local rank " in remedy):
+        assert isinstance(error.value, dict)  # as it was read, completed by the timeout, say
+    elif field in wrong:
         value = wrong[field]
         assert error.value is value or error.value == value
         if not isinstance(value, Unspeakable) and value is not HUGE:

@@ -6,12 +6,13 @@ import sys
 import types
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from icelaunch_nb import ConfigError, devices
 from icelaunch_nb.devices import assign_devices, count_gpus, lenient_devices, threads_per_rank, usable_cpus
 
+steady = settings(deadline=None, derandomize=True, database=None)
 UUIDS = ["GPU-aa11", "GPU-aa22", "GPU-bb33", "GPU-cc44"]
 
 
@@ -244,6 +245,7 @@ def test_nvml_is_closed_again(gpus):
 # Ranges.
 
 
+@steady
 @given(st.lists(st.tuples(st.integers(0, 200), st.integers(0, 20)), min_size=1, max_size=8))
 def test_ranges_mean_what_they_say(pairs):
     text = ",".join(str(first) if length == 0 else f"{first}-{first + length}" for first, length in pairs)
@@ -256,6 +258,7 @@ def test_ranges_mean_what_they_say(pairs):
         assert assign_devices(f"cpu:{text}", "auto", {}) == ["cpu"] * len(meant)
 
 
+@steady
 @given(st.text(max_size=30))
 def test_no_text_is_answered_by_anything_but_devices_or_a_config_error(text):
     try:
@@ -288,6 +291,7 @@ def test_cpus_are_those_that_the_process_may_use():
         os.sched_setaffinity(0, before)
 
 
+@steady
 @given(nproc=st.integers(1, 10_000))
 def test_ranks_together_take_no_more_threads_than_there_are(nproc):
     share = threads_per_rank(nproc)

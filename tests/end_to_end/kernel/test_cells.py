@@ -41,6 +41,19 @@ CELLS: dict[str, tuple[str, str, Any]] = {
         "def use():\n    return fib(30)",
         "results(use)", {0: 832040, 1: 832040},
     ),
+    "a single-dispatch function": (
+        "import functools\n@functools.singledispatch\ndef show(x):\n    return 'any'\n"
+        "@show.register\ndef _(x: int):\n    return 'int'\ndef use():\n    return show(1), show('')",
+        "results(use)", {0: ("int", "any"), 1: ("int", "any")},
+    ),
+    "a function decorated by torch": (
+        "import torch\n@torch.no_grad()\ndef use():\n    return torch.is_grad_enabled()",
+        "results(use)", {0: False, 1: False},
+    ),
+    "a context manager": (
+        "import contextlib\n@contextlib.contextmanager\ndef opened():\n    yield 4\ndef use():\n    with opened() as v:\n        return v",
+        "results(use)", {0: 4, 1: 4},
+    ),
     "a partial": (
         "from functools import partial\ndef power(base, exponent):\n    return base ** exponent",
         "results(partial(power, exponent=3), 2)", {0: 8, 1: 8},
@@ -84,6 +97,38 @@ CELLS: dict[str, tuple[str, str, Any]] = {
         "from enum import Enum\nclass Mode(Enum):\n    TRAIN = 1\n    TEST = 2\n"
         "def use(mode):\n    assert mode is Mode.TRAIN\n    return Mode.TEST",
         "[m is Mode.TEST for m in results(use, Mode.TRAIN).values()]", [True] * 2,
+    ),
+    "a dataclass with slots": (
+        "from dataclasses import dataclass\n@dataclass(slots=True)\nclass Point:\n    x: int\ndef use(p):\n    return Point(p.x + 1)",
+        "[p == Point(2) for p in results(use, Point(1)).values()]", [True] * 2,
+    ),
+    "classes with __slots__": (
+        "class Slotted:\n    __slots__ = ('a', '__private')\n    def __init__(self):\n        self.a, self.__private = 1, 2\n"
+        "    def both(self):\n        return self.a, self.__private\nclass More(Slotted):\n    __slots__ = 'b'\n"
+        "def use():\n    more = More()\n    more.b = 3\n    return more, hasattr(more, '__dict__')",
+        "[(type(more) is More, more.both(), more.b, free) for more, free in results(use).values()]", [(True, (1, 2), 3, False)] * 2,
+    ),
+    "a cached property and a cached method": (
+        "import functools\nclass Lazy:\n    @functools.cached_property\n    def x(self):\n        return 5\n"
+        "    @functools.lru_cache\n    def y(self):\n        return 6\ndef use():\n    lazy = Lazy()\n    return lazy.x, lazy.y(), vars(lazy)",
+        "results(use)", {0: (5, 6, {"x": 5}), 1: (5, 6, {"x": 5})},
+    ),
+    "types of one's own in annotations": (
+        "from typing import Generic, NewType, Protocol, TypedDict, TypeVar\nUserId = NewType('UserId', int)\nT = TypeVar('T')\n"
+        "class Box(Generic[T]):\n    pass\nclass Row(TypedDict):\n    a: int\nclass Named(Protocol):\n    name: str\n"
+        "def use(x: UserId, box: Box[int] | None = None, named: Named | None = None) -> Row:\n    return Row(a=x)",
+        "results(use, UserId(3))", {0: {"a": 3}, 1: {"a": 3}},
+    ),
+    "a gradient of one's own": (
+        "import torch\nclass Triple(torch.autograd.Function):\n    @staticmethod\n    def forward(ctx, x):\n        return x * 2\n"
+        "    @staticmethod\n    def backward(ctx, g):\n        return g * 3\n"
+        "def use():\n    x = torch.ones(1, requires_grad=True)\n    Triple.apply(x).backward()\n    return x.grad.item()",
+        "results(use)", {0: 3.0, 1: 3.0},
+    ),
+    "processes of the rank's own": (
+        "import multiprocessing\ndef square(x):\n    return x * x\ndef use():\n    with multiprocessing.Pool(2) as pool:\n"
+        "        return pool.map(square, [1, 2, 3])",
+        "results(use, ranks=1)", {0: [1, 4, 9]},
     ),
     "a named tuple": (
         "from typing import NamedTuple\nclass Pair(NamedTuple):\n    a: int\n    b: int\n"
@@ -218,6 +263,18 @@ def test_a_big_captured_global_is_named_with_its_size(kernel: Any) -> None:
     assert "BigCaptureWarning" in cell.err
     assert "`ballast` (70 MB)" in cell.err
     kernel.does("del ballast")
+
+
+def test_a_big_captured_tensor_of_a_closure_is_named_too(kernel: Any) -> None:
+    kernel.does("import torch\ndef make():\n    weights = torch.zeros(18 << 20)\n    return lambda: weights.numel()")
+    cell = kernel.does("results(make(), ranks=1)")
+    assert cell.literal == {0: 18 << 20}
+    assert "`weights` (72 MB)" in cell.err
+
+
+def test_a_small_capture_is_not_worth_a_word(kernel: Any) -> None:
+    kernel.does("pebble = bytearray(1 << 20)\ndef use():\n    return len(pebble)")
+    assert kernel.does("results(use)").err == ""
 
 
 def test_the_payload_is_written_once_whatever_the_number_of_ranks(kernel: Any) -> None:

@@ -42,6 +42,8 @@ def start_troublemakers(kernel: Any) -> None:
 def test_nothing_is_left(fresh_kernel: Any, end: str) -> None:
     start_troublemakers(fresh_kernel)
     before = fresh_kernel.leftovers()
+    if end == "kill":
+        fresh_kernel.start("print('waiting', flush=True); runs[0].result()").wait_for("waiting")
     getattr(fresh_kernel, end)()
     fresh_kernel.leaves_nobody()
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in before)
@@ -65,6 +67,30 @@ def test_a_kernel_killed_while_its_host_is_cold(fresh_kernel: Any) -> None:
     fresh_kernel.does("def fn():\n    (HOME / 'ran').touch()\n    time.sleep(999)\nrun = launch(fn)")
     assert len(fresh_kernel.leftovers()) >= 1
     fresh_kernel.kill()
+    fresh_kernel.leaves_nobody()
+
+
+def test_a_kernel_killed_in_the_midst_of_its_launches(fresh_kernel: Any) -> None:
+    fresh_kernel.does("results(lambda: 'warm')")
+    fresh_kernel.start("for _ in range(4): launch(lambda: time.sleep(999))\ntime.sleep(0.05); os.kill(os.getpid(), signal.SIGKILL)")
+    fresh_kernel.until(lambda: not psutil.pid_exists(fresh_kernel.pid) or (
+        psutil.Process(fresh_kernel.pid).status() == psutil.STATUS_ZOMBIE), "the kernel is gone")
+    fresh_kernel.leaves_nobody()
+
+
+def test_a_detached_run_outlives_its_kernel_and_leaves_nobody_either(fresh_kernel: Any) -> None:
+    fresh_kernel.does(
+        "go = HOME / 'go'\ndef work():\n    until(go.exists)\n    return 'done'\n"
+        "run = launch(work, detach=True)\nuntil(lambda: len(run.pids) == 2)"
+    )
+    path = fresh_kernel.value("run.log_dir")
+    pids = set(fresh_kernel.value("run.pids").values())
+    fresh_kernel.restart()
+    time.sleep(1)  # by now all that is not detached would be gone
+    assert pids <= {process.pid for process in fresh_kernel.leftovers()}
+    (fresh_kernel.home / "go").touch()
+    fresh_kernel.does(f"from icelaunch_nb.run import attach_to\nrun = attach_to({path!r})")
+    assert fresh_kernel.value("run.result(30)") == {0: "done", 1: "done"}
     fresh_kernel.leaves_nobody()
 
 
@@ -107,7 +133,7 @@ def test_a_process_of_ours_that_is_killed_takes_its_ranks_along(fresh_kernel: An
         lambda: not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in sessions),
         "the ranks and their children are gone", 5,
     )
-    assert fresh_kernel.value("results(lambda: 'next')") == {0: "next", 1: "next"}
+    assert fresh_kernel.value("results(lambda: 'next')", 20) == {0: "next", 1: "next"}
 
 
 def test_a_finished_rank_leaves_none_of_its_children(kernel: Any) -> None:

@@ -1,0 +1,75 @@
+"""The story of a run: what its journal adds up to.
+
+A value, never changed: each event makes the next one. So whoever is interrupted between two events (a KeyboardInterrupt can
+come anywhere) still holds a whole story.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any
+
+from icelaunch_nb.errors import Failure
+from icelaunch_nb.processes import Process
+
+
+class State(str, Enum):
+    """The life of a run; each member equals its name as a string."""
+
+    STARTING = "STARTING"
+    RUNNING = "RUNNING"
+    RESTARTING = "RESTARTING"
+    STOPPING = "STOPPING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    STOPPED = "STOPPED"
+    LOST = "LOST"
+
+    __str__ = str.__str__
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing will happen any more."""
+        return self in (State.SUCCEEDED, State.FAILED, State.STOPPED, State.LOST)
+
+
+@dataclass(frozen=True)
+class Story:
+    """A run so far.
+
+    Attributes:
+        state: Where it stands.
+        agent: Its agent, once there is one.
+        attempts: The journal's ``attempt`` events: ``attempt``, ``world_size`` and ``ranks``, each with ``rank``,
+            ``local_rank``, ``pid``, ``started`` and ``device``.
+        restarts: The ``restart`` events: ``attempt``, ``rank``, ``cause``, ``failed_at`` and ``t``.
+        failures: Every failed rank of the newest attempt that failed, the cause first.
+        end: The ``end`` event, or what stands for it where there is none; empty before.
+    """
+
+    state: State = State.STARTING
+    agent: Process | None = None
+    attempts: tuple[Mapping[str, Any], ...] = ()
+    restarts: tuple[Mapping[str, Any], ...] = ()
+    failures: tuple[Failure, ...] = ()
+    end: Mapping[str, Any] | None = None
+
+    def after(self, event: Mapping[str, Any]) -> Story:
+        """The story once `event` has happened; events of a newer version change nothing."""
+        match event["event"]:
+            case "agent":
+                return replace(self, agent=Process(event["pid"], event["started"]))
+            case "attempt":
+                state = self.state if self.state == State.STOPPING else State.RUNNING
+                return replace(self, state=state, attempts=(*self.attempts, event))
+            case "failure":
+                return replace(self, failures=tuple(Failure.from_json(failure) for failure in event["failures"]))
+            case "restart":
+                return replace(self, state=State.RESTARTING, restarts=(*self.restarts, event))
+            case "stopping":
+                return replace(self, state=State.STOPPING)
+            case "end":
+                return replace(self, state=State(event["state"]), end=event)
+        return self

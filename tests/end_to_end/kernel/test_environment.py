@@ -1,0 +1,102 @@
+"""Ranks see the kernel's environment, directory, import path and helper modules as they are at the launch."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+SEEN = "def seen(*names):\n    return [os.environ.get(name) for name in names]"
+
+
+def test_variables_set_changed_and_deleted_between_launches(kernel: Any) -> None:
+    kernel.does(SEEN)
+    for change, expected in [
+        ("os.environ['ICE_TOKEN'] = 'one'", "one"), ("os.environ['ICE_TOKEN'] = 'two'", "two"),
+        ("os.environ['ICE_TOKEN'] = ''", ""), ("del os.environ['ICE_TOKEN']", None),
+    ]:
+        kernel.does(change)
+        assert kernel.value("results(seen, 'ICE_TOKEN')") == {0: [expected], 1: [expected]}
+
+
+def test_a_rank_has_the_kernels_variables_and_those_of_its_rank_alone(kernel: Any) -> None:
+    kernel.does("def everything():\n    return dict(os.environ)")
+    kernel.does("rank = results(everything)[1]; kernel = dict(os.environ)")
+    assert kernel.value("sorted(kernel.keys() - rank.keys())") == []
+    assert kernel.value("sorted(name for name in kernel if rank[name] != kernel[name])") == []
+    added = kernel.value("sorted(rank.keys() - kernel.keys())")
+    assert {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID"} <= set(added)
+    known = ("TORCH", "RANK", "LOCAL_", "GROUP_", "ROLE_", "WORLD_", "MASTER_", "ICELAUNCH_", "OMP_NUM_THREADS", "GLOO_", "NCCL_")
+    assert [name for name in added if not name.startswith(known)] == []
+
+
+def test_a_secret_stands_in_no_process_of_ours_that_lasts(kernel: Any) -> None:
+    kernel.does(SEEN)
+    kernel.does("os.environ['API_TOKEN'] = 'hunter2'; results(seen, 'API_TOKEN')")
+    assert len(kernel.leftovers()) >= 2
+    assert not any("hunter2" in process.environ().values() for process in kernel.leftovers())
+    kernel.does("del os.environ['API_TOKEN']")
+
+
+def test_working_directory_and_import_path(kernel: Any) -> None:
+    kernel.does(
+        "here, there = HOME / 'here', HOME / 'there'\nfor d in (here, there): d.mkdir()\n"
+        "(there / 'only_there.py').write_text('VALUE = 5')\n"
+        "def use():\n    import only_there\n    return os.getcwd(), only_there.VALUE"
+    )
+    kernel.does("old = os.getcwd(); os.chdir(here); sys.path.insert(0, str(there))")
+    assert kernel.value("results(use)") == dict.fromkeys((0, 1), (str(kernel.home / "here"), 5))
+    kernel.does("os.chdir(old); sys.path.remove(str(there))")
+    error = kernel.run("results(use)").error
+    assert error.splitlines()[-1] == "ModuleNotFoundError: No module named 'only_there'"
+
+
+def test_a_helper_edited_between_two_launches_runs_as_it_is_now(kernel: Any) -> None:
+    """Within the same second and with the same size: Python's own cache of compiled modules wouldn't see it."""
+    kernel.does(
+        "helper = pathlib.Path('edited_helper.py')\n"
+        "def write(n):\n    helper.write_text(f'def value():\\n    return {n}\\n')\n    os.utime(helper, ns=(10**18 + n, 10**18 + n))\n"
+        "def use():\n    import edited_helper\n    return edited_helper.value()"
+    )
+    assert kernel.value("got = []\nfor n in range(5):\n    write(n)\n    got.append(results(use, ranks=1)[0])\ngot") == [0, 1, 2, 3, 4]
+
+
+def test_a_helper_edited_at_full_speed(kernel: Any) -> None:
+    kernel.does(
+        "quick = pathlib.Path('quick_helper.py')\n"
+        "def use():\n    import quick_helper\n    return quick_helper.N"
+    )
+    assert kernel.value("got = []\nfor n in range(5):\n    quick.write_text(f'N = {n}')\n    got.append(list(results(use).values()))\ngot") == [
+        [n, n] for n in range(5)
+    ]
+
+
+def test_a_helper_that_the_notebook_imported_itself_runs_as_it_is_on_disk(kernel: Any) -> None:
+    kernel.does(
+        "mine = pathlib.Path('my_helper.py')\nmine.write_text('def value():\\n    return 1\\n')\nimport my_helper\n"
+        "def use():\n    return my_helper.value()"
+    )
+    assert kernel.value("results(use)") == {0: 1, 1: 1}
+    kernel.does("mine.write_text('def value():\\n    return 2\\n')")
+    assert kernel.value("results(use), my_helper.value()") == ({0: 2, 1: 2}, 1)
+
+
+def test_threads_are_the_machines_share_unless_the_user_says(kernel: Any) -> None:
+    kernel.does("def threads():\n    import torch\n    return torch.get_num_threads(), os.environ.get('OMP_NUM_THREADS')")
+    share = max(1, len(os.sched_getaffinity(0)) // 2)
+    assert {n for n, _ in kernel.value("results(threads)").values()} <= {share, 1}, "a cgroup may grant less than the affinity"
+    wanted = 2 if share != 2 else 1  # not more than the processors there are: libgomp wouldn't
+    kernel.does(f"os.environ['OMP_NUM_THREADS'] = '{wanted}'")
+    assert kernel.value("results(threads)") == dict.fromkeys((0, 1), (wanted, str(wanted)))
+    kernel.does("del os.environ['OMP_NUM_THREADS']")
+    assert kernel.value("[n for n, _ in results(threads, ranks=8).values()]") == [max(1, len(os.sched_getaffinity(0)) // 8)] * 8
+
+
+def test_variables_that_act_when_torch_is_imported_act(kernel: Any) -> None:
+    kernel.does("os.environ['PYTHONHASHSEED'] = '0'\ndef hashed():\n    return hash('ice')")
+    first = kernel.value("results(hashed, ranks=1)[0]")
+    kernel.does("os.environ['PYTHONHASHSEED'] = '1'")
+    second = kernel.value("results(hashed, ranks=1)[0]")
+    kernel.does("os.environ['PYTHONHASHSEED'] = '0'")
+    assert kernel.value("results(hashed, ranks=1)[0]") == first != second
+    kernel.does("del os.environ['PYTHONHASHSEED']")
+    assert len(kernel.host()) <= 4, "hosts that nobody needs any more end"

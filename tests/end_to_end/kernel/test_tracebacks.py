@@ -1,0 +1,153 @@
+"""A failure is read in one look, and the cell's source is there for whoever needs it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+BOOM = """def deep(x):
+    y = x + 1
+    raise ValueError(f"boom {y}")  # some comment
+
+def train(x):
+    return deep(x)
+"""
+
+
+def test_the_error_ends_with_the_cells_own_lines(kernel: Any) -> None:
+    cell = kernel.does(BOOM)
+    error = kernel.run("run = launch(train, 1)\nrun.result()").error
+    assert error.splitlines()[-1] == "ValueError: boom 2"
+    assert f"Cell In[{cell.number}], line 3, in deep" in error
+    assert re.search(r'----> 3 .*raise ValueError\(f"boom \{y\}"\)  # some comment', error)
+    assert f"Cell In[{cell.number}], line 6, in train" in error
+    assert "/torch/" not in error and "elastic" not in error
+    assert "/icelaunch_nb/" not in error and "multiprocessing" not in error
+    assert "<frozen" not in error and "ipykernel_" not in error
+
+
+def test_the_error_says_first_who_failed_and_where_the_logs_are(kernel: Any) -> None:
+    kernel.does(BOOM)
+    cell = kernel.run("run = launch(train, 1, ranks=3)\nrun.result()")
+    assert cell.ename == "RunFailed"
+    assert re.match(r"RunFailed: rank \d of 3 failed, ranks \d, \d the same way\n", cell.error)
+    assert kernel.value("run.log_dir") in cell.error
+    assert cell.error.count("ValueError: boom 2") == 1, "equal failures are told once"
+
+
+def test_failures_tell_of_every_rank(kernel: Any) -> None:
+    kernel.does(
+        "def mixed():\n    rank = ice.get_context().rank\n    time.sleep(rank * 0.5)\n    if rank == 0:\n        raise KeyError('first')\n"
+        "    while True:\n        time.sleep(0.05)"
+    )
+    kernel.does("run = launch(mixed, ranks=2); run.wait()")
+    assert kernel.value("[(f.rank, f.kind, f.type_name, f.attempt) for f in run.failures]") == [(0, "raised", "KeyError", 0)]
+    kernel.does("def all_of_them():\n    raise OSError(ice.get_context().rank)")
+    kernel.does("run = launch(all_of_them, ranks=3); run.wait()")
+    assert kernel.value("sorted((f.rank, f.title) for f in run.failures)") == [(r, f"OSError: {r}") for r in range(3)]
+    assert kernel.value("[f.time for f in run.failures] == sorted(f.time for f in run.failures)") is True
+
+
+@pytest.mark.parametrize(
+    ("definition", "expression", "what"),
+    [
+        ("", "ZeroDivisionError('x')", "type(c) is ZeroDivisionError and c.args == ('x',)"),
+        ("class Mine(Exception): pass", "Mine('x', 2)", "type(c) is Mine and c.args == ('x', 2)"),
+        (
+            "class Coded(Exception):\n    def __init__(self, code):\n        super().__init__(f'code {code}')\n        self.code = code",
+            "Coded(7)", "c is None or (type(c) is Coded and c.code == 7)",
+        ),
+        ("class WithData(Exception): pass", "WithData({'lock': __import__('threading').Lock()})", "c is None"),
+        ("", "ExceptionGroup('several', [ValueError(1), KeyError(2)])", "len(c.exceptions) == 2"),
+        ("", "KeyboardInterrupt()", "type(c) is KeyboardInterrupt"),
+        ("", "SystemExit(0)", "type(c) is SystemExit"),
+    ],
+)
+def test_the_original_exception_is_the_cause(kernel: Any, definition: str, expression: str, what: str) -> None:
+    kernel.does(f"{definition}\ndef fail():\n    raise {expression}")
+    kernel.does("error = None\ntry:\n    results(fail)\nexcept ice.RunFailed as e:\n    error = e\nc = error.__cause__")
+    assert kernel.value(what), kernel.run("error, c").value
+
+
+def test_chained_exceptions_are_told_in_order(kernel: Any) -> None:
+    kernel.does("def chained():\n    try:\n        {}['missing']\n    except KeyError as e:\n        raise RuntimeError('no such thing') from e")
+    error = kernel.run("results(chained)").error
+    assert error.index("KeyError: 'missing'") < error.index("direct cause") < error.index("RuntimeError: no such thing")
+    assert error.splitlines()[-1] == "RuntimeError: no such thing"
+
+
+def test_an_error_within_a_library_shows_the_way_there(kernel: Any) -> None:
+    cell = kernel.does("import json\ndef parse():\n    return json.loads('{')  # here")
+    error = kernel.run("results(parse)").error
+    assert f"Cell In[{cell.number}], line 3, in parse" in error and "# here" in error
+    assert "JSONDecodeError" in error.splitlines()[-1]
+
+
+def test_an_error_within_torch_ends_at_the_users_line(kernel: Any) -> None:
+    cell = kernel.does("import torch\ndef shapes():\n    return torch.nn.Linear(2, 2)(torch.ones(3))  # wrong")
+    error = kernel.run("results(shapes)").error
+    assert f"Cell In[{cell.number}], line 3, in shapes" in error and "# wrong" in error
+    assert "/torch/" not in error
+    assert error.splitlines()[-1].startswith("RuntimeError: ")
+
+
+def test_two_cells_that_define_the_same_name_keep_their_numbers(kernel: Any) -> None:
+    first = kernel.does("def part():\n    raise ValueError('in part')  # the first cell")
+    second = kernel.does("def whole():\n    part()  # the second cell")
+    error = kernel.run("results(whole)").error
+    assert f"Cell In[{first.number}], line 2, in part" in error and "# the first cell" in error
+    assert f"Cell In[{second.number}], line 2, in whole" in error and "# the second cell" in error
+
+
+def test_a_result_that_cannot_be_pickled_is_named_and_the_others_are_kept(kernel: Any) -> None:
+    kernel.does(
+        "import threading\nclass Holder:\n    pass\n"
+        "def give():\n    if ice.get_context().rank == 0:\n        return 'fine'\n    h = Holder(); h.parts = {'lock': threading.Lock()}\n    return h"
+    )
+    cell = kernel.run("run = launch(give)\nrun.result()")
+    assert "rank 1's result.parts['lock'] (a _thread.lock)" in cell.error
+    kernel.does("try:\n    run.result()\nexcept ice.RunFailed as e:\n    kept = e.results")
+    assert kernel.value("kept") == {0: "fine"}
+
+
+def test_getsource_finds_the_cell_in_the_rank(kernel: Any) -> None:
+    source = "def sourced(x):\n    # a comment of one's own\n    import inspect\n    return inspect.getsource(sourced)\n"
+    kernel.does(source)
+    assert kernel.value("results(sourced, 1)") == {0: source, 1: source}
+
+
+def test_getsource_finds_methods_and_lambdas(kernel: Any) -> None:
+    kernel.does(
+        "import inspect\nclass Net:\n    def forward(self, x):\n        return x  # as it is\n"
+        "double = lambda x: 2 * x\ndef use():\n    return inspect.getsource(Net.forward), inspect.getsource(double)"
+    )
+    assert kernel.value("results(use, ranks=1)[0]") == ("    def forward(self, x):\n        return x  # as it is\n", "double = lambda x: 2 * x\n")
+
+
+def test_torch_jit_script_of_a_cells_function_and_module(kernel: Any) -> None:
+    kernel.does(
+        "import torch\ndef twice(x: torch.Tensor) -> torch.Tensor:\n    return x * 2\n"
+        "class Net(torch.nn.Module):\n    def forward(self, x: torch.Tensor) -> torch.Tensor:\n        return x + 1\n"
+        "def use():\n    return torch.jit.script(twice)(torch.ones(1)).item(), torch.jit.script(Net())(torch.ones(1)).item()"
+    )
+    assert kernel.value("results(use, ranks=1)") == {0: (2.0, 2.0)}
+
+
+def test_torch_compile_of_a_cells_function_and_module(kernel: Any) -> None:
+    kernel.does(
+        "import torch\ndef twice(x):\n    return x * 2\n"
+        "class Net(torch.nn.Module):\n    def forward(self, x):\n        return twice(x) + 1\n"
+        "def use():\n    compiled = torch.compile(twice, backend='eager', fullgraph=True)\n"
+        "    net = torch.compile(Net(), backend='eager', fullgraph=True)\n    return compiled(torch.ones(1)).item(), net(torch.ones(1)).item()"
+    )
+    assert kernel.value("results(use, ranks=1)", 120) == {0: (2.0, 3.0)}
+
+
+def test_no_sentence_of_torch_gets_into_the_notebook(kernel: Any) -> None:
+    cell = kernel.does("results(lambda: 1)")
+    assert (cell.out, cell.err) == ("", "")
+    kernel.does(BOOM)
+    cell = kernel.run("results(train, 1)")
+    assert (cell.out, cell.err) == ("", "")

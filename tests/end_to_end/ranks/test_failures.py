@@ -1,0 +1,184 @@
+"""A failure is told in one look: by the rank that failed, at once, with what is likely behind it."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import jobs
+import pytest
+
+import icelaunch_nb as ice
+from icelaunch_nb.processes import Process
+
+
+def fails(fn, *args, nproc: int = 2, **kwargs) -> ice.RunFailed:
+    with pytest.raises(ice.RunFailed) as caught:
+        ice.launch(fn, args, nproc_per_node=nproc, **kwargs).result(60)
+    return caught.value
+
+
+def test_the_error_arrives_while_the_others_wait_in_a_barrier(runs: Path) -> None:
+    ice.launch(jobs.environment, nproc_per_node=2).result(60)
+    error = fails(jobs.raise_while_others_wait, ZeroDivisionError, 1, str(runs / "raised"))
+    seconds = time.time() - float((runs / "raised").read_text())
+    assert seconds < 2.5, f"the error took {seconds:.2f} s"
+    assert isinstance(error.__cause__, ZeroDivisionError)
+    assert error.rank == 1
+    assert str(error).splitlines()[-1] == "ZeroDivisionError: boom"
+    assert "# the marker of this line" in str(error)
+    assert "/torch/" not in str(error).split("logs:")[1]
+    assert "multiprocessing" not in str(error)
+
+
+def test_all_ranks_that_failed_are_listed_and_equal_ones_folded() -> None:
+    def all_fail() -> None:
+        rank = ice.get_context().rank
+        if rank == 3:
+            time.sleep(0.01)
+            raise KeyError("other")
+        raise ValueError("same")
+
+    error = fails(all_fail, nproc=4)
+    assert sorted(f.rank for f in error.failures) == [0, 1, 2, 3]
+    assert [f.time for f in error.failures] == sorted(f.time for f in error.failures)
+    assert "the same way" in str(error)
+    assert str(error).count("ValueError: same") == 1
+    assert "KeyError: 'other'" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "words"),
+    [
+        ("exit 0", "exited", "SystemExit: 0"),
+        ("exit 3", "exited", "SystemExit: 3"),
+        ("os._exit 0", "exited", "exited with code 0 before it returned"),
+        ("interrupt", "raised", "KeyboardInterrupt"),
+        ("SIGKILL", "killed", "killed by SIGKILL"),
+        ("SIGTERM", "killed", "killed by SIGTERM"),
+        ("SIGBUS", "killed", "killed by SIGBUS"),
+        ("SIGABRT", "killed", "killed by SIGABRT"),
+    ],
+)
+def test_a_rank_that_ends_without_returning_has_failed(how: str, kind: str, words: str) -> None:
+    error = fails(jobs.end_by, how, 1)
+    assert [(f.rank, f.kind) for f in error.failures] == [(1, kind)]
+    assert words in str(error).splitlines()[-1]
+    if how.startswith("SIG"):
+        assert error.failures[0].exitcode == -getattr(signal, how)
+        assert error.failures[0].signal == how
+        assert "likely cause: " in error.failures[0].hint
+
+
+def test_a_crash_in_c_shows_the_python_stack() -> None:
+    def crash() -> None:
+        import ctypes
+
+        ctypes.string_at(0)  # reads address 0
+
+    error = fails(crash, nproc=1)
+    assert "Fatal Python error: Segmentation fault" in str(error)
+    assert "in crash" in str(error)
+    assert "icelaunch_nb/worker" not in str(error)
+
+
+def test_a_killed_ranks_peer_is_not_taken_for_the_cause() -> None:
+    def killed_in_a_collective() -> None:
+        import os
+
+        import torch.distributed as dist
+
+        dist.init_process_group("gloo")
+        if dist.get_rank() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        dist.barrier()
+
+    for _ in range(5):
+        assert fails(killed_in_a_collective).rank == 1
+
+
+def test_the_others_values_are_kept_where_one_cant_be_pickled() -> None:
+    def unpicklable_on_one() -> object:
+        import threading
+
+        if ice.get_context().rank == 1:
+            return {"state": [threading.Lock()]}
+        time.sleep(0.3)
+        return "fine"
+
+    error = fails(unpicklable_on_one, nproc=3)
+    assert error.results == {0: "fine", 2: "fine"}
+    assert error.rank == 1
+    assert "rank 1's result['state'][0] (a _thread.lock) can't be pickled" in str(error)
+
+
+def test_nothing_survives_a_rank_that_cant_be_asked_to_go(runs: Path) -> None:
+    """Rank 1 fails while rank 0 ignores SIGTERM, deep in C code that holds the GIL, with a child of its own."""
+
+    def one_fails(note: str) -> None:
+        if ice.get_context().rank == 0:
+            jobs.leave_children_and_wait(note)
+        deadline = time.monotonic() + 20
+        while not Path(note).exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        raise RuntimeError("boom")
+
+    note = runs / "child"
+    assert fails(one_fails, str(note)).rank == 1
+    child = Process.of(int(note.read_text()))
+    assert child is None or not child.alive()
+
+
+def test_frames_of_others_are_left_out_but_users_helpers_stay(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (runs / "my_helper.py").write_text("import torch\n\ndef go():\n    torch.nn.Linear(2, 3)(torch.ones(5))  # wrong shape\n")
+    monkeypatch.syspath_prepend(str(runs))
+
+    def use() -> None:
+        import my_helper
+
+        my_helper.go()
+
+    message = str(fails(use, nproc=1))
+    assert "my_helper.py:4, in go" in message
+    assert "# wrong shape" in message
+    assert "torch/nn/modules" not in message
+
+
+def test_causes_are_told_too() -> None:
+    def chained() -> None:
+        try:
+            {}["x"]
+        except KeyError as error:
+            raise ValueError("outer") from error
+
+    message = str(fails(chained, nproc=1))
+    assert message.index("KeyError: 'x'") < message.index("direct cause") < message.index("ValueError: outer")
+
+
+def test_an_exception_that_cant_be_rebuilt_is_told_by_its_text() -> None:
+    def odd() -> None:
+        class Odd(Exception):
+            def __init__(self, a: int, b: int) -> None:
+                super().__init__(f"{a} and {b}")
+
+        raise Odd(1, 2)
+
+    error = fails(odd, nproc=1)
+    assert str(error).splitlines()[-1].endswith("Odd: 1 and 2")
+
+
+def test_a_module_that_the_rank_cant_import_is_said_to_be_missing() -> None:
+    import sys
+    import types
+
+    module = types.ModuleType("only_in_memory")
+    exec("def work():\n    return 1", module.__dict__)
+    sys.modules["only_in_memory"] = module
+    try:
+        error = fails(module.work, nproc=1, max_restarts=3)
+    finally:
+        del sys.modules["only_in_memory"]
+    assert error.failures[0].kind == "loading"
+    assert "ModuleNotFoundError: No module named 'only_in_memory'" in str(error)
+    assert error.attempt == 0

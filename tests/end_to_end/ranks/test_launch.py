@@ -1,0 +1,299 @@
+"""launch() and its handle."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import jobs
+import numpy as np
+import pytest
+
+import icelaunch_nb as ice
+
+
+def test_the_context_says_who_a_rank_is() -> None:
+    run = ice.launch(jobs.everything_of_me, nproc_per_node=2, max_restarts=4, role="trainer")
+    assert run.result(60)[1] == {
+        "rank": 1, "local_rank": 1, "world_size": 2, "local_world_size": 2, "role": "trainer", "restart_count": 0,
+        "max_restarts": 4, "run_id": run.run_id, "device": "cpu",
+    }
+    assert run.devices == {0: "cpu", 1: "cpu"}
+
+
+def test_the_same_code_runs_under_torchrun(runs: Path) -> None:
+    script = runs / "script.py"
+    script.write_text("import jobs\nprint(sorted(jobs.everything_of_me().items()))\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1", "--role=tr", str(script)],
+        env={**os.environ, "PYTHONPATH": os.path.dirname(jobs.__file__), "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True, text=True, timeout=100, check=True,
+    )
+    assert "('device', 'cpu'), ('local_rank', 0), ('local_world_size', 1), ('max_restarts', 0), ('rank', 0)" in done.stdout
+    assert "('restart_count', 0), ('role', 'tr')" in done.stdout
+
+
+def test_outside_of_a_rank_there_is_no_context() -> None:
+    with pytest.raises(ice.IcelaunchError, match="this process is no rank"):
+        ice.get_context()
+
+
+def test_the_handle_tells_the_life_of_a_run() -> None:
+    def wait_for_resume() -> int:
+        ice.get_context().events.resume.wait(60)
+        return ice.get_context().rank
+
+    started = time.monotonic()
+    run = ice.launch(wait_for_resume, nproc_per_node=2)
+    assert time.monotonic() - started < 1
+    assert not run.wait(0.05)
+    deadline = time.monotonic() + 30
+    while run.state != "RUNNING" and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert sorted(run.pids) == [0, 1]
+    assert repr(run).startswith(f"<Run {run.run_id}: RUNNING, 2 ranks, attempt 0, 0 restarts, ")
+    assert repr(run).endswith(f" s, {run.log_dir}>")
+    with pytest.raises(TimeoutError, match="goes on"):
+        run.result(0.01)
+    run.resume()
+    assert run.result(60) == {0: 0, 1: 1}
+    assert run.pids == {}
+    assert run.failures == []
+
+
+def test_await_gives_the_results() -> None:
+    async def main() -> dict:
+        ticks = 0
+
+        async def tick() -> None:
+            nonlocal ticks
+            while True:
+                ticks += 1
+                await asyncio.sleep(0.005)
+
+        ticking = asyncio.create_task(tick())
+        values = await ice.launch(lambda: time.sleep(0.2) or 7, nproc_per_node=2)
+        ticking.cancel()
+        assert ticks > 5, "the event loop must go on"
+        return values
+
+    assert asyncio.run(main()) == {0: 7, 1: 7}
+
+
+def test_stop_gives_grace_and_ends_in_stopped() -> None:
+    def save_when_asked() -> None:
+        import signal
+        import sys
+
+        def on_term(*_: object) -> None:
+            print("saved")
+            sys.exit(0)
+
+        signal.signal(signal.SIGTERM, on_term)
+        print("ready")
+        time.sleep(60)
+
+    run = ice.launch(save_when_asked, nproc_per_node=2)
+    deadline = time.monotonic() + 30
+    while "ready" not in run.logs(0) or "ready" not in run.logs(1):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    run.stop(grace=20)
+    assert run.wait(0) or run.state in ("RUNNING", "STOPPING", "STOPPED")
+    with pytest.raises(ice.RunStopped):
+        run.result(30)
+    assert run.state == "STOPPED"
+    assert run.logs(0) == run.logs(1) == "ready\nsaved\n"
+
+
+def test_kill_ends_ranks_that_ignore_sigterm(runs: Path) -> None:
+    run = ice.launch(jobs.leave_children_and_wait, (str(runs / "child"),))
+    deadline = time.monotonic() + 30
+    while not (runs / "child").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    run.stop(grace=600)
+    run.kill()
+    assert run.wait(20)
+    assert run.state == "STOPPED"
+
+
+def test_a_stop_before_the_agent_is_there_is_not_lost() -> None:
+    run = ice.launch(time.sleep, (60,), nproc_per_node=2)
+    run.stop(0)
+    assert run.wait(60)
+    assert run.state == "STOPPED"
+
+
+def test_stacks_show_where_every_rank_is() -> None:
+    def sit_in_c() -> None:
+        import ctypes
+
+        print("ready")
+        ctypes.PyDLL(None).sleep(60)  # holds the GIL
+
+    run = ice.launch(sit_in_c, nproc_per_node=2)
+    deadline = time.monotonic() + 30
+    while "ready" not in run.logs(0) or "ready" not in run.logs(1):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    stacks = run.stacks()
+    assert sorted(stacks) == [0, 1]
+    assert all("in sit_in_c" in stack for stack in stacks.values())
+    run.stop(0)
+    assert run.wait(30)
+
+
+def test_events_given_at_the_launch_are_the_ranks_events() -> None:
+    events = ice.Events()
+    events.progress_bar_total.value = 12
+
+    def count(passed: ice.Events) -> tuple[int, bool]:
+        mine = ice.get_context().events
+        mine.progress_bar_iter.value = 5
+        mine.paused.set()
+        return passed.progress_bar_total.value, passed.paused.is_set()
+
+    assert ice.launch(count, (events,), events=events).result(60) == {0: (12, True)}
+    assert events.progress_bar_iter.value == 5
+    assert events.paused.is_set()
+
+
+def test_it_works_from_another_thread() -> None:
+    found: list = []
+    thread = threading.Thread(target=lambda: found.append(ice.launch(jobs.all_reduce, nproc_per_node=2).result(60)))
+    thread.start()
+    thread.join(60)
+    assert found == [{0: 1.0, 1: 1.0}]
+
+
+def test_several_runs_live_side_by_side() -> None:
+    running = [ice.launch(jobs.all_reduce, nproc_per_node=2) for _ in range(4)]
+    assert [run.result(60) for run in running] == [{0: 1.0, 1: 1.0}] * 4
+
+
+def test_sixty_four_ranks() -> None:
+    assert ice.launch(jobs.all_reduce, nproc_per_node=64).result(100)[63] == sum(range(64))
+
+
+def test_threads_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def threads() -> tuple[int, str | None]:
+        import torch
+
+        return torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
+
+    from icelaunch_nb.devices import usable_cpus
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for nproc in (1, 2):
+        share = max(1, usable_cpus() // nproc)
+        assert ice.launch(threads, nproc_per_node=nproc).result(60)[0] == (share, str(share))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert ice.launch(threads, nproc_per_node=1).result(60) == {0: (1, "1")}
+
+
+def test_ranks_draw_different_numbers_but_torch_starts_equal() -> None:
+    def draw() -> tuple[float, float, float]:
+        import random
+
+        import torch
+
+        return random.random(), float(np.random.rand()), torch.rand(1).item()
+
+    values = ice.launch(draw, nproc_per_node=2).result(60)
+    assert values[0][0] != values[1][0]
+    assert values[0][1] != values[1][1]
+    assert values[0][2] == values[1][2], "torch's default seed is the same everywhere, as under torchrun"
+
+
+def test_large_results_arrive_whole_and_can_be_written_to() -> None:
+    def large() -> dict:
+        import torch
+
+        base = torch.arange(1 << 20)
+        return {"array": np.arange(3 << 20), "tensor": base, "view": base[5:], "bytes": bytes(2 << 20)}
+
+    values = ice.launch(large).result(60)[0]
+    assert (values["array"] == np.arange(3 << 20)).all()
+    values["array"][0] = 7
+    values["tensor"][5] = -1
+    assert values["view"][0] == -1, "tensors that shared memory still share it"
+    assert len(values["bytes"]) == 2 << 20
+
+
+def test_exit_functions_and_threads_of_a_rank_finish() -> None:
+    def register(path: str) -> None:
+        import atexit
+
+        atexit.register(lambda: print("at exit"))
+        threading.Thread(target=lambda: time.sleep(0.2) or print("thread done")).start()
+
+    run = ice.launch(register, ("x",))
+    run.result(60)
+    assert run.logs(0) == "thread done\nat exit\n"
+
+
+def test_a_run_can_be_looked_at_by_another_process(runs: Path) -> None:
+    run = ice.launch(jobs.all_reduce, nproc_per_node=2)
+    run.result(60)
+    code = f"from icelaunch_nb import Run; run = Run({run.log_dir!r}); print(run.state, run.result(), run.attempt)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "SUCCEEDED {0: 1.0, 1: 1.0} 0\n"
+
+
+@pytest.mark.parametrize(
+    ("call", "field"),
+    [
+        (lambda: ice.launch(None), "entrypoint"),
+        (lambda: ice.launch(7), "entrypoint"),
+        (lambda: ice.launch("no such script.py"), "entrypoint"),
+        (lambda: ice.launch("./missing/program"), "entrypoint"),
+        (lambda: ice.launch(""), "entrypoint"),
+        (lambda: ice.launch(jobs.speak, "hello"), "args"),
+        (lambda: ice.launch(jobs.speak, 5), "args"),
+        (lambda: ice.launch(jobs.speak, kwargs=[1]), "kwargs"),
+        (lambda: ice.launch(jobs.speak, kwargs={1: 2}), "kwargs"),
+        (lambda: ice.launch("echo", kwargs={"a": 2}), "kwargs"),
+        (lambda: ice.launch(jobs.speak, nproc_per_node=0), "nproc_per_node"),
+        (lambda: ice.launch(jobs.speak, nproc_per_node="two"), "nproc_per_node"),
+        (lambda: ice.launch(jobs.speak, nproc_per_node=True), "nproc_per_node"),
+        (lambda: ice.launch(jobs.speak, devices="gpu"), "devices"),
+        (lambda: ice.launch(jobs.speak, devices="cpu:3-1"), "devices"),
+        (lambda: ice.launch(jobs.speak, devices="cpu:0-1", nproc_per_node=3), "nproc_per_node"),
+        (lambda: ice.launch(jobs.speak, devices=[]), "devices"),
+        (lambda: ice.launch(jobs.speak, max_restarts=-1), "max_restarts"),
+        (lambda: ice.launch(jobs.speak, max_restart=1), "max_restart"),
+        (lambda: ice.launch(jobs.speak, events="pause"), "events"),
+        (lambda: ice.launch(jobs.speak, config={"nproc_per_node": 2}), "config"),
+        (lambda: ice.launch(jobs.speak, tee="both"), "tee"),
+        (lambda: ice.launch(jobs.speak, log_dir="/dev/null"), "log_dir"),
+        (lambda: ice.launch(jobs.speak, log_dir="/proc/nothing"), "log_dir"),
+        (lambda: ice.launch(jobs.speak, inline=True, nproc_per_node=2), "inline"),
+        (lambda: ice.launch("echo", inline=True), "inline"),
+        (lambda: ice.launch_agent(None, jobs.speak, []), "config"),
+        (lambda: ice.launch_agent(ice.LaunchConfig(1, 1, 1), None, []), "entrypoint"),
+        (lambda: ice.launch_agent(ice.LaunchConfig(1, 1, 1), jobs.speak, None), "args"),
+    ],
+)
+def test_bad_input_is_answered_before_any_process_starts(call, field: str, runs: Path) -> None:
+    with pytest.raises(ice.ConfigError) as caught:
+        call()
+    assert caught.value.field == field
+    assert str(caught.value).startswith(f"{field}=")
+    assert not list(runs.rglob("journal.jsonl"))
+
+
+def test_what_cant_be_pickled_is_named_by_its_path(runs: Path) -> None:
+    lock = threading.Lock()
+    with pytest.raises(ice.PackingError, match=r"args\[1\]\['inner'\]\[0\] \(a _thread.lock\)"):
+        ice.launch(jobs.speak, (1, {"inner": [lock]}))
+    with pytest.raises(ice.PackingError, match=r"kwargs\['word'\]"):
+        ice.launch(jobs.speak, kwargs={"word": lock})
+    with pytest.raises(ice.PackingError, match="<lambda> → lock"):
+        ice.launch(lambda: lock)
+    assert not list(runs.rglob("spec.json"))

@@ -1,0 +1,80 @@
+"""Restarts: as often as asked, counted right everywhere, and not where they can't help."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import jobs
+import pytest
+
+import icelaunch_nb as ice
+
+
+def events(run: ice.Run, kind: str) -> list[dict]:
+    lines = (Path(run.log_dir) / "journal.jsonl").read_text().splitlines()
+    return [event for event in map(json.loads, lines) if event["event"] == kind]
+
+
+def test_a_restart_is_counted_in_every_rank_and_written_down() -> None:
+    run = ice.launch(jobs.fail_until, (2, 1), nproc_per_node=2, max_restarts=3)
+    assert run.result(60) == {0: 2, 1: 2}
+    assert (run.restarts, run.attempt, run.state) == (2, 2, "SUCCEEDED")
+    for attempt in range(3):
+        for rank in (0, 1):
+            assert run.logs(rank, attempt=attempt) == f"attempt {attempt} env {attempt}\n"
+    restarts = events(run, "restart")
+    assert [(e["attempt"], e["rank"], e["cause"]) for e in restarts] == [
+        (1, 1, "RuntimeError: not yet in attempt 0"),
+        (2, 1, "RuntimeError: not yet in attempt 1"),
+    ]
+    assert all(e["t"] >= e["failed_at"] for e in restarts)
+
+
+def test_when_no_restart_is_left_the_last_failure_is_told() -> None:
+    run = ice.launch(jobs.fail_until, (9, 0), nproc_per_node=2, max_restarts=2)
+    with pytest.raises(ice.RunFailed, match="in attempt 2") as caught:
+        run.result(60)
+    assert str(caught.value).endswith("RuntimeError: not yet in attempt 2")
+    assert run.restarts == 2
+
+
+@pytest.mark.parametrize("word", ["NameError", "ImportError", "SyntaxError"])
+def test_launch_doesnt_retry_what_a_retry_cant_cure(word: str) -> None:
+    def wrong() -> None:
+        if word == "NameError":
+            undefined_name  # noqa: B018, F821
+        if word == "ImportError":
+            from os import nothing_of_the_kind  # noqa: F401
+        compile("a b", "x", "exec")
+
+    run = ice.launch(wrong, nproc_per_node=2, max_restarts=3)
+    with pytest.raises(ice.RunFailed, match="not retried: a retry can't cure this"):
+        run.result(60)
+    assert run.restarts == 0
+
+
+def test_launch_agent_retries_whatever_it_was_as_elastic_does(runs: Path) -> None:
+    def wrong() -> None:
+        undefined_name  # noqa: B018, F821
+
+    config = ice.LaunchConfig(1, 1, 1, start_method="forkserver", max_restarts=2)
+    with pytest.raises(ice.RunFailed, match="in attempt 2"):
+        ice.launch_agent(config, wrong, [])
+
+
+def test_after_a_crash_the_next_attempt_comes_soon() -> None:
+    def crash_once() -> float:
+        import os
+        import time
+
+        print(time.time())
+        if ice.get_context().restart_count == 0:
+            os._exit(3)
+        return time.time()
+
+    ice.launch(jobs.environment, nproc_per_node=2).result(60)
+    run = ice.launch(crash_once, nproc_per_node=2, max_restarts=1)
+    crashed = run.result(60) and max(float(re.findall(r"[\d.]+", run.logs(rank, attempt=0))[0]) for rank in (0, 1))
+    assert min(run.result().values()) - crashed < 1.5

@@ -1,0 +1,264 @@
+"""The events board, seen by two processes."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import os
+import pickle
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import cloudpickle
+import pytest
+
+from icelaunch_nb import Events
+from icelaunch_nb.events import COUNTERS, FLAGS
+
+NAMES = (
+    "pause", "paused", "resume", "stop_all_tasks", "trigger_save_checkpoint", "finished_save_checkpoint", "debugger_start",
+    "debugger_end",
+)
+
+# Does with a board what it is told on stdin, a Python expression a line, and answers each with its repr.
+OTHER = """
+import sys
+from icelaunch_nb import Events
+events = Events(sys.argv[1])
+for line in sys.stdin:
+    print(repr(eval(line)), flush=True)
+"""
+
+
+@pytest.fixture
+def board(tmp_path) -> Events:
+    events = Events()
+    events.move_to(tmp_path / "events.board")
+    return events
+
+
+class Other:
+    """A second process that has the same board."""
+
+    def __init__(self, path: Path) -> None:
+        self.process = subprocess.Popen([sys.executable, "-c", OTHER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def tell(self, expression: str) -> None:
+        self.process.stdin.write(expression + "\n")
+        self.process.stdin.flush()
+
+    def answer(self):
+        return eval(self.process.stdout.readline())
+
+    def ask(self, expression: str):
+        self.tell(expression)
+        return self.answer()
+
+
+@pytest.fixture
+def other(board):
+    other = Other(board.path)
+    yield other
+    other.process.stdin.close()
+    other.process.wait(20)
+    other.process.stdout.close()
+
+
+def test_the_vocabulary_is_the_seeds():
+    assert FLAGS == NAMES
+    assert COUNTERS == ("progress_bar_iter", "progress_bar_total")
+
+
+def test_a_fresh_board_has_nothing_set():
+    events = Events()
+    assert not any(getattr(events, name).is_set() for name in NAMES)
+    assert events.progress_bar_iter.value == events.progress_bar_total.value == 0
+    assert repr(events) == "<Events nothing set, progress 0/0>"
+
+
+def test_flags_and_counters_do_not_touch_each_other():
+    events = Events()
+    for name in NAMES:
+        getattr(events, name).set()
+        assert [n for n in NAMES if getattr(events, n).is_set()] == [name]
+        getattr(events, name).clear()
+    events.progress_bar_iter.value = -1
+    assert events.progress_bar_total.value == 0 and not any(getattr(events, n).is_set() for n in NAMES)
+
+
+def test_two_processes_see_each_others_flags_and_counters(board, other):
+    for name in NAMES:
+        getattr(board, name).set()
+        assert other.ask(f"events.{name}.is_set()") is True
+        other.ask(f"events.{name}.clear()")
+        assert not getattr(board, name).is_set()
+    other.ask("setattr(events.progress_bar_total, 'value', 2**62)")
+    board.progress_bar_iter.value = 41
+    assert board.progress_bar_total.value == 2**62
+    assert other.ask("events.progress_bar_iter.value") == 41
+
+
+def test_waiting_ends_when_the_other_process_sets_the_flag(board, other):
+    other.tell("events.pause.wait(30)")
+    board.pause.set()
+    assert other.answer() is True
+    other.tell("events.paused.set()")
+    assert board.paused.wait(30) is True
+
+
+def test_waiting_ends_with_the_timeout():
+    started = time.monotonic()
+    assert Events().pause.wait(0.05) is False
+    assert 0.05 <= time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("timeout", [0, -1])
+def test_a_timeout_of_nothing_only_looks(timeout):
+    events = Events()
+    assert events.pause.wait(timeout) is False
+    events.pause.set()
+    assert events.pause.wait(timeout) is True
+
+
+def test_waiting_without_timeout_in_a_thread_ends_with_the_flag():
+    events = Events()
+    waiter = threading.Thread(target=events.resume.wait, daemon=True)
+    waiter.start()
+    events.resume.set()
+    waiter.join(10)
+    assert not waiter.is_alive()
+
+
+def test_a_board_that_a_run_takes_over_keeps_what_was_set(tmp_path):
+    events = Events()
+    events.pause.set()
+    events.progress_bar_total.value = 7
+    flag = events.pause
+    events.move_to(tmp_path / "b")
+    seen = Events(tmp_path / "b")
+    assert seen.pause.is_set() and seen.progress_bar_total.value == 7
+    flag.clear()  # whoever held a flag before still holds the right one
+    assert not seen.pause.is_set()
+
+
+def test_a_thread_that_waits_sees_a_flag_set_after_the_move(tmp_path):
+    events = Events()
+    waiter = threading.Thread(target=events.resume.wait, daemon=True)
+    waiter.start()
+    events.move_to(tmp_path / "b")
+    Events(tmp_path / "b").resume.set()
+    waiter.join(10)
+    assert not waiter.is_alive()
+
+
+def test_moving_to_where_it_is_changes_nothing(board):
+    board.pause.set()
+    board.move_to(board.path)
+    assert board.pause.is_set()
+
+
+def test_moving_never_overwrites_what_is_there(tmp_path):
+    (tmp_path / "b").write_text("somebody's")
+    with pytest.raises(FileExistsError):
+        Events().move_to(tmp_path / "b")
+    assert (tmp_path / "b").read_text() == "somebody's"
+
+
+def test_the_file_is_its_owners_alone(tmp_path):
+    before = os.umask(0)
+    try:
+        Events().move_to(tmp_path / "b")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "b").stat().st_mode) == 0o600
+
+
+# A second run with the same board.
+
+
+def test_a_second_run_shares_the_board(board, tmp_path):
+    board.move_to(tmp_path / "second")
+    Events(tmp_path / "second").pause.set()
+    assert board.pause.is_set()
+
+
+def test_a_second_run_shares_the_board_after_the_first_ones_directory_was_removed(board, tmp_path):
+    board.pause.set()
+    board.path.unlink()
+    board.move_to(tmp_path / "second")
+    second = Events(tmp_path / "second")
+    assert second.pause.is_set()
+    second.resume.set()
+    assert board.resume.is_set()
+
+
+def test_a_second_run_may_lie_on_another_file_system(board):
+    if not os.path.isdir("/dev/shm") or os.stat("/dev/shm").st_dev == os.stat(board.path).st_dev:
+        pytest.skip("there is no second file system here")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        board.pause.set()
+        board.move_to(Path(folder) / "second")
+        assert Events(Path(folder) / "second").pause.is_set()
+
+
+# Pickles.
+
+
+def test_a_pickled_board_is_the_same_board(board):
+    for again in (pickle.loads(pickle.dumps(board)), cloudpickle.loads(cloudpickle.dumps(board)), copy.copy(board)):
+        board.pause.set()
+        assert again.pause.is_set()
+        again.pause.clear()
+        assert not board.pause.is_set()
+
+
+def test_a_board_that_belongs_to_no_run_cant_be_pickled_and_says_what_to_do():
+    with pytest.raises(TypeError, match=r"give them to launch\(events=…\)"):
+        pickle.dumps(Events())
+
+
+def test_the_board_of_a_run_is_found_by_its_directory(board):
+    board.pause.set()
+    assert Events.of_run(board.path.parent).pause.is_set()
+
+
+# Hostile files.
+
+
+def test_a_missing_board_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        Events(tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"iceboard", b"x" * 4096, b"\0" * 8192], ids=["empty", "torn", "another file", "too long"])
+def test_a_file_that_is_no_board_is_refused_and_left_alone(content, tmp_path):
+    (tmp_path / "b").write_bytes(content)
+    with pytest.raises(ValueError, match="is no events board"):
+        Events(tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == content
+
+
+def test_a_counter_takes_whole_numbers_only():
+    events = Events()
+    events.progress_bar_iter.value = 3.9
+    assert events.progress_bar_iter.value == 3
+    with pytest.raises((ValueError, TypeError)):
+        events.progress_bar_iter.value = "many"
+    assert events.progress_bar_iter.value == 3
+
+
+def test_boards_leave_no_descriptors_behind(tmp_path):
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(20):
+        events = Events()
+        events.move_to(tmp_path / str(number))
+        del events
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) <= before + 1

@@ -1,0 +1,98 @@
+"""A helper that was edited between two launches runs as it is on disk."""
+
+from __future__ import annotations
+
+import os
+import py_compile
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SECOND = 1_700_000_000 * 10**9  # all of it happens within one second of the past
+TRUST = "from icelaunch_nb.imports import trust_only_fresh_bytecode as t; t(); "
+
+
+def run(folder: Path, code: str) -> str:
+    off = ("PYTHONPYCACHEPREFIX", "PYTHONDONTWRITEBYTECODE")  # bytecode is what this is about
+    environ = {name: value for name, value in os.environ.items() if name not in off}
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=60, check=False, env=environ)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def helper(tmp_path) -> Path:
+    """A helper.py that was compiled, then edited within the same second to something of the same size."""
+    path = tmp_path / "helper.py"
+    path.write_text("VALUE = 1\n")
+    os.utime(path, ns=(SECOND, SECOND + 100_000_000))
+    cached = py_compile.compile(str(path))
+    os.utime(cached, ns=(SECOND, SECOND + 200_000_000))
+    path.write_text("VALUE = 2\n")
+    os.utime(path, ns=(SECOND, SECOND + 300_000_000))
+    return path
+
+
+def test_python_alone_would_run_the_old_code(helper):
+    """The trap is real; without it the next test proves nothing."""
+    assert run(helper.parent, "import helper; print(helper.VALUE)") == "1"
+
+
+def test_an_edit_within_the_second_is_seen(helper):
+    assert run(helper.parent, TRUST + "import helper; print(helper.VALUE)") == "2"
+
+
+def test_an_edit_within_the_second_is_seen_in_packages_too(tmp_path, helper):
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__init__.py").write_text("")
+    for path in (helper, helper.parent / "__pycache__" / os.listdir(helper.parent / "__pycache__")[0]):
+        target = tmp_path / "package" / path.relative_to(helper.parent)
+        target.parent.mkdir(exist_ok=True)
+        path.rename(target)
+    assert run(tmp_path, "import package.helper; print(package.helper.VALUE)") == "1"
+    assert run(tmp_path, TRUST + "import package.helper; print(package.helper.VALUE)") == "2"
+
+
+def test_an_edit_within_one_tick_of_the_file_systems_clock_is_seen(helper):
+    (cached,) = (helper.parent / "__pycache__").iterdir()
+    os.utime(cached, ns=(SECOND, SECOND + 300_000_000))
+    assert run(helper.parent, TRUST + "import helper; print(helper.VALUE)") == "2"
+
+
+def test_fresh_bytecode_is_still_used(tmp_path):
+    path = tmp_path / "helper.py"
+    path.write_text("VALUE = 1\n")
+    os.utime(path, ns=(SECOND, SECOND))
+    cached = Path(py_compile.compile(str(path)))
+    before = cached.stat()
+    path.write_text("VALUE = 2\n")  # what bytecode of the same second and size hides, proves that it was used
+    os.utime(path, ns=(SECOND, SECOND))
+    assert before.st_mtime_ns > SECOND
+    assert run(tmp_path, TRUST + "import helper; print(helper.VALUE)") == "1"
+
+
+def test_modules_without_bytecode_and_missing_ones_behave_as_ever(tmp_path):
+    (tmp_path / "plain.py").write_text("VALUE = 3\n")
+    assert run(tmp_path, TRUST + "import plain; print(plain.VALUE)") == "3"
+    code = TRUST + "\ntry:\n    import nowhere\nexcept ModuleNotFoundError as error:\n    print(error.name)\n"
+    assert run(tmp_path, code) == "nowhere"
+
+
+def test_a_module_made_after_the_import_system_looked_is_found(tmp_path):
+    code = f"""
+import os, sys, importlib
+sys.path.insert(0, {str(tmp_path)!r})
+try:
+    import late
+except ImportError:
+    pass
+stat = os.stat({str(tmp_path)!r})
+open({str(tmp_path / 'late.py')!r}, "w").write("VALUE = 4")
+os.utime({str(tmp_path)!r}, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+{TRUST}
+import late
+print(late.VALUE)
+"""
+    assert run(tmp_path, code) == "4"
