@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from enum import IntFlag
 from typing import Any, TypeVar
@@ -21,6 +20,7 @@ from icelaunch_nb.errors import ConfigError, nearest
 START_METHODS = ("spawn", "fork", "forkserver")
 RDZV_BACKENDS = ("c10d", "static", "etcd", "etcd-v2")
 DEFAULT_RDZV_TIMEOUT = 900
+_LONGEST = 1_000_000  # seconds; poll() and torch's timeouts take no more than 24 days
 
 
 class Std(IntFlag):
@@ -46,15 +46,21 @@ class Std(IntFlag):
         remedy = 'must be 0 to 3 (1 stdout, 2 stderr, 3 both), such a number by local rank ("0:1,1:3"), or a dict of them'
         try:
             if isinstance(value, Mapping):
-                return {_local_rank(key): cls._one(one) for key, one in value.items()}
+                return cls._by_rank(value.items())
             if isinstance(value, str) and ":" in value:
-                pairs = [part.split(":") for part in value.split(",")]
-                if len({rank.strip() for rank, _ in pairs}) != len(pairs):
-                    raise ValueError("a local rank stands twice")
-                return {_local_rank(rank): cls._one(one) for rank, one in pairs}
+                return cls._by_rank(part.split(":") for part in value.split(","))
             return cls._one(value)
         except (ValueError, TypeError):
             raise ConfigError(field, value, remedy) from None
+
+    @classmethod
+    def _by_rank(cls, pairs: Iterable[Any]) -> dict[int, Std]:
+        found: dict[int, Std] = {}
+        for rank, one in pairs:
+            if _local_rank(rank) in found:
+                raise ValueError("a local rank stands twice")
+            found[_local_rank(rank)] = cls._one(one)
+        return found
 
     @classmethod
     def _one(cls, value: object) -> Std:
@@ -177,6 +183,7 @@ class LaunchConfig:
             isinstance(k, str) and isinstance(v, str) for k, v in self.metrics_cfg.items()
         ):
             raise ConfigError("metrics_cfg", self.metrics_cfg, "must be a dict from str to str")
+        self.metrics_cfg = dict(self.metrics_cfg)
         if self.metrics_cfg.get("handler", "null") not in ("null", "console"):
             raise ConfigError("metrics_cfg", self.metrics_cfg, 'its "handler" must be "null" or "console"')
 
@@ -187,17 +194,20 @@ class LaunchConfig:
             self.rdzv_timeout != -1 and self.rdzv_timeout <= 0
         ):
             raise ConfigError("rdzv_timeout", self.rdzv_timeout, "must be seconds greater than 0, or -1 for the default")
+        ours = [name for name in ("backend", "endpoint", "run_id", "min_nodes", "max_nodes", "local_addr") if name in self.rdzv_configs]
+        if ours:
+            raise ConfigError("rdzv_configs", self.rdzv_configs, f"{ours[0]!r} has a field of its own or follows from one")
         timeout = self.rdzv_timeout if self.rdzv_timeout != -1 else self.rdzv_configs.get("timeout", DEFAULT_RDZV_TIMEOUT)
         _need_number('rdzv_configs["timeout"]', timeout, "seconds, greater than 0")
         self.rdzv_configs = {**self.rdzv_configs, "timeout": timeout}
         try:
             json.dumps(self.rdzv_configs)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise ConfigError("rdzv_configs", self.rdzv_configs, f"must hold numbers, strings and booleans only: {error}") from None
         if self.rdzv_endpoint:
             host, colon, port = self.rdzv_endpoint.rpartition(":")
             if any(c.isspace() or not c.isprintable() for c in self.rdzv_endpoint) or (
-                colon and "]" not in port and (not host or not port.isdecimal() or int(port) > 65535)
+                colon and "]" not in port and (not host or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535)
             ):
                 raise ConfigError("rdzv_endpoint", self.rdzv_endpoint, "must be host:port with a port from 0 to 65535")
         elif self.max_nodes > 1:
@@ -252,7 +262,7 @@ def _need_text(name: str, value: object) -> None:
 
 
 def _need_number(name: str, value: object, what: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _LONGEST:
         raise ConfigError(name, value, f"must be {what}")
 
 
@@ -260,9 +270,10 @@ def _directory(value: object) -> str:
     """The absolute path of `log_dir`, once it is sure that a directory can be made in it."""
     try:
         path = os.path.abspath(os.path.expanduser(os.fspath(value)))  # type: ignore[call-overload]
-        if not isinstance(path, str) or "\0" in path or not os.fspath(value):
+        if not isinstance(path, str) or "\0" in path or not path or value == "":
             raise TypeError
-    except TypeError:
+        os.fsencode(path)
+    except (TypeError, ValueError):  # ValueError: a lone surrogate, or a NUL where a user's name should be
         raise ConfigError("log_dir", value, "must be the path of a directory, or None") from None
     there = path
     while not os.path.lexists(there):

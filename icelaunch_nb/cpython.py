@@ -10,6 +10,7 @@ import multiprocessing
 import multiprocessing.forkserver
 import threading
 import weakref
+from typing import Any
 
 
 def share_parents_forkserver() -> None:
@@ -18,7 +19,7 @@ def share_parents_forkserver() -> None:
     Such a process knows the server's address already, but not that it runs (it isn't its child), and would start a second,
     cold one. CPython 3.10 to 3.14: ``Lib/multiprocessing/forkserver.py``, ``ForkServer.ensure_running``.
     """
-    server = multiprocessing.forkserver._forkserver  # type: ignore[attr-defined]
+    server: Any = multiprocessing.forkserver._forkserver
     if server._forkserver_address is None or server._forkserver_alive_fd is None:
         raise RuntimeError("this process was not started by a forkserver")
     server.ensure_running = lambda: None
@@ -26,7 +27,8 @@ def share_parents_forkserver() -> None:
 
 def forkserver_pid() -> int | None:
     """The pid of the forkserver that this process started, None before it did."""
-    return multiprocessing.forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    server: Any = multiprocessing.forkserver._forkserver
+    return server._forkserver_pid
 
 
 def forget_start_method() -> None:

@@ -22,7 +22,7 @@ def assign_devices(devices: Devices, nproc: int | str, environ: Mapping[str, str
     """The device of each local rank; its length is the number of ranks.
 
     Args:
-        devices: ``"auto"`` (a GPU per rank where there are enough, else the CPU), ``"cpu"``, ``"cuda"``, ``"cuda:0-2,7"``,
+        devices: ``"auto"`` (a GPU per rank; the CPU where there are no GPUs), ``"cpu"``, ``"cuda"``, ``"cuda:0-2,7"``,
             ``"cpu:0-3"`` or a list of GPU indices.
         nproc: Number of ranks, or ``"auto"``: one per device named, one per visible GPU, else one.
         environ: Where ``CUDA_VISIBLE_DEVICES`` is looked up.
@@ -34,6 +34,8 @@ def assign_devices(devices: Devices, nproc: int | str, environ: Mapping[str, str
         raise ConfigError("nproc_per_node", nproc, 'must be an int, or "auto"')
     if isinstance(nproc, int) and nproc < 1:
         raise ConfigError("nproc_per_node", nproc, "must be at least 1")
+    if isinstance(nproc, int) and nproc > 100_000:
+        raise ConfigError("nproc_per_node", nproc, "must be at most 100000")
     kind, indices = _parse(devices)
     if kind == "cpu":
         if indices is None:
@@ -98,9 +100,11 @@ def _indices(devices: str, ranges: str) -> list[int]:
 
 
 def _distinct(devices: object, indices: list[int]) -> list[int]:
-    twice = [i for i in indices if indices.count(i) > 1] if len(indices) < 1000 else []
-    if twice:
-        raise ConfigError("devices", devices, f"device {twice[0]} stands twice; each rank needs one of its own")
+    seen: set[int] = set()
+    for index in indices:
+        if index in seen:
+            raise ConfigError("devices", devices, f"device {index} stands twice; each rank needs one of its own")
+        seen.add(index)
     return indices
 
 

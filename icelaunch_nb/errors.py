@@ -229,5 +229,8 @@ def _first_line(text: str) -> str:
 
 
 def _short(value: object, limit: int = 200) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception as error:  # an int of more digits than Python turns into text, a broken __repr__
+        text = f"<{type(value).__name__} ({type(error).__name__} in its repr)>"
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -123,9 +123,15 @@ class Events:
     def move_to(self, path: Path) -> None:
         """Gives this board the file `path`, with what was set so far; done once, when a run takes the board over."""
         if self.path is not None:
-            if self.path != path:
+            if self.path == path:
+                return
+            try:
                 os.link(self.path, path)
-            return
+                return
+            except FileExistsError:
+                raise
+            except OSError:  # the first run's directory is gone, or lies on another file system: a new board from here on
+                pass
         content = bytes(self._map)
         self.path = path
         self._map = _open_board(path, content)
@@ -159,4 +165,7 @@ def _open_board(path: Path, content: bytes | None = None) -> mmap.mmap:
             file.flush()
         if os.fstat(file.fileno()).st_size != _SIZE:
             raise ValueError(f"{path} is no events board")
-        return mmap.mmap(file.fileno(), _SIZE)
+        board = mmap.mmap(file.fileno(), _SIZE)
+    if board[: len(_MAGIC)] != _MAGIC:
+        raise ValueError(f"{path} is no events board")
+    return board

@@ -5,8 +5,11 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import time
 from importlib.machinery import SourceFileLoader
 from typing import Any
+
+_RECENT = 60  # seconds; some images set all times alike, so equal ones are suspicious only where somebody just wrote
 
 
 def trust_only_fresh_bytecode() -> None:
@@ -16,7 +19,7 @@ def trust_only_fresh_bytecode() -> None:
     who edits and launches again takes longer; a warm launch after a scripted edit doesn't.
     """
     importlib.invalidate_caches()
-    SourceFileLoader.path_stats = _path_stats  # type: ignore[method-assign]
+    SourceFileLoader.path_stats = _path_stats  # type: ignore[method-assign, assignment]
 
 
 def _path_stats(loader: SourceFileLoader, path: str) -> dict[str, Any]:
@@ -26,6 +29,7 @@ def _path_stats(loader: SourceFileLoader, path: str) -> dict[str, Any]:
     except (OSError, NotImplementedError):
         pass
     else:
-        if cached.st_mtime_ns < source.st_mtime_ns:
+        age = cached.st_mtime_ns - source.st_mtime_ns
+        if age < 0 or (age == 0 and time.time() - source.st_mtime < _RECENT):
             raise OSError("cached bytecode is older than its source")  # importlib then compiles the source
     return {"mtime": source.st_mtime, "size": source.st_size}

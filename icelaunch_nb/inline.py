@@ -10,8 +10,8 @@ from typing import Any
 
 from icelaunch_nb.context import ATTEMPT_VARIABLE, DEVICE_VARIABLE, RUN_DIR_VARIABLE
 from icelaunch_nb.processes import Process
-from icelaunch_nb.rundir import JournalWriter, RunDir
 from icelaunch_nb.run import Run
+from icelaunch_nb.rundir import JournalWriter, RunDir
 
 
 def run_here(run_dir: RunDir, spec: dict[str, Any], fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Run:

@@ -21,8 +21,8 @@ from icelaunch_nb.config import Entrypoint, LaunchConfig
 from icelaunch_nb.errors import ConfigError, nearest
 from icelaunch_nb.events import Events
 from icelaunch_nb.notebook.hosts import hosts
-from icelaunch_nb.rundir import RunDir, make_run_dir
 from icelaunch_nb.run import Run
+from icelaunch_nb.rundir import RunDir, make_run_dir
 from icelaunch_nb.surroundings import Surroundings
 from icelaunch_nb.tasks import AgentTask
 
@@ -84,7 +84,7 @@ def launch(
         args: Its positional arguments.
         kwargs: Its keyword arguments.
         nproc_per_node: Number of ranks; ``"auto"``: one per device named in `devices`, per visible GPU, or one.
-        devices: ``"auto"`` (a GPU per rank, else the CPU), ``"cpu"``, ``"cuda"``, ``"cuda:0-2,7"``, ``"cpu:0-3"`` or a list of
+        devices: ``"auto"`` (a GPU per rank; the CPU where there are no GPUs), ``"cpu"``, ``"cuda"``, ``"cuda:0-2,7"``, ``"cpu:0-3"`` or a list of
             GPU indices. The rank's one is ``get_context().device``, and CUDA's current device.
         max_restarts: How often the ranks are restarted after a failure; None: not at all, or as `config` says. What a retry
             can't cure (SyntaxError, NameError, ImportError, a failed unpickling) isn't retried.

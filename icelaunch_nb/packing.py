@@ -15,6 +15,7 @@ cloudpickle's private names that this leans on (``globals_ref``, the class track
 
 from __future__ import annotations
 
+import functools
 import io
 import linecache
 import mmap
@@ -61,7 +62,7 @@ def _tracked_class(tracker_id: str, definition: bytes) -> type:
     return known if known is not None else pickle.loads(definition)
 
 
-class Pickler(cloudpickle.Pickler):
+class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """cloudpickle's, with the additions that the module's docstring lists.
 
     Args:
@@ -88,7 +89,32 @@ class Pickler(cloudpickle.Pickler):
             return _tracked_class, (_class_ids()[obj], cloudpickle.dumps(obj))
         if isinstance(obj, types.FunctionType):
             self.functions.append(obj)
+        elif isinstance(obj, functools._lru_cache_wrapper) and not _importable(obj):
+            return _empty_cache, (obj.cache_parameters(),), obj.__wrapped__, None, None, _fill_cache
         return super().reducer_override(obj)
+
+
+def _importable(function: Any) -> bool:
+    """Whether a process that imports its module finds this very object by its name."""
+    module = sys.modules.get(function.__module__ or "")
+    return function.__module__ != "__main__" and getattr(module, function.__qualname__, None) is function
+
+
+def _empty_cache(parameters: dict[str, Any]) -> Any:
+    """A `functools.lru_cache` whose function comes later: a recursive one refers to its own cache."""
+    functions: list[Any] = []
+
+    @functools.lru_cache(**parameters)  # type: ignore[untyped-decorator, unused-ignore]
+    def cached(*args: Any, **kwargs: Any) -> Any:
+        return functions[0](*args, **kwargs)
+
+    cached._functions = functions  # type: ignore[attr-defined]
+    return cached
+
+
+def _fill_cache(cached: Any, function: Any) -> None:
+    cached._functions.append(function)
+    functools.update_wrapper(cached, function)
 
 
 def _class_ids() -> Any:
@@ -195,9 +221,7 @@ def warn_of_big_captures(functions: list[types.FunctionType], path: Path, *, sta
 
 def _captured(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
     """Names and values of the globals and closure variables that cloudpickle takes along."""
-    if getattr(sys.modules.get(function.__module__ or ""), function.__qualname__, None) is function and (
-        function.__module__ != "__main__"
-    ):
+    if _importable(function):
         return
     for name in _cp._extract_code_globals(function.__code__):
         if name in function.__globals__:

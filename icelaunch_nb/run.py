@@ -154,7 +154,7 @@ class Run:
 
         Interrupting it stops the run; a second interrupt kills it.
         """
-        with _stopping_on(KeyboardInterrupt, self):
+        with _stopping_on_interrupt(self):
             for pause in self._watch(timeout):
                 time.sleep(pause)
         return self.state.over
@@ -177,10 +177,28 @@ class Run:
         return self._await().__await__()
 
     async def _await(self) -> dict[int, Any]:
-        with _stopping_on((KeyboardInterrupt, asyncio.CancelledError), self):
+        try:
             for pause in self._watch(None):
                 await asyncio.sleep(pause)
+        except asyncio.CancelledError:
+            await self._stop_awaited()
+            if _in_a_cell():
+                raise KeyboardInterrupt from None  # what ipykernel cancels, the user interrupted
+            raise
         return self._outcome()
+
+    async def _stop_awaited(self) -> None:
+        """Stops, and kills once it is cancelled again."""
+        self.stop(_STOP_ON_INTERRUPT)
+        killed, deadline = False, time.monotonic() + _STOP_ON_INTERRUPT + 5
+        while not self.state.over and time.monotonic() < deadline:
+            try:
+                await asyncio.sleep(0.005)
+            except asyncio.CancelledError:
+                if killed:
+                    return
+                self.kill()
+                killed = True
 
     def _watch(self, timeout: float | None) -> Iterator[float]:
         """Shows what is new and yields how long to pause, until the end or the timeout.
@@ -326,7 +344,7 @@ class Run:
 
     def _load_results(self, story: Story) -> dict[int, Any]:
         if self._results is None:
-            results = {}
+            results: dict[int, Any] = {}
             for entry in story.attempts[-1]["ranks"] if story.attempts else []:
                 path = self._dir.rank(story.attempts[-1]["attempt"], entry["local_rank"]).result
                 if self._spec["program"]:
@@ -380,11 +398,11 @@ def attach_to(path: str) -> Run:
 
 
 @contextlib.contextmanager
-def _stopping_on(interrupts: Any, run: Run) -> Iterator[None]:
+def _stopping_on_interrupt(run: Run) -> Iterator[None]:
     """An interrupt stops the run and is raised again once it is over; a second one kills."""
     try:
         yield
-    except interrupts:
+    except KeyboardInterrupt:
         try:
             run.stop(_STOP_ON_INTERRUPT)
             _wait_for_the_end(run, _STOP_ON_INTERRUPT + 5)
@@ -392,6 +410,13 @@ def _stopping_on(interrupts: Any, run: Run) -> Iterator[None]:
             run.kill()
             _wait_for_the_end(run, 5)
         raise
+
+
+def _in_a_cell() -> bool:
+    """Whether the running task is a notebook cell's own, so that a KeyboardInterrupt ends in the cell and not in the loop."""
+    task = asyncio.current_task()
+    code = getattr(task.get_coro() if task else None, "cr_code", None)
+    return code is not None and "ipykernel" in code.co_filename
 
 
 def _wait_for_the_end(run: Run, seconds: float) -> None:

@@ -4,7 +4,7 @@ The directory is the interface between kernel, agent and ranks. The agent alone 
 own folders; whoever looks on reads. Whole files appear by write-then-rename, so a reader never sees half of one.
 
     <log_dir>/<run_id>_<random>/
-        spec.json  call.pkl  sources.json        what was asked (the kernel writes it, then never again)
+        spec.json  call.pkl  sources.json        what was asked (the kernel writes it; call.pkl goes when the run is over)
         journal.jsonl  agent.log                 what happened (the agent)
         events.board                             flags and counters that all of them see
         control  leash                           FIFOs: wishes to the agent; the agent's life, for the ranks
@@ -13,6 +13,7 @@ own folders; whoever looks on reads. Whole files appear by write-then-rename, so
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -136,12 +137,14 @@ def make_run_dir(log_dir: str | None, run_id: str) -> RunDir:
     readable = re.sub(r"[^A-Za-z0-9._-]+", "-", run_id).strip(".-")[:60] or "run"
     base = Path(log_dir) if log_dir is not None else default_log_dir()
     try:
-        base.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for folder in (*reversed(base.parents), base):  # mkdir(parents=True) gives the parents the umask's mode
+            if not folder.is_dir():
+                folder.mkdir(exist_ok=True, mode=0o700)
         run_dir = RunDir(Path(tempfile.mkdtemp(prefix=f"{readable}_", dir=base)))
         for fifo in (run_dir.control, run_dir.leash):
             os.mkfifo(fifo, 0o600)
-    except OSError as error:
-        raise ConfigError("log_dir", str(base), f"a run's directory can't be made there: {error.strerror}") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError("log_dir", str(base), f"a run's directory can't be made there: {getattr(error, 'strerror', error)}") from None
     return run_dir
 
 
@@ -152,7 +155,8 @@ def default_log_dir() -> Path:
         ConfigError: Somebody else owns a directory of that name.
     """
     path = Path(tempfile.gettempdir()) / f"icelaunch_nb-{os.geteuid()}"
-    path.mkdir(mode=0o700, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
         raise ConfigError("log_dir", None, f"{path} belongs to somebody else; set log_dir")
@@ -211,7 +215,7 @@ def read_journal(path: Path, offset: int) -> tuple[list[Mapping[str, Any]], int]
     except FileNotFoundError:
         return [], offset
     whole, newline, _ = data.rpartition(b"\n")
-    events = []
+    events: list[Mapping[str, Any]] = []
     for line in whole.split(b"\n"):
         try:
             event = json.loads(line)

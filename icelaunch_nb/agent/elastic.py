@@ -91,7 +91,6 @@ class IceAgent(LocalElasticAgent):
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         self._attempt += 1
-        spec = worker_group.spec
         if self._attempt:
             self._journal.write("restart", attempt=self._attempt, **(self._cause or {"cause": "other nodes came or went"}))
         self._cause = None

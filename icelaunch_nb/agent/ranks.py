@@ -31,7 +31,7 @@ class SpareRanks:
         context = multiprocessing.get_context("forkserver")
         for _ in range(count):
             theirs, ours = context.Pipe(duplex=False)
-            process = context.Process(target=run_rank, args=(theirs,))
+            process: Any = context.Process(target=run_rank, args=(theirs,))
             process.start()
             theirs.close()
             identity = Process.of(process.pid)
@@ -62,7 +62,7 @@ class Ranks:
 
     def __init__(self, tasks: Sequence[RankTask], start_method: str, spares: SpareRanks) -> None:
         self.tasks = list(tasks)
-        self._context = multiprocessing.get_context(start_method)
+        self._context: Any = multiprocessing.get_context(start_method)
         self._spares = spares
         self._processes: list[Any] = []
         self.identities: dict[int, Process] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib.util
 import json
@@ -30,6 +31,7 @@ _EARLY = re.compile(
 # Huge pages for malloc's heap (glibc 2.35 and later): a fork then copies fewer page tables, 2.1 instead of 3.6 ms a rank. Ranks
 # get the launch environment laid over, so their own children don't inherit it.
 _FASTER_FORKS = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+_CLOSING = 6.0  # seconds that a host gets to end its runs when this process ends
 _KEPT_WARM = 2  # a host holds about 180 MB
 
 
@@ -45,6 +47,7 @@ class Host:
         self._socket, theirs = socket.socketpair()
         self._sending = threading.Lock()
         self._heard = b""
+        self._detached = False
         self.warm = False
         with theirs:
             # A session of its own: Jupyter's Interrupt is a SIGINT to the kernel's whole process group.
@@ -62,6 +65,7 @@ class Host:
         """
         with self._sending:
             self._socket.sendall(task.to_line())
+        self._detached = self._detached or task.detach
 
     def alive(self) -> bool:
         """Whether it still runs."""
@@ -81,6 +85,15 @@ class Host:
         """The end of what it wrote, for the message that it is gone."""
         self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - 4000))
         return self._log.read().decode(errors="replace").strip()
+
+    def close(self) -> None:
+        """At the end of this process: the host ends its runs and itself; waits for that, but not for detached runs."""
+        self._socket.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(0 if self._detached else _CLOSING)
+        if self.process.returncode is None:
+            self.process.returncode = 0  # it goes on by itself; Popen would warn of that
+        self._log.close()
 
     def retire(self) -> None:
         """Lets it end once its last run has; as long as this object lives, so does its hold on the kernel's life."""
@@ -132,6 +145,12 @@ class Hosts:
                 host.process.wait(10)
         raise HostError(f"the process that starts agents ended at once:\n{host.last_words()}")
 
+    def close(self) -> None:
+        """Closes all hosts of this process."""
+        if self._pid == os.getpid():
+            for host in [*self._hosts.values(), *self._retired]:
+                host.close()
+
     def _retire(self) -> None:
         """Keeps the newest warm and lets the others end."""
         for key in list(self._hosts)[:-_KEPT_WARM]:
@@ -153,3 +172,4 @@ def _python_path(environ: Mapping[str, str]) -> str:
 
 
 hosts = Hosts()
+atexit.register(hosts.close)

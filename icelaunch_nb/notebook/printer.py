@@ -46,7 +46,7 @@ class _Tail:
 
 
 class Printer:
-    """Prints what is new when it is asked to, in the thread that asks.
+    r"""Prints what is new when it is asked to, in the thread that asks.
 
     Whole lines come at once. A line that isn't finished yet is held back, so that ranks can't break each other's lines; it is
     shown, and kept up to date, while no other rank's line is on the console's last line. So a single rank's progress bar
@@ -66,11 +66,20 @@ class Printer:
             attempts: The journal's attempts so far.
             final: Whether nothing will come any more, so that unfinished lines are over, too.
         """
+        texts: dict[str, list[str]] = {"stdout": [], "stderr": []}
         for attempt in attempts[self._known :]:
-            self._finish()
+            self._show_new(texts)
+            self._finish(texts)
             self._follow(attempt)
         self._known = len(attempts)
-        texts: dict[str, list[str]] = {"stdout": [], "stderr": []}
+        self._show_new(texts)
+        if final:
+            self._finish(texts)
+        else:
+            self._show_unfinished(texts)
+        _write(texts)
+
+    def _show_new(self, texts: dict[str, list[str]]) -> None:
         more = True
         while more:
             more = False
@@ -81,11 +90,6 @@ class Printer:
                     self._take(tail, new, texts)
             if more:
                 _write(texts)
-        if final:
-            self._finish(texts)
-        else:
-            self._show_unfinished(texts)
-        _write(texts)
 
     def _follow(self, attempt: Mapping[str, Any]) -> None:
         self._tails = []
@@ -145,7 +149,7 @@ class Printer:
 
 
 def _prefixed(prefix: str, line: str) -> str:
-    """The prefix before the line, and again wherever ``\\r`` goes back to its start; the last state of a bar only."""
+    r"""The prefix before the line, and again wherever ``\\r`` goes back to its start; the last state of a bar only."""
     if "\r" not in line:
         return prefix + line
     states = [state for state in line.split("\r") if state]
@@ -156,7 +160,12 @@ def _write(texts: dict[str, list[str]]) -> None:
     consoles: dict[str, TextIO | None] = {"stdout": sys.stdout, "stderr": sys.stderr}
     for name, console in consoles.items():
         if texts[name] and console is not None:
-            console.write("".join(texts[name]))
+            text = "".join(texts[name])
+            try:
+                console.write(text)
+            except UnicodeEncodeError:
+                encoding = console.encoding or "ascii"
+                console.write(text.encode(encoding, "backslashreplace").decode(encoding))
             console.flush()
             texts[name].clear()
 

@@ -21,19 +21,14 @@ from icelaunch_nb.tasks import RankTask
 from icelaunch_nb.worker import leash, report, streams
 
 
-def main(task: RankTask | Connection) -> NoReturn:
+def main(source: RankTask | Connection) -> NoReturn:
     """Runs one rank and ends the process; what became of it stands in the rank's folder.
 
     Args:
-        task: What to do, or where it will come from: the agent starts ranks ahead of their task.
+        source: What to do, or where it will come from: the agent starts ranks ahead of their task.
     """
     _stand_alone()
-    if not isinstance(task, RankTask):
-        _rehearse()
-        try:
-            task = task.recv()
-        except EOFError:
-            os._exit(0)
+    task = source if isinstance(source, RankTask) else _await_task(source)
     run_dir = RunDir(Path(task.run_dir))
     rank_dir = run_dir.rank(task.attempt, task.local_rank)
     for fd in task.close_fds:
@@ -63,6 +58,15 @@ def main(task: RankTask | Connection) -> NoReturn:
         report.returned(value, task.rank, rank_dir)
         code = 0
     _leave(code)
+
+
+def _await_task(tasks: Connection) -> RankTask:
+    """Rehearses, and waits; nobody needing this rank is the end of it."""
+    _rehearse()
+    try:
+        return tasks.recv()
+    except EOFError:
+        os._exit(0)
 
 
 def _stand_alone() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import linecache
+import multiprocessing
 import os
 import sys
 import traceback
 from collections.abc import Mapping
-from types import TracebackType
+from types import FrameType
 
+_ENDS = 10  # frames shown at either end of a long traceback
 _CONTEXT = 2  # lines shown before and after the failing one, as IPython does
 
 
@@ -44,17 +46,26 @@ def _one(error: BaseException, cell_names: Mapping[str, str]) -> str:
     kept = [pair for pair in frames if not _is_ours(pair[0].f_code.co_filename)]
     users = [pair for pair in kept if not _is_torchs(pair[0].f_code.co_filename)] or kept
     lines = []
-    for frame, lineno in users:
-        filename, name = frame.f_code.co_filename, frame.f_code.co_name
-        where = f"{cell_names[filename]}, line {lineno}" if filename in cell_names else f"File {filename}:{lineno}"
-        lines.append(where + (f", in {name}" if name != "<module>" else ""))
-        lines.extend(_source(filename, lineno, frame.f_globals))
-        lines.append("")
+    for frame, lineno in users[:_ENDS]:
+        lines += _place(frame, lineno, cell_names)
+    if len(users) > 2 * _ENDS:  # endless recursion
+        lines += [f"… {len(users) - 2 * _ENDS} frames more …", ""]
+    for frame, lineno in users[max(_ENDS, len(users) - _ENDS) :]:
+        lines += _place(frame, lineno, cell_names)
     said = "".join(traceback.format_exception_only(type(error), error)).rstrip()
     if not isinstance(error, SyntaxError):
         # The class's bare name: `__main__.MyError` tells a notebook's user nothing.
         said = said.removeprefix("__main__.")
+    members = getattr(error, "exceptions", ())  # of an exception group
+    for number, member in enumerate(members if isinstance(members, tuple) else (), 1):
+        said += f"\n\n{number}. " + render(member, cell_names).replace("\n", "\n   ")
     return "\n".join([*lines, said])
+
+
+def _place(frame: FrameType, lineno: int, cell_names: Mapping[str, str]) -> list[str]:
+    filename, name = frame.f_code.co_filename, frame.f_code.co_name
+    where = f"{cell_names[filename]}, line {lineno}" if filename in cell_names else f"File {filename}:{lineno}"
+    return [where + (f", in {name}" if name != "<module>" else ""), *_source(filename, lineno, frame.f_globals), ""]
 
 
 def _source(filename: str, lineno: int, module_globals: dict) -> list[str]:
@@ -70,7 +81,7 @@ def _source(filename: str, lineno: int, module_globals: dict) -> list[str]:
 
 
 def _is_ours(filename: str) -> bool:
-    return filename.startswith(_OURS) or os.path.basename(os.path.dirname(filename)) == "multiprocessing"
+    return filename.startswith((_OURS, _MULTIPROCESSING))
 
 
 def _is_torchs(filename: str) -> bool:
@@ -79,4 +90,5 @@ def _is_torchs(filename: str) -> bool:
     return filename.startswith((home + os.sep, "<frozen "))
 
 
+_MULTIPROCESSING = os.path.dirname(multiprocessing.__file__) + os.sep
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep

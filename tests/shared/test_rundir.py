@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from icelaunch_nb import ConfigError, IcelaunchError
-from icelaunch_nb.rundir import JournalReader, JournalWriter, RunDir, check_owner, default_log_dir, make_run_dir, write_whole
+from icelaunch_nb.rundir import JournalWriter, RunDir, check_owner, default_log_dir, make_run_dir, read_journal, write_whole
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 
@@ -198,7 +198,7 @@ def test_every_event_is_one_line_with_its_time(tmp_path):
     assert [e["event"] for e in events] == ["agent", "attempt", "failure", "end"]
     assert all(isinstance(e["t"], float) for e in events)
     assert data.isascii() and data.endswith(b"\n")
-    assert [dict(e) for e in JournalReader(tmp_path / "j").read()] == events
+    assert read_journal(tmp_path / "j", 0) == (events, len(data))
 
 
 def test_a_journal_cut_at_any_byte_gives_whole_events_and_goes_on_when_the_rest_arrives(tmp_path):
@@ -206,30 +206,30 @@ def test_a_journal_cut_at_any_byte_gives_whole_events_and_goes_on_when_the_rest_
     path = tmp_path / "j"
     for cut in range(len(data) + 1):
         path.write_bytes(data[:cut])
-        reader = JournalReader(path)
-        first = list(reader.read())
+        first, offset = read_journal(path, 0)
         assert first == events[: data[:cut].count(b"\n")]
-        assert list(reader.read()) == []
+        assert read_journal(path, offset) == ([], offset)
         with open(path, "ab") as file:
             file.write(data[cut:])
-        assert first + list(reader.read()) == events
+        rest, offset = read_journal(path, offset)
+        assert (first + rest, offset) == (events, len(data))
 
 
 def test_a_journal_that_grows_by_single_bytes_is_read_whole(tmp_path):
     data, events = recorded(tmp_path / "recorded")
-    reader, seen = JournalReader(tmp_path / "j"), []
+    seen, offset = [], 0
     with open(tmp_path / "j", "wb", buffering=0) as file:
         for byte in data:
             file.write(bytes([byte]))
-            seen += reader.read()
+            new, offset = read_journal(tmp_path / "j", offset)
+            seen += new
     assert seen == events
 
 
 def test_a_journal_that_is_not_there_yet_is_empty(tmp_path):
-    reader = JournalReader(tmp_path / "j")
-    assert list(reader.read()) == []
+    assert read_journal(tmp_path / "j", 0) == ([], 0)
     JournalWriter(tmp_path / "j").write("agent")
-    assert [e["event"] for e in reader.read()] == ["agent"]
+    assert [e["event"] for e in read_journal(tmp_path / "j", 0)[0]] == ["agent"]
 
 
 @pytest.mark.parametrize("rubbish", [
@@ -237,10 +237,6 @@ def test_a_journal_that_is_not_there_yet_is_empty(tmp_path):
 ])
 def test_lines_that_are_no_events_are_passed_over(rubbish, tmp_path):
     (tmp_path / "j").write_bytes(b'{"event": "a"}\n' + rubbish + b'\n{"event": "b"}\n')
-    assert [e["event"] for e in JournalReader(tmp_path / "j").read()] == ["a", "b"]
-
-
-def test_two_readers_do_not_disturb_each_other(tmp_path):
-    _, events = recorded(tmp_path / "j")
-    first, second = JournalReader(tmp_path / "j"), JournalReader(tmp_path / "j")
-    assert list(first.read()) == list(second.read()) == events
+    events, offset = read_journal(tmp_path / "j", 0)
+    assert [e["event"] for e in events] == ["a", "b"]
+    assert offset == (tmp_path / "j").stat().st_size

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from typing import Any
 
 SEEN = "def seen(*names):\n    return [os.environ.get(name) for name in names]"
@@ -91,12 +93,10 @@ def test_threads_are_the_machines_share_unless_the_user_says(kernel: Any) -> Non
     assert kernel.value("[n for n, _ in results(threads, ranks=8).values()]") == [max(1, len(os.sched_getaffinity(0)) // 8)] * 8
 
 
-def test_variables_that_act_when_torch_is_imported_act(kernel: Any) -> None:
-    kernel.does("os.environ['PYTHONHASHSEED'] = '0'\ndef hashed():\n    return hash('ice')")
-    first = kernel.value("results(hashed, ranks=1)[0]")
-    kernel.does("os.environ['PYTHONHASHSEED'] = '1'")
-    second = kernel.value("results(hashed, ranks=1)[0]")
-    kernel.does("os.environ['PYTHONHASHSEED'] = '0'")
-    assert kernel.value("results(hashed, ranks=1)[0]") == first != second
+def test_variables_that_act_when_an_interpreter_starts_act(kernel: Any) -> None:
+    kernel.does("def hashed():\n    return hash('ice')\nos.environ['PYTHONHASHSEED'] = '7'")
+    plain = subprocess.run([sys.executable, "-c", "print(hash('ice'))"], env={"PYTHONHASHSEED": "7"}, capture_output=True, check=True)
+    assert kernel.value("results(hashed)") == dict.fromkeys((0, 1), int(plain.stdout))
     kernel.does("del os.environ['PYTHONHASHSEED']")
-    assert len(kernel.host()) <= 4, "hosts that nobody needs any more end"
+    assert kernel.value("results(hashed)[0]") != int(plain.stdout)
+    kernel.until(lambda: len(kernel.host()) <= 3, "hosts that nobody needs any more end")

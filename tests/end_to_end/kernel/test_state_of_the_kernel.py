@@ -124,7 +124,7 @@ run.wait()
 
 def test_stop_ends_a_background_run(kernel: Any) -> None:
     kernel.does("def forever():\n    while True:\n        time.sleep(0.02)\nrun = launch(forever)\nuntil(lambda: run.state == 'RUNNING')")
-    assert kernel.value("run.stop(5); str(run.state)") in ("STOPPING", "STOPPED")
+    kernel.does("run.stop(5); until(lambda: run.state in ('STOPPING', 'STOPPED'))")
     assert kernel.value("run.wait(30), str(run.state), run.pids") == (True, "STOPPED", {})
     assert kernel.run("run.result()").ename == "RunStopped"
     assert kernel.value("late = launch(forever); late.stop(1); late.wait(30), str(late.state)") == (True, "STOPPED")
