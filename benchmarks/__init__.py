@@ -2,7 +2,7 @@
 
     python -m venv .venv-benchmarks
     .venv-benchmarks/bin/pip install -r benchmarks/requirements.txt -e .
-    .venv-benchmarks/bin/python -m benchmarks --out table.md     # about ten minutes; --quick: about three
+    .venv-benchmarks/bin/python -m benchmarks --out table.md     # ten to fifteen minutes on two cores; --quick: about five
 
 Every contender lives in a process of its own, shaped like a notebook's kernel (`kernel`), which holds what it needs between
 launches. The session (`session`) asks one after the other, A B C A B C, with half a second between two launches as a person

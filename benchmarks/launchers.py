@@ -124,9 +124,9 @@ class Torchrunx(Launcher):
 
     def launch(self, fn: Callable[..., Any], args: tuple[Any, ...], *, ranks: int, folder: str, restarts: int, shown: bool) -> Any:
         os.environ["TORCHRUNX_LOG_DIR"] = folder
-        # Its ranks get their process group from it. With backend=None and one made in the function, its ranks don't end when
-        # one of them raises: the caller waits until the others' barrier times out.
-        return self._launcher(hostnames=["localhost"], workers_per_host=ranks, backend="gloo").run(fn, *args).results
+        # backend=None: the others don't make a process group before the first line either. With its own gloo group, the caller
+        # of ranks of which one raises beside a barrier had no answer after two minutes; so it has one when the barrier times out.
+        return self._launcher(hostnames=["localhost"], workers_per_host=ranks, backend=None).run(fn, *args).results
 
 
 LAUNCHERS: dict[str, type[Launcher]] = {launcher.name: launcher for launcher in (Icelaunch, Accelerate, Elastic, Torchrunx)}

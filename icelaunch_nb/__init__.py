@@ -24,6 +24,7 @@ from icelaunch_nb.errors import (
 from icelaunch_nb.events import Events
 from icelaunch_nb.launch import launch, launch_agent
 from icelaunch_nb.run import Run
+from icelaunch_nb.runs import attach, runs
 from icelaunch_nb.story import State
 
 __all__ = [
@@ -42,9 +43,11 @@ __all__ = [
     "RunStopped",
     "State",
     "Std",
+    "attach",
     "get_context",
     "launch",
     "launch_agent",
+    "runs",
 ]
 
 __version__ = "0.1.0"

@@ -12,6 +12,7 @@ from icelaunch_nb.context import ATTEMPT_VARIABLE, DEVICE_VARIABLE, RUN_DIR_VARI
 from icelaunch_nb.processes import Process
 from icelaunch_nb.run import Run
 from icelaunch_nb.rundir import JournalWriter, RunDir
+from icelaunch_nb.runs import remember
 
 
 def run_here(run_dir: RunDir, spec: dict[str, Any], fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Run:
@@ -45,6 +46,7 @@ def run_here(run_dir: RunDir, spec: dict[str, Any], fn: Callable[..., Any], args
             else:
                 os.environ[name] = old
     journal.write("end", state="SUCCEEDED")
+    remember(run_dir.path)
     run = Run(run_dir.path)
     run._results = {0: value}
     return run

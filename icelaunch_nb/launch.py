@@ -23,6 +23,7 @@ from icelaunch_nb.events import Events
 from icelaunch_nb.notebook.hosts import hosts
 from icelaunch_nb.run import Run
 from icelaunch_nb.rundir import RunDir, make_run_dir
+from icelaunch_nb.runs import remember
 from icelaunch_nb.surroundings import Surroundings
 from icelaunch_nb.tasks import AgentTask
 
@@ -151,11 +152,12 @@ def _start(request: _Request, *, stacklevel: int) -> Run:
             _pack(request, run_dir, stacklevel=stacklevel + 1)
         (request.events or Events()).move_to(run_dir.board)
         run_dir.write(run_dir.spec, json.dumps(spec))
+        remember(run_dir.path)
         host = hosts.launch(AgentTask(str(run_dir.path), Surroundings.here(), request.config.nproc_per_node, request.detach))
     except BaseException:
         shutil.rmtree(run_dir.path, ignore_errors=True)
         raise
-    return Run(run_dir.path, starter=host)
+    return Run(run_dir.path, host=host)
 
 
 def _run_inline(request: _Request) -> Run:

@@ -25,7 +25,9 @@ import struct
 import sys
 import time
 import types
+import typing
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -89,9 +91,34 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return _tracked_class, (_class_ids()[obj], cloudpickle.dumps(obj))
         if isinstance(obj, types.FunctionType):
             self.functions.append(obj)
-        elif isinstance(obj, functools._lru_cache_wrapper) and not _importable(obj):
-            return _empty_cache, (obj.cache_parameters(),), obj.__wrapped__, None, None, _fill_cache
-        return super().reducer_override(obj)
+        special = _special(obj)
+        if special is not NotImplemented:
+            return special
+        return _with_slots(obj, super().reducer_override(obj))
+
+
+def _special(obj: Any) -> Any:
+    """How to reduce what cells define and cloudpickle 3.1 can't carry; NotImplemented for everything else."""
+    if isinstance(obj, functools._lru_cache_wrapper) and not _importable(obj):
+        return _empty_cache, (obj.cache_parameters(),), obj.__wrapped__, None, None, _fill_cache
+    if type(obj) is functools.cached_property:  # holds a lock before Python 3.12
+        return functools.cached_property, (obj.func,), obj.attrname, None, None, _name_property
+    if type(obj) is weakref.WeakKeyDictionary:  # functools.singledispatch has one
+        return weakref.WeakKeyDictionary, (dict(obj),)
+    if type(obj) is typing.NewType and obj.__module__ == "__main__":
+        return typing.NewType, (obj.__name__, obj.__supertype__)
+    return NotImplemented
+
+
+def _with_slots(obj: Any, reduced: Any) -> Any:
+    """Has the skeleton of a class with slots made with them; else its instances get a ``__dict__`` that the original lacks."""
+    if isinstance(obj, type) and vars(obj).get("__slots__") and isinstance(reduced, tuple) and reduced[0] is _cp._make_skeleton_class:
+        reduced[1][3]["__slots__"] = vars(obj)["__slots__"]
+    return reduced
+
+
+def _name_property(made: Any, attrname: str | None) -> None:
+    made.attrname = attrname
 
 
 def _importable(function: Any) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import os
@@ -11,16 +10,20 @@ import threading
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from icelaunch_nb import packing
 from icelaunch_nb.config import LaunchConfig
 from icelaunch_nb.errors import Failure, IcelaunchError, RunFailed, RunLost, RunStopped
 from icelaunch_nb.events import Events
+from icelaunch_nb.notebook.hosts import Host
 from icelaunch_nb.notebook.printer import Printer
 from icelaunch_nb.processes import Process
 from icelaunch_nb.rundir import RunDir, read_journal
 from icelaunch_nb.story import State, Story
+
+if TYPE_CHECKING:
+    import asyncio
 
 _STOP_ON_INTERRUPT = 5.0  # seconds of grace that an interrupted cell gives its ranks
 
@@ -33,14 +36,15 @@ class Run:
 
     Args:
         path: The run directory.
+        host: The host that was asked for its agent; None: this process didn't launch it.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, starter: Any = None) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, host: Host | None = None) -> None:
         self._dir = RunDir(Path(path))
         self._spec = self._dir.read_spec()
         self._lock = threading.RLock()
         self._read: tuple[Story, int] = (Story(), 0)  # and how far the journal was read; replaced together
-        self._starter = starter  # the host, for as long as there is no agent yet
+        self._host = host
         self._control: int | None = None
         self._results: dict[int, Any] | None = None
         self._events: Events | None = None
@@ -53,6 +57,16 @@ class Run:
     def run_id(self) -> str:
         """The config's run_id, or the generated one."""
         return self._spec["run_id"]
+
+    @property
+    def name(self) -> str:
+        """The function's name, or the program's."""
+        return str(self._spec["name"])
+
+    @property
+    def started(self) -> float:
+        """When it was launched, in seconds since the epoch."""
+        return float(self._spec["time"])
 
     @property
     def log_dir(self) -> str:
@@ -154,9 +168,12 @@ class Run:
 
         Interrupting it stops the run; a second interrupt kills it.
         """
-        with _stopping_on_interrupt(self):
+        try:
             for pause in self._watch(timeout):
                 time.sleep(pause)
+        except KeyboardInterrupt:
+            _end(self)
+            raise
         return self.state.over
 
     def result(self, timeout: float | None = None) -> dict[int, Any]:
@@ -177,28 +194,19 @@ class Run:
         return self._await().__await__()
 
     async def _await(self) -> dict[int, Any]:
+        import asyncio  # 30 ms that a script which doesn't await needn't pay
+
         try:
             for pause in self._watch(None):
                 await asyncio.sleep(pause)
         except asyncio.CancelledError:
-            await self._stop_awaited()
-            if _in_a_cell():
-                raise KeyboardInterrupt from None  # what ipykernel cancels, the user interrupted
+            interrupted = _is_a_cells(asyncio.current_task())
+            with _interrupts_raise():
+                _end(self)
+            if interrupted:
+                raise KeyboardInterrupt from None
             raise
         return self._outcome()
-
-    async def _stop_awaited(self) -> None:
-        """Stops, and kills once it is cancelled again."""
-        self.stop(_STOP_ON_INTERRUPT)
-        killed, deadline = False, time.monotonic() + _STOP_ON_INTERRUPT + 5
-        while not self.state.over and time.monotonic() < deadline:
-            try:
-                await asyncio.sleep(0.005)
-            except asyncio.CancelledError:
-                if killed:
-                    return
-                self.kill()
-                killed = True
 
     def _watch(self, timeout: float | None) -> Iterator[float]:
         """Shows what is new and yields how long to pause, until the end or the timeout.
@@ -233,6 +241,12 @@ class Run:
     def kill(self) -> None:
         """Ends the ranks now, by SIGKILL."""
         self._wish("kill")
+
+    def detach(self) -> None:
+        """From here on it outlives this kernel; `attach` finds it again."""
+        self._wish("detach")
+        if self._host is not None:
+            self._host.detach(self.log_dir)
 
     def pause(self) -> None:
         """Sets ``events.pause``, clears ``events.resume``: a rank that looks at its events pauses."""
@@ -311,7 +325,7 @@ class Run:
                         story = story.after({"event": "end", "state": "LOST", "t": time.time(), "note": self._hosts_last_words(story)})
             self._read = story, offset
             if story.state.over:
-                self._starter = None
+                self._host = None
                 if self._control is not None:
                     os.close(self._control)
                     self._control = None
@@ -320,13 +334,13 @@ class Run:
         """Whether the agent, or the host that was to start it, ended; then the journal's last line should say how."""
         if story.agent is not None:
             return not story.agent.alive()
-        if self._starter is not None:
-            return not self._starter.alive()
+        if self._host is not None:
+            return not self._host.alive()
         # Another kernel's run that has no agent yet: give it the time that a cold start takes.
         return time.time() - self._spec["time"] > 60
 
     def _hosts_last_words(self, story: Story) -> str:
-        return self._starter.last_words() if self._starter is not None and story.agent is None else ""
+        return self._host.last_words() if self._host is not None and story.agent is None else ""
 
     def _outcome(self) -> dict[int, Any]:
         story = self.story
@@ -397,24 +411,31 @@ def attach_to(path: str) -> Run:
     return Run(path)
 
 
+def _end(run: Run) -> None:
+    """What an interrupt does: stops the run and waits for its end; another interrupt meanwhile kills it."""
+    try:
+        run.stop(_STOP_ON_INTERRUPT)
+        _wait_for_the_end(run, _STOP_ON_INTERRUPT + 5)
+    except KeyboardInterrupt:
+        run.kill()
+        _wait_for_the_end(run, 5)
+
+
 @contextlib.contextmanager
-def _stopping_on_interrupt(run: Run) -> Iterator[None]:
-    """An interrupt stops the run and is raised again once it is over; a second one kills."""
+def _interrupts_raise() -> Iterator[None]:
+    """ipykernel turns only the first interrupt of an awaiting cell into a cancellation, and swallows the others."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
-    except KeyboardInterrupt:
-        try:
-            run.stop(_STOP_ON_INTERRUPT)
-            _wait_for_the_end(run, _STOP_ON_INTERRUPT + 5)
-        except KeyboardInterrupt:
-            run.kill()
-            _wait_for_the_end(run, 5)
-        raise
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
-def _in_a_cell() -> bool:
-    """Whether the running task is a notebook cell's own, so that a KeyboardInterrupt ends in the cell and not in the loop."""
-    task = asyncio.current_task()
+def _is_a_cells(task: asyncio.Task[Any] | None) -> bool:
+    """Whether a task is a notebook cell's own, so that a KeyboardInterrupt raised in it ends in the cell and not in the loop."""
     code = getattr(task.get_coro() if task else None, "cr_code", None)
     return code is not None and "ipykernel" in code.co_filename
 

@@ -185,7 +185,8 @@ class IceAgent(LocalElasticAgent):
             if local_rank in self._ranks.ended_by_us and not rank_dir.error.exists():
                 continue
             failures.append(failure_of(worker.global_rank, local_rank, self._attempt, pids[local_rank], code,
-                                       self._ranks.ended_at.get(local_rank, time.time()), rank_dir, oom))
+                                       self._ranks.ended_at.get(local_rank, time.time()), rank_dir, oom,
+                                       local_rank in self._ranks.unwatched))
         self.failures = failures = by_cause(failures)
         root = failures[0]
         self.incurable = all(is_incurable(self._run_dir.rank(self._attempt, f.local_rank)) for f in fold(failures)[0])

@@ -27,7 +27,7 @@ _NOT_THEIRS = (
 
 
 def failure_of(
-    rank: int, local_rank: int, attempt: int, pid: int, exitcode: int | None, ended: float, rank_dir: RankDir, oom: str
+    rank: int, local_rank: int, attempt: int, pid: int, exitcode: int | None, ended: float, rank_dir: RankDir, oom: str, unwatched: bool
 ) -> Failure:
     """The failure of a rank that ended without returning.
 
@@ -39,6 +39,7 @@ def failure_of(
         exitcode: As multiprocessing reports it.
         ended: When its end was noticed, in seconds since the epoch.
         rank_dir: Its folder.
+        unwatched: Whether its forkserver was killed, so that its exit code can't be had.
         oom: What the cgroup says about memory (`OomWatch.news`), empty for nothing.
     """
     told = _told(rank_dir)
@@ -47,6 +48,9 @@ def failure_of(
             rank, local_rank, attempt, float(told.get("time", ended)), pid, told["kind"], exitcode,
             told["type_name"], told["message"], told["traceback"], _hint_for(told),
         )
+    if unwatched:
+        return Failure(rank, local_rank, attempt, ended, pid, "killed", None, "the forkserver that watched it was killed", "", "",
+                       _SIGNAL_HINTS["SIGKILL"].format(oom=oom))
     last_words = _last_words(rank_dir.stderr)
     if exitcode is not None and exitcode < 0:
         name = signal_name(-exitcode)

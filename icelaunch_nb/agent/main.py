@@ -41,7 +41,7 @@ def main(tasks: Connection, spare_ranks: int) -> NoReturn:
     cpython.share_parents_forkserver()
     with contextlib.suppress(Exception):
         _rehearse()
-    spares = SpareRanks(spare_ranks)
+    spares = SpareRanks(spare_ranks, tasks)
     try:
         task = tasks.recv()
     except EOFError:

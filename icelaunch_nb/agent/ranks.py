@@ -7,6 +7,7 @@ import multiprocessing.connection
 import signal
 import time
 from collections.abc import Sequence
+from multiprocessing.connection import Connection
 from typing import Any
 
 from icelaunch_nb.entry import run_rank
@@ -16,6 +17,7 @@ from icelaunch_nb.tasks import RankTask
 # Seconds between the end of the first failing rank and the SIGTERM to the others. Ranks that fail together are a few
 # milliseconds apart (forks are 3 ms each); without this pause only the first of them could tell its error.
 SETTLE = 0.04
+_NOBODY_KNOWS = 255  # what multiprocessing reports for a child whose forkserver is gone
 _EXITING = 0.002  # seconds between two looks at a rank that is just about to be gone
 _AFTER_KILL = 10.0  # seconds that a SIGKILLed rank may take to be gone, before it is called unkillable
 
@@ -24,12 +26,18 @@ class SpareRanks:
     """Ranks forked ahead of their task: the first user line of 8 ranks comes after 40 instead of 115 ms.
 
     Each waits on a pipe of its own and ends when the agent closes it, at the latest with the agent.
+
+    Args:
+        count: How many.
+        wanted: Where the agent's task will come from; once there is one, no more are started.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, wanted: Connection) -> None:
         self._spares: list[tuple[Any, Any, Process]] = []
         context = multiprocessing.get_context("forkserver")
         for _ in range(count):
+            if wanted.poll():
+                return  # somebody waits already
             theirs, ours = context.Pipe(duplex=False)
             process: Any = context.Process(target=run_rank, args=(theirs,))
             process.start()
@@ -68,6 +76,7 @@ class Ranks:
         self.identities: dict[int, Process] = {}
         self.ended_by_us: set[int] = set()
         self.ended_at: dict[int, float] = {}
+        self.unwatched: set[int] = set()  # ranks whose forkserver was killed, so that nobody can tell their end
         self._codes: dict[int, int] = {}
 
     def start(self) -> None:
@@ -120,6 +129,8 @@ class Ranks:
         for task, process in self._started():
             if task.local_rank not in self._codes and process.exitcode is not None:
                 self._codes[task.local_rank] = process.exitcode
+                if process.exitcode == _NOBODY_KNOWS and self.identities[task.local_rank].alive():
+                    self.unwatched.add(task.local_rank)
                 self.ended_at.setdefault(task.local_rank, time.time())
                 new = True
         return new

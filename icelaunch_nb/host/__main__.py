@@ -27,8 +27,9 @@ from icelaunch_nb.processes import Process
 from icelaunch_nb.tasks import AgentTask
 
 PRELOAD = ["torch", "torch.distributed", "icelaunch_nb.agent.main", "icelaunch_nb.worker.main", "icelaunch_nb.host.frozen"]
-_SPARE_RANKS = 16  # at most so many are started ahead; each holds about 8 MB
+_SPARE_RANKS = 64  # at most so many are started ahead; each holds about 8 MB
 _SPARE_AFTER = 0.1  # seconds without a launch after which the next agent is started ahead of its task
+_TRIES = 5  # to start an agent while somebody kills forkservers
 _AGENT_PATIENCE = 3.5  # seconds an agent may take to end its ranks and itself once the kernel is gone
 
 
@@ -72,6 +73,10 @@ class Host:
     def _obey(self, message: dict[str, Any]) -> None:
         if message["op"] == "retire":
             self._retired = True
+        elif message["op"] == "detach":
+            with self._lock:
+                for task in self._agents.values():
+                    task.detach = task.detach or task.run_dir == message["run_dir"]
         else:
             with self._lock:
                 self._starting += 1
@@ -109,9 +114,10 @@ class Host:
 
         One agent is always started ahead of its task, as soon as launches leave a moment for it.
         """
-        warmer = self._context.Process(target=nothing)
-        warmer.start()
-        warmer.join()
+        with contextlib.suppress(OSError, EOFError):
+            warmer = self._context.Process(target=nothing)
+            warmer.start()
+            warmer.join()
         with contextlib.suppress(OSError):
             self._kernel.sendall(b'{"event": "warm"}\n')
         spare: _Spare | None = None
@@ -120,19 +126,30 @@ class Host:
             try:
                 task = self._wanted.get(timeout=_SPARE_AFTER if spare is None else None)
             except queue.Empty:
-                spare = _Spare(self._context, ranks)
+                with contextlib.suppress(OSError, EOFError):  # the forkserver was killed; the next try starts another
+                    spare = _Spare(self._context, ranks)
                 continue
             if task is None:
                 return
             ranks = min(task.ranks, _SPARE_RANKS)  # the next launch probably wants as many
-            agent = spare if spare is not None and spare.process.is_alive() else _Spare(self._context, 0)
-            spare = None
             with self._lock:
-                agent.tasks.send(task)
-                agent.tasks.close()
+                agent = self._give(task, spare)
                 self._agents[agent.process] = task
                 self._starting -= 1
+            spare = None
             os.write(self._wake_w, b"!")
+
+    def _give(self, task: AgentTask, spare: _Spare | None) -> _Spare:
+        """Hands a task to the spare agent, or to a new one; a killed forkserver is started again by the next try."""
+        for _ in range(_TRIES):
+            try:
+                agent = spare or _Spare(self._context, 0)
+                agent.tasks.send(task)
+                agent.tasks.close()
+                return agent
+            except (OSError, EOFError):
+                spare = None
+        os._exit(1)  # the kernel sees that, and says so
 
     def _end(self) -> None:
         self._wanted.put(None)

@@ -48,6 +48,7 @@ class Host:
         self._sending = threading.Lock()
         self._heard = b""
         self._detached = False
+        self._last_words = ""
         self.warm = False
         with theirs:
             # A session of its own: Jupyter's Interrupt is a SIGINT to the kernel's whole process group.
@@ -83,8 +84,16 @@ class Host:
 
     def last_words(self) -> str:
         """The end of what it wrote, for the message that it is gone."""
+        if self._log.closed:
+            return self._last_words
         self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - 4000))
         return self._log.read().decode(errors="replace").strip()
+
+    def detach(self, run_dir: str) -> None:
+        """Tells it that a run shall outlive this process."""
+        self._detached = True
+        with contextlib.suppress(OSError), self._sending:
+            self._socket.sendall(json.dumps({"op": "detach", "run_dir": run_dir}).encode() + b"\n")
 
     def close(self) -> None:
         """At the end of this process: the host ends its runs and itself; waits for that, but not for detached runs."""
@@ -93,6 +102,7 @@ class Host:
             self.process.wait(0 if self._detached else _CLOSING)
         if self.process.returncode is None:
             self.process.returncode = 0  # it goes on by itself; Popen would warn of that
+        self._last_words = self.last_words()
         self._log.close()
 
     def retire(self) -> None:
@@ -124,8 +134,10 @@ class Hosts:
             if self._pid != os.getpid():  # a forked copy of the kernel: these hosts are its parent's
                 self._hosts, self._pid = {}, os.getpid()
             host = self._hosts.pop(key, None)
-            if host is None or not host.alive():
-                host = Host(early)
+            if host is not None and not host.alive():
+                host.close()
+                host = None
+            host = host or Host(early)
             self._hosts[key] = host
             self._retire()
             return host
@@ -142,7 +154,8 @@ class Hosts:
                 host.launch(task)
                 return host
             except OSError:
-                host.process.wait(10)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    host.process.wait(10)
         raise HostError(f"the process that starts agents ended at once:\n{host.last_words()}")
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 SNAPSHOT = """
-import gc, multiprocessing, threading, warnings
+import contextlib, gc, multiprocessing, threading, warnings
 
 forks = []
 os.register_at_fork(before=lambda: forks.append(os.getpid()))
@@ -29,7 +29,11 @@ def snapshot():
 
 def fds():
     gc.collect()
-    return sum("history.sqlite" not in os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd"))
+    names = []
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # the directory's own, and what IPython's history closes meanwhile
+            names.append(os.readlink(f"/proc/self/fd/{fd}"))
+    return sum("history.sqlite" not in name for name in names)
 """
 
 
@@ -44,7 +48,7 @@ def test_a_launch_leaves_the_kernel_as_it_was(fresh_kernel: Any) -> None:
     assert fresh_kernel.run("[name for name in before if before[name] != after[name]]").value == "[]"
     assert fresh_kernel.value("forks") == []
     assert fresh_kernel.value("[name for name in ('torch', 'numpy', 'ipywidgets') if name in sys.modules]") == []
-    assert fresh_kernel.value("fds() - open_before") <= 2, "the host's socket and log"
+    fresh_kernel.does("until(lambda: fds() <= open_before + 2, 5)  # the host's socket and log")
 
 
 def test_many_launches_leave_threads_and_files_flat(kernel: Any) -> None:
@@ -54,7 +58,7 @@ def test_many_launches_leave_threads_and_files_flat(kernel: Any) -> None:
     assert kernel.value("[results(lambda: n)[1] for n in range(20)]", 120) == list(range(20))
     kernel.does("after = snapshot()")
     assert kernel.run("[name for name in before if before[name] != after[name]]").value == "[]"
-    assert kernel.value("fds() - open_before") <= 0
+    kernel.does("until(lambda: fds() <= open_before, 5)")
     assert kernel.value("forks") == []
     kernel.until(lambda: len(kernel.leftovers()) <= 1 + 2 + 1 + 2, "host, forkserver with its tracker, a spare agent with its ranks", 10)
 

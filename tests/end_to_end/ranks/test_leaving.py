@@ -1,0 +1,138 @@
+"""Leaving and coming back, and what is left when somebody is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jobs
+import psutil
+import pytest
+
+import icelaunch_nb as ice
+from icelaunch_nb.notebook.hosts import hosts
+from icelaunch_nb.processes import Process
+
+LAUNCHER = """
+import os, sys, time
+import icelaunch_nb as ice
+
+def work():
+    print("first line")
+    ice.get_context().events.resume.wait(100)
+    return ice.get_context().rank
+
+run = ice.launch(work, nproc_per_node=2, run_id="left", log_dir=sys.argv[1], detach=sys.argv[2] == "at launch")
+while run.state != "RUNNING":
+    time.sleep(0.01)
+if sys.argv[2] == "later":
+    run.detach()
+print(run.log_dir, flush=True)
+os.kill(os.getpid(), int(sys.argv[3]))
+"""
+
+
+def until(condition: Callable[[], object], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+def launch_elsewhere(folder: Path, detach: str, signum: int = signal.SIGKILL) -> Path:
+    """Launches from a process that then dies; the run directory."""
+    done = subprocess.run([sys.executable, "-c", LAUNCHER, str(folder), detach, str(int(signum))],
+                          stdout=subprocess.PIPE, text=True, timeout=100, check=False)
+    return Path(done.stdout.strip())
+
+
+@pytest.mark.parametrize("detach", ["at launch", "later"])
+def test_a_detached_run_outlives_its_kernel_and_is_found_again(detach: str, runs: Path) -> None:
+    launch_elsewhere(runs / "logs", detach)
+    run = ice.attach("left")
+    until(lambda: run.logs(0) == "first line\n")
+    assert run.state == "RUNNING"
+    run.resume()
+    assert run.result(30) == {0: 0, 1: 1}
+    assert ice.attach(run.log_dir).state == "SUCCEEDED"
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+def test_a_run_that_is_not_detached_ends_with_its_kernel(signum: int, runs: Path) -> None:
+    folder = launch_elsewhere(runs / "logs", "no", signum)
+    run = ice.Run(folder)
+    assert run.wait(5)
+    assert run.state == "STOPPED"
+
+
+def test_attach_without_a_name_finds_the_newest_that_lives(runs: Path) -> None:
+    run = ice.launch(lambda: ice.get_context().events.resume.wait(60), run_id="living")
+    until(lambda: run.state == "RUNNING")
+    ice.launch(jobs.environment, run_id="over").result(60)
+    assert ice.attach().run_id == "living"
+    assert ice.attach("over").state == "SUCCEEDED"
+    run.resume()
+    assert run.wait(30)
+
+
+def test_runs_lists_and_cleans_but_never_a_living_one(runs: Path) -> None:
+    living = ice.launch(lambda: ice.get_context().events.resume.wait(60), run_id="<b>living")
+    for number in range(3):
+        ice.launch(jobs.environment, run_id=f"old{number}").result(60)
+    until(lambda: living.state == "RUNNING")
+    listed = ice.runs()
+    assert [run.run_id for run in listed][:4] == ["old2", "old1", "old0", "<b>living"]
+    assert "&lt;b&gt;living" in listed._repr_html_()
+    assert "RUNNING" in repr(listed)
+    listed.clean(keep=1)
+    left = [run.run_id for run in ice.runs()]
+    assert {"old2", "<b>living"} <= set(left)
+    assert not {"old0", "old1"} & set(left)
+    living.resume()
+    assert living.wait(30)
+
+
+def test_a_run_whose_agent_vanished_is_lost_and_its_ranks_are_gone(runs: Path) -> None:
+    run = ice.launch(jobs.leave_children_and_wait, (str(runs / "child"),), nproc_per_node=1)
+    until((runs / "child").exists)
+    ranks = [Process.of(pid) for pid in run.pids.values()]
+    child = Process.of(int((runs / "child").read_text()))
+    os.kill(run.story.agent.pid, signal.SIGKILL)
+    until(lambda: not any(process and process.alive() for process in [*ranks, child]), 5)
+    until(lambda: run.state == "LOST", 5)
+    with pytest.raises(ice.RunLost):
+        run.result(1)
+    assert ice.launch(jobs.all_reduce, nproc_per_node=2).result(60) == {0: 1.0, 1: 1.0}
+
+
+@pytest.mark.parametrize("victim", ["host", "forkserver"])
+def test_when_host_or_forkserver_is_killed_nothing_stays_and_the_next_launch_works(victim: str, runs: Path) -> None:
+    run = ice.launch(jobs.leave_children_and_wait, (str(runs / "child"),), nproc_per_node=1)
+    until((runs / "child").exists)
+    host = psutil.Process(hosts.for_environ(os.environ).process.pid)
+    servers = [child for child in host.children() if "forkserver" in " ".join(child.cmdline())]
+    watched = [Process.of(pid) for pid in (*run.pids.values(), int((runs / "child").read_text()))]
+    (host if victim == "host" else servers[0]).kill()
+    until(lambda: run.state.over, 10)
+    until(lambda: not any(process and process.alive() for process in watched), 5)
+    assert ice.launch(jobs.all_reduce, nproc_per_node=2).result(60) == {0: 1.0, 1: 1.0}
+
+
+def test_a_decoy_lives_through_it_all(runs: Path) -> None:
+    decoy = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", "icelaunch_nb.host", "worker.py"])
+    try:
+        run = ice.launch(time.sleep, (60,), nproc_per_node=2)
+        until(lambda: run.state == "RUNNING")
+        run.kill()
+        assert run.wait(30)
+        with pytest.raises(ice.RunFailed):
+            ice.launch(jobs.end_by, ("SIGKILL",), nproc_per_node=2).result(60)
+        assert decoy.poll() is None
+    finally:
+        decoy.kill()
+        decoy.wait()
