@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-SECOND = int(time.time()) * 10**9  # all of it happens within one second
 TRUST = "from icelaunch_nb.imports import trust_only_fresh_bytecode as t; t(); "
 
 
@@ -24,15 +23,21 @@ def run(folder: Path, code: str) -> str:
 
 
 @pytest.fixture
-def helper(tmp_path) -> Path:
+def second() -> int:
+    """The second, in nanoseconds, within which all of it happens."""
+    return int(time.time()) * 10**9
+
+
+@pytest.fixture
+def helper(tmp_path, second) -> Path:
     """A helper.py that was compiled, then edited within the same second to something of the same size."""
     path = tmp_path / "helper.py"
     path.write_text("VALUE = 1\n")
-    os.utime(path, ns=(SECOND, SECOND + 100_000_000))
+    os.utime(path, ns=(second, second + 100_000_000))
     cached = py_compile.compile(str(path))
-    os.utime(cached, ns=(SECOND, SECOND + 200_000_000))
+    os.utime(cached, ns=(second, second + 200_000_000))
     path.write_text("VALUE = 2\n")
-    os.utime(path, ns=(SECOND, SECOND + 300_000_000))
+    os.utime(path, ns=(second, second + 300_000_000))
     return path
 
 
@@ -56,21 +61,21 @@ def test_an_edit_within_the_second_is_seen_in_packages_too(tmp_path, helper):
     assert run(tmp_path, TRUST + "import package.helper; print(package.helper.VALUE)") == "2"
 
 
-def test_an_edit_within_one_tick_of_the_file_systems_clock_is_seen(helper):
+def test_an_edit_within_one_tick_of_the_file_systems_clock_is_seen(helper, second):
     (cached,) = (helper.parent / "__pycache__").iterdir()
-    os.utime(cached, ns=(SECOND, SECOND + 300_000_000))
+    os.utime(cached, ns=(second, second + 300_000_000))
     assert run(helper.parent, TRUST + "import helper; print(helper.VALUE)") == "2"
 
 
-def test_fresh_bytecode_is_still_used(tmp_path):
+def test_fresh_bytecode_is_still_used(tmp_path, second):
     path = tmp_path / "helper.py"
     path.write_text("VALUE = 1\n")
-    os.utime(path, ns=(SECOND, SECOND))
+    os.utime(path, ns=(second, second))
     cached = Path(py_compile.compile(str(path)))
     before = cached.stat()
     path.write_text("VALUE = 2\n")  # what bytecode of the same second and size hides, proves that it was used
-    os.utime(path, ns=(SECOND, SECOND))
-    assert before.st_mtime_ns > SECOND
+    os.utime(path, ns=(second, second))
+    assert before.st_mtime_ns > second
     assert run(tmp_path, TRUST + "import helper; print(helper.VALUE)") == "1"
 
 
