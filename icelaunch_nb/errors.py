@@ -80,6 +80,7 @@ class Failure:
         message: One line.
         traceback: The rank's own traceback, frames of torch and of this package left out; empty where there is none.
         hint: The likely cause; empty where there is nothing to say.
+        consequence: Whether it only tells that another rank had ended (a closed connection).
     """
 
     rank: int
@@ -93,6 +94,7 @@ class Failure:
     message: str
     traceback: str = ""
     hint: str = ""
+    consequence: bool = False
 
     @property
     def signal(self) -> str | None:
@@ -151,14 +153,17 @@ class RunFailed(IcelaunchError):
     def _lines(self) -> list[str]:
         if not self.failures:
             return [self.note or "the run failed", f"logs: {self.log_dir}"]
-        root, groups = self.failures[0], fold(self.failures)
+        root, groups = self.failures[0], fold([f for f in self.failures if not f.consequence] or self.failures)
+        lost = [f.rank for f in self.failures if f.consequence and f not in groups[0]]
         where = f"rank {root.rank} of {self.world_size}" if self.world_size else f"rank {root.rank}"
         lines = [f"{where} failed" + (f" in attempt {self.attempt}" if self.attempt else "")]
         also = [f.rank for f in groups[0][1:]]
         if also:
             lines[0] += f", {_ranks(also)} the same way"
         for group in groups[1:]:
-            lines.append(f"then {_ranks([f.rank for f in group])}: {_first_line(group[0].title)}")
+            lines.append(f"then {_ranks([f.rank for f in group])}: {_clipped(group[0].title)}")
+        if lost:
+            lines.append(f"then {_ranks(lost)} lost the connection to it")
         if self.note:
             lines.append(self.note)
         lines.append(f"logs: {self.log_dir}")
@@ -221,11 +226,12 @@ def nearest(word: str, words: Sequence[str]) -> str:
 
 
 def _ranks(ranks: Sequence[int]) -> str:
-    return f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))}"
+    return f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {', '.join(map(str, sorted(ranks)))}"
 
 
-def _first_line(text: str) -> str:
-    return text.split("\n", 1)[0]
+def _clipped(text: str, limit: int = 120) -> str:
+    line = text.split("\n", 1)[0]
+    return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def _short(value: object, limit: int = 200) -> str:

@@ -130,7 +130,9 @@ def by_cause(failures: list[Failure]) -> list[Failure]:
 
     A rank's death closes its connections before anybody can notice it, so its peers' complaints carry the earlier time.
     """
-    return sorted(failures, key=lambda failure: (bool(_CONSEQUENCE.search(failure.message)), failure.time))
+    for failure in failures:
+        failure.consequence = bool(_CONSEQUENCE.search(failure.message))
+    return sorted(failures, key=lambda failure: (failure.consequence, failure.time))
 
 
 class OomWatch:

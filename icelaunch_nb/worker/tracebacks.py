@@ -72,7 +72,10 @@ def _source(filename: str, lineno: int, module_globals: dict) -> list[str]:
     lines = linecache.getlines(filename, module_globals)
     if not 1 <= lineno <= len(lines):
         return []
-    shown = range(max(1, lineno - _CONTEXT), min(len(lines), lineno + _CONTEXT) + 1)
+    first, last = max(1, lineno - _CONTEXT), min(len(lines), lineno + _CONTEXT)
+    while last > lineno and not lines[last - 1].strip():
+        last -= 1
+    shown = range(first, last + 1)
     width = max(len(str(shown[-1])), 1)
     return [
         f"{'----> ' if n == lineno else '      '}{n:>{width}} {lines[n - 1].rstrip()}".rstrip()
