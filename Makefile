@@ -41,11 +41,13 @@ $(stamp): pyproject.toml requirements-dev.txt
 	@$(python) -m pip install --quiet --disable-pip-version-check --editable . --requirement requirements-dev.txt
 	@touch "$@"
 
-# Tests that take network namespaces for machines need `ip` and `unshare`; where these can't be had, those tests skip and say so.
+# Tests that take network namespaces for machines need `ip` and `unshare`, those of the panel a browser; where these can't be had,
+# those tests skip and say so.
 packages: export PATH := $(PATH):/usr/sbin:/sbin
 packages:
 	@command -v ip >/dev/null || $(call install,iproute2) || echo "without iproute2: tests in network namespaces skip"
 	@command -v unshare >/dev/null || $(call install,util-linux) || echo "without util-linux: tests in network namespaces skip"
+	@command -v chromium >/dev/null || $(call install,chromium) || echo "without chromium: tests of the panel in a browser skip"
 
 clean:
 	rm -rf "$(venv)" build

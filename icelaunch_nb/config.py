@@ -263,7 +263,7 @@ def _need_text(name: str, value: object) -> None:
 
 def _need_number(name: str, value: object, what: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _LONGEST:
-        raise ConfigError(name, value, f"must be {what}")
+        raise ConfigError(name, value, f"must be {what} and at most {_LONGEST:,}")
 
 
 def _directory(value: object) -> str:
@@ -273,7 +273,7 @@ def _directory(value: object) -> str:
         if not isinstance(path, str) or "\0" in path or not path or value == "":
             raise TypeError
         os.fsencode(path)
-    except (TypeError, ValueError):  # ValueError: a lone surrogate, or a NUL where a user's name should be
+    except (TypeError, ValueError, OSError):  # a lone surrogate, a NUL in a user's name; relative to a directory that is gone
         raise ConfigError("log_dir", value, "must be the path of a directory, or None") from None
     there = path
     while not os.path.lexists(there):

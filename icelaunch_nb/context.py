@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from icelaunch_nb import events
 from icelaunch_nb.errors import IcelaunchError
 from icelaunch_nb.events import Events
+from icelaunch_nb.metrics import Metrics
+from icelaunch_nb.rundir import RunDir
+from icelaunch_nb.steps import Steps, listen, steps_of
 
 if TYPE_CHECKING:
     import torch
@@ -15,6 +23,8 @@ if TYPE_CHECKING:
 DEVICE_VARIABLE = "ICELAUNCH_DEVICE"
 RUN_DIR_VARIABLE = "ICELAUNCH_RUN_DIR"
 ATTEMPT_VARIABLE = "ICELAUNCH_ATTEMPT"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,78 @@ class Context:
             named = f"cuda:{self.local_rank}" if torch.cuda.is_available() else "cpu"
         return torch.device(named)
 
+    def steps(self, iterable: Iterable[T], total: int | None = None) -> Iterator[T]:
+        """Goes through `iterable`, counts progress, and heeds what is asked, between two steps.
+
+            for epoch in ctx.steps(range(3)):
+                for batch in ctx.steps(loader):
+                    ...
+
+        Pause, stop and checkpoint requests act before one and the same step on all ranks of this machine, whatever the moment
+        of the click, in loops with and without collectives; `icelaunch_nb.steps` says how, and why it holds. It needs all ranks
+        to go through the same loops. A pause waits, a stop ends this loop and every later one, so that the function goes on
+        behind them and returns what it returns. Of nested loops the innermost one sets the pace, and each has a progress bar of
+        its own, which the machine's first rank moves. With several nodes a request acts on the machine whose board it is set on.
+
+        Args:
+            iterable: What to go through.
+            total: How many there are; None: its `len`, where it has one.
+        """
+        return self._steps.loop(iterable, total)
+
+    def should_checkpoint(self) -> bool:
+        """Whether to save a checkpoint now: true once per request, on every rank at the same step.
+
+        ``events.finished_save_checkpoint`` is set when all ranks have gone on to their next step. In a loop without `steps`, the
+        call itself is where this rank heeds pauses and requests.
+        """
+        return self._steps.should_checkpoint()
+
+    def checkpoint_saved(self, path: str | os.PathLike[str]) -> None:
+        """Says where a checkpoint lies: after a restart that is `last_checkpoint`, and the kernel sees it too."""
+        saved = {"path": os.path.abspath(os.fspath(path)), "time": time.time(), "rank": self.rank, "step": self._steps.step}
+        if self._run_dir is None:
+            self.__dict__["_saved"] = saved
+        else:
+            self._run_dir.write_json(self._run_dir.checkpoint, saved)
+
+    @property
+    def last_checkpoint(self) -> str | None:
+        """The path that `checkpoint_saved` was last told, by any rank of this machine in any attempt; None: none yet."""
+        saved = self.__dict__.get("_saved") if self._run_dir is None else self._run_dir.read_checkpoint()
+        return saved["path"] if saved else None
+
+    def report(self, *, step: int | None = None, **metrics: Any) -> None:
+        """Notes metrics of a step (``report(loss=loss, lr=lr)``) for the panel and `Run.metrics`; under plain torchrun, nothing.
+
+        Args:
+            step: Number of the step; None: as `steps` counts the innermost loops' steps, from 0.
+            **metrics: Numbers, also as tensors with one element. A tensor on a GPU is waited for.
+        """
+        if self._metrics is not None:
+            self._metrics.add(self.rank, self._steps.step if step is None else step, metrics)
+
+    @functools.cached_property
+    def _run_dir(self) -> RunDir | None:
+        path = os.environ.get(RUN_DIR_VARIABLE)
+        return RunDir(Path(path)) if path else None
+
+    @functools.cached_property
+    def _attempt(self) -> int:
+        return int(os.environ.get(ATTEMPT_VARIABLE, "0"))
+
+    @functools.cached_property
+    def _steps(self) -> Steps:
+        path = self._run_dir.steps(self._attempt) if self._run_dir else None
+        return steps_of(path, self.events, self.local_rank, self.local_world_size, shows=self.local_rank == 0)
+
+    @functools.cached_property
+    def _metrics(self) -> Metrics | None:
+        return Metrics(self._run_dir.rank(self._attempt, self.local_rank).metrics) if self._run_dir else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}  # not what belongs to this process
+
     def __repr__(self) -> str:
         return f"<Context rank {self.rank} of {self.world_size}, attempt {self.restart_count}, run {self.run_id}>"
 
@@ -77,10 +159,25 @@ def get_context() -> Context:
 _current: dict[str, Any] = {}
 
 
+def begin(run_dir: RunDir, attempt: int, local_rank: int) -> None:
+    """This process is that rank from here on."""
+    _current.clear()
+    events.on_listening = functools.partial(listen, run_dir.steps(attempt), local_rank)
+
+
+def over() -> None:
+    """This rank's function is over: the other ranks need not wait for it at a pause."""
+    context = _current.get("context")
+    if context is not None and "_steps" in context.__dict__ and _current["key"][0] == os.getpid():
+        context._steps.protocol.over()
+
+
 def _from_environment() -> Context:
     env = os.environ
     rank = int(env["RANK"])
     run_dir = env.get(RUN_DIR_VARIABLE)
+    if run_dir:
+        begin(RunDir(Path(run_dir)), int(env.get(ATTEMPT_VARIABLE, 0)), int(env.get("LOCAL_RANK", rank)))
     return Context(
         rank=rank,
         local_rank=int(env.get("LOCAL_RANK", rank)),

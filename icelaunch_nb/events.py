@@ -1,16 +1,22 @@
 """Events: the flags and counters that kernel, agent and every rank of a run see.
 
 The board is a small memory-mapped file: one byte per flag, one aligned 8-byte integer per counter. A flag or counter is
-written by a single store, which other processes see at once; nothing is locked, nothing can be left locked by a death.
+written by a single store, which other processes see at once and never half; no reader or writer waits for a lock.
+
+     0  magic         64  a byte per flag        128  eight progress bars, outermost first: done, total
+   256  how many bars are shown                  264  when a checkpoint was last finished, in µs since the epoch
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import mmap
 import os
-import struct
+import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +35,14 @@ COUNTERS = ("progress_bar_iter", "progress_bar_total")
 _MAGIC = b"iceboard"
 _FLAGS_AT = 64
 _COUNTERS_AT = 128
+# Numbers of 8-byte words, for `steps`.
+FLAGS_WORD, BARS_WORD, DEPTH_WORD, CHECKPOINT_TIME_WORD = _FLAGS_AT // 8, _COUNTERS_AT // 8, 32, 33
+BARS = 8
 _SIZE = 4096
 _POLL = 0.002  # seconds; a flag is a byte in memory, looking at it costs nothing
+
+# What to do when a rank first looks whether it should stop; `steps` sets it in a rank.
+on_listening: Callable[[], None] | None = None
 
 
 class Flag:
@@ -65,20 +77,31 @@ class Flag:
         return f"<{self.name}: {'set' if self.is_set() else 'clear'}>"
 
 
+class _StopFlag(Flag):
+    """``stop_all_tasks``: a rank that looks at it is given the grace of a stop; one that never does is ended by SIGTERM at once."""
+
+    def is_set(self) -> bool:
+        global on_listening
+        if on_listening is not None:
+            listen, on_listening = on_listening, None
+            listen()
+        return super().is_set()
+
+
 class Counter:
     """A whole number that every process of the run sees."""
 
     def __init__(self, board: Events, name: str) -> None:
-        self._board, self._at, self.name = board, _COUNTERS_AT + 8 * COUNTERS.index(name), name
+        self._board, self._at, self.name = board, BARS_WORD + COUNTERS.index(name), name
 
     @property
     def value(self) -> int:
         """The number; assign to set it."""
-        return struct.unpack_from("<q", self._board._map, self._at)[0]
+        return self._board._words[self._at]
 
     @value.setter
     def value(self, value: int) -> None:
-        struct.pack_into("<q", self._board._map, self._at, int(value))
+        self._board._words[self._at] = int(value)
 
     def __repr__(self) -> str:
         return f"<{self.name}: {self.value}>"
@@ -109,9 +132,9 @@ class Events:
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         self.path: Path | None = Path(path) if path is not None else None
-        self._map = self._private_board() if self.path is None else _open_board(self.path)
+        self._keep(self._private_board() if self.path is None else _open_board(self.path))
         for name in FLAGS:
-            setattr(self, name, Flag(self, name))
+            setattr(self, name, (_StopFlag if name == "stop_all_tasks" else Flag)(self, name))
         for name in COUNTERS:
             setattr(self, name, Counter(self, name))
 
@@ -120,13 +143,33 @@ class Events:
         """The board of the run that lies in `run_dir`."""
         return cls(Path(run_dir) / "events.board")
 
+    @property
+    def bars(self) -> list[tuple[int, int]]:
+        """The progress bars that are shown, outermost loop first: steps done, and steps in all (0: not known).
+
+        The first one is ``progress_bar_iter`` and ``progress_bar_total``.
+        """
+        words, shown = self._words, min(BARS, max(1, self._words[DEPTH_WORD]))
+        return [(words[at], words[at + 1]) for at in range(BARS_WORD, BARS_WORD + 2 * shown, 2)]
+
+    @property
+    def checkpoint_finished(self) -> float | None:
+        """When ``finished_save_checkpoint`` was last set by the ranks, in seconds since the epoch; None: never."""
+        return self._words[CHECKPOINT_TIME_WORD] / 1e6 or None
+
     def move_to(self, path: Path) -> None:
-        """Gives this board the file `path`, with what was set so far; done once, when a run takes the board over."""
+        """Gives this board the file `path`, with what was set so far; done once, when a run takes the board over.
+
+        A later run that is given the same board shares it; a stop was meant for the run before, and is cleared.
+        """
         if self.path is not None:
             if self.path == path:
                 return
+            self.stop_all_tasks.clear()
+            self.paused.clear()
             try:
                 os.link(self.path, path)
+                self.path = path
                 return
             except FileExistsError:
                 raise
@@ -134,7 +177,39 @@ class Events:
                 pass
         content = bytes(self._map)
         self.path = path
-        self._map = _open_board(path, content)
+        self._keep(_open_board(path, content))
+
+    def _keep(self, board: mmap.mmap) -> None:
+        # A memoryview's item is read and written by one 8-byte move; struct.pack_into clears the bytes first.
+        self._map, self._words = board, memoryview(board).cast("q")
+
+    @contextlib.contextmanager
+    def locked(self, patience: float = 1.0) -> Iterator[None]:
+        """Keeps others that ask for this out meanwhile; only for the rare steps that change several things at once.
+
+        Goes on without it after `patience` seconds: a rank that a debugger or SIGSTOP halts must not halt the kernel.
+        """
+        if self.path is None:
+            yield
+            return
+        try:
+            fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:  # the run directory is gone
+            yield
+            return
+        try:
+            deadline = time.monotonic() + patience
+            while True:
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except OSError:
+                    if time.monotonic() >= deadline:
+                        break
+                    time.sleep(0.0005)
+            yield
+        finally:
+            os.close(fd)
 
     def _private_board(self) -> mmap.mmap:
         with tempfile.TemporaryFile() as file:
@@ -151,6 +226,11 @@ class Events:
         flags = [name for name in FLAGS if getattr(self, name).is_set()]
         progress = f"{self.progress_bar_iter.value}/{self.progress_bar_total.value}"
         return f"<Events {', '.join(flags) or 'nothing set'}, progress {progress}>"
+
+
+def flags_mask(*names: str) -> int:
+    """A mask for the word of all flags: one read tells whether any of these is set."""
+    return int.from_bytes(bytes(name in names for name in FLAGS), sys.byteorder)
 
 
 def _fresh() -> bytes:

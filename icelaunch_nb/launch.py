@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import os
@@ -10,7 +11,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -61,7 +62,14 @@ def launch_agent(
         config, _check_entrypoint(entrypoint), _check_args(args), {}, ice_events,
         dev.lenient_devices(config.nproc_per_node, os.environ), set_device=False, sensible_restarts=False, detach=False,
     )
-    return _start(request, stacklevel=3).result()
+    run = None
+    try:
+        run = _start(request, stacklevel=3)
+        return run.result()
+    except KeyboardInterrupt:
+        if run is not None and not run.state.over:  # it came between the two
+            run.kill()
+        raise
 
 
 def launch(
@@ -148,16 +156,33 @@ def _start(request: _Request, *, stacklevel: int) -> Run:
     program = _program(request.entrypoint, request.args) if isinstance(request.entrypoint, str) else []
     run_dir, spec = _lay(request, program)
     try:
+        with _blaming_log_dir(run_dir):
+            (request.events or Events()).move_to(run_dir.board)
         if not program:
             _pack(request, run_dir, stacklevel=stacklevel + 1)
-        (request.events or Events()).move_to(run_dir.board)
-        run_dir.write(run_dir.spec, json.dumps(spec))
-        remember(run_dir.path)
-        host = hosts.launch(AgentTask(str(run_dir.path), Surroundings.here(), request.config.nproc_per_node, request.detach))
+        with _blaming_log_dir(run_dir):
+            run_dir.write(run_dir.spec, json.dumps(spec))
+        run = Run(run_dir.path)
+        task = AgentTask(str(run_dir.path), Surroundings.here(), request.config.nproc_per_node, request.detach)
     except BaseException:
         shutil.rmtree(run_dir.path, ignore_errors=True)
         raise
-    return Run(run_dir.path, host=host)
+    try:
+        remember(run_dir.path)
+        run.started_by(hosts.launch(task))
+    except BaseException:
+        run.kill()  # an interrupt can come once the host has the task: then the agent finds this wish
+        raise
+    return run
+
+
+@contextlib.contextmanager
+def _blaming_log_dir(run_dir: RunDir) -> Iterator[None]:
+    """A file that can't be written there (a full disk, say) is `log_dir`'s matter."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError("log_dir", str(run_dir.path.parent), f"the run's files can't be written there: {error.strerror}") from None
 
 
 def _run_inline(request: _Request) -> Run:
@@ -196,12 +221,10 @@ def _lay(request: _Request, program: list[str]) -> tuple[RunDir, dict[str, Any]]
 
 def _pack(request: _Request, run_dir: RunDir, *, stacklevel: int) -> None:
     call = (request.entrypoint, request.args, request.kwargs)
-    if request.events is not None:
-        request.events.move_to(run_dir.board)
     try:
         functions = packing.dump(call, run_dir.call)
-    except OSError as error:
-        raise ConfigError("log_dir", str(run_dir.path.parent), f"the call can't be written there: {error.strerror}") from None
+    except packing.NotWritten as error:
+        raise ConfigError("log_dir", str(run_dir.path.parent), f"the call can't be written there: {error}") from None
     except Exception as error:
         roots = {_name(request.entrypoint): request.entrypoint}
         roots |= {f"args[{i}]": value for i, value in enumerate(request.args)}
@@ -244,15 +267,22 @@ def _program(entrypoint: str, args: tuple[Any, ...]) -> list[str]:
         raise ConfigError("entrypoint", entrypoint, "must name a script or a program")
     if os.path.isfile(entrypoint):
         path = os.path.abspath(entrypoint)
-        if os.access(path, os.X_OK):
+        if os.access(path, os.X_OK) and not (path.endswith(".py") and not _has_shebang(path)):
             return [path, *map(str, args)]
         if path.endswith(".py"):
             return [sys.executable, path, *map(str, args)]
         raise ConfigError("entrypoint", entrypoint, "is neither executable nor a .py file")
     if os.sep not in entrypoint and shutil.which(entrypoint):
         return [entrypoint, *map(str, args)]
+    if os.path.isdir(entrypoint):
+        raise ConfigError("entrypoint", entrypoint, "is a directory")
     what = "there is no such file" if os.sep in entrypoint or entrypoint.endswith(".py") else "there is no such script here and no such program on PATH"
     raise ConfigError("entrypoint", entrypoint, what)
+
+
+def _has_shebang(path: str) -> bool:
+    with open(path, "rb") as file:
+        return file.read(2) == b"#!"
 
 
 def _name(entrypoint: Entrypoint) -> str:

@@ -15,6 +15,7 @@ cloudpickle's private names that this leans on (``globals_ref``, the class track
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import linecache
@@ -89,12 +90,22 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return reduced
         if self._homeward and isinstance(obj, type) and obj in _class_ids():
             return _tracked_class, (_class_ids()[obj], cloudpickle.dumps(obj))
+        if self._homeward and isinstance(obj, BaseException) and type(obj).__reduce__ is BaseException.__reduce__:
+            return _rebuild_exception, (type(obj), obj.args, obj.__dict__)
         if isinstance(obj, types.FunctionType):
             self.functions.append(obj)
         special = _special(obj)
         if special is not NotImplemented:
             return special
         return _with_slots(obj, super().reducer_override(obj))
+
+
+def _rebuild_exception(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
+    """An exception without a call of its ``__init__``, which often takes other arguments than ``args``."""
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
 
 
 def _special(obj: Any) -> Any:
@@ -148,6 +159,23 @@ def _class_ids() -> Any:
     return _cp._DYNAMIC_CLASS_TRACKER_BY_CLASS
 
 
+class NotWritten(OSError):
+    """The file of a pickle could not be written. An OSError that an object raised while it was pickled is not this one."""
+
+
+class _Sheet:
+    """A file whose errors can be told from those of the objects written to it."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def write(self, data: Any) -> int:
+        try:
+            return int(self._file.write(data))
+        except OSError as error:
+            raise NotWritten(error.errno, error.strerror) from error
+
+
 def dump(obj: Any, path: Path, *, homeward: bool = False) -> list[types.FunctionType]:
     """Writes `obj` to a file that appears whole, mode 0600.
 
@@ -161,28 +189,39 @@ def dump(obj: Any, path: Path, *, homeward: bool = False) -> list[types.Function
 
     Raises:
         Exception: Whatever pickling raised; `explain` finds the culprit.
-        OSError: The disk is full, or the directory is gone.
+        NotWritten: The disk is full, or the directory is gone.
     """
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise NotWritten(error.errno, error.strerror) from error
     try:
         with open(fd, "wb", buffering=1 << 20) as file:
             buffers: list[pickle.PickleBuffer] = []
-            pickler = Pickler(file, buffers.append, homeward)
+            pickler = Pickler(_Sheet(file), buffers.append, homeward)
             pickler.dump(obj)
-            table = []
-            for buffer in buffers:
-                view = buffer.raw()
-                file.write(b"\0" * (-file.tell() % _ALIGN))
-                table.append(_ENTRY.pack(file.tell(), view.nbytes))
-                file.write(view)
-            start = file.tell()
-            file.write(b"".join(table) + _FOOTER.pack(len(table), start, _MAGIC))
+            try:
+                _append_buffers(file, buffers)
+            except OSError as error:
+                raise NotWritten(error.errno, error.strerror) from error
         draft.rename(path)
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
     return pickler.functions
+
+
+def _append_buffers(file: Any, buffers: list[pickle.PickleBuffer]) -> None:
+    table = []
+    for buffer in buffers:
+        view = buffer.raw()
+        file.write(b"\0" * (-file.tell() % _ALIGN))
+        table.append(_ENTRY.pack(file.tell(), view.nbytes))
+        file.write(view)
+    start = file.tell()
+    file.write(b"".join(table) + _FOOTER.pack(len(table), start, _MAGIC))
+    file.flush()
 
 
 def load(path: Path) -> Any:
@@ -326,6 +365,12 @@ def _why_not(value: Any) -> str | None:
 
 
 def _children(value: Any) -> Iterator[tuple[str, Any]]:
+    """Parts of a value and how one reaches each, as far as the value lets itself be looked at."""
+    with contextlib.suppress(Exception):
+        yield from _parts(value)
+
+
+def _parts(value: Any) -> Iterator[tuple[str, Any]]:
     """Parts of a value and how one reaches each."""
     if isinstance(value, dict):
         for key, item in value.items():
@@ -341,6 +386,8 @@ def _children(value: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, types.FunctionType):
         for name, item in _captured(value):
             yield f" → {name}", item
+        for name, item in (value.__kwdefaults__ or {}).items():
+            yield f" → default {name}", item
         for name, item in zip(_default_names(value), value.__defaults__ or (), strict=False):
             yield f" → default {name}", item
     elif isinstance(value, type):

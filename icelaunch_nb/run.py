@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
 import os
 import signal
 import threading
@@ -12,7 +13,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icelaunch_nb import packing
+from icelaunch_nb import metrics, packing
 from icelaunch_nb.config import LaunchConfig
 from icelaunch_nb.errors import Failure, IcelaunchError, RunFailed, RunLost, RunStopped
 from icelaunch_nb.events import Events
@@ -25,6 +26,7 @@ from icelaunch_nb.story import State, Story
 if TYPE_CHECKING:
     import asyncio
 
+_unread: list[int] = []
 _STOP_ON_INTERRUPT = 5.0  # seconds of grace that an interrupted cell gives its ranks
 
 
@@ -36,20 +38,21 @@ class Run:
 
     Args:
         path: The run directory.
-        host: The host that was asked for its agent; None: this process didn't launch it.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, host: Host | None = None) -> None:
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         self._dir = RunDir(Path(path))
         self._spec = self._dir.read_spec()
         self._lock = threading.RLock()
         self._read: tuple[Story, int] = (Story(), 0)  # and how far the journal was read; replaced together
-        self._host = host
+        self._host: Host | None = None
         self._control: int | None = None
         self._results: dict[int, Any] | None = None
+        self._unloadable: dict[int, Exception] = {}
         self._events: Events | None = None
         self._checked = 0.0
         self._printer: Printer | None = None
+        self._panel: Any = None  # the panel that shows this run, once there is one
 
     # What it is.
 
@@ -90,6 +93,10 @@ class Run:
             self._events = Events.of_run(self._dir.path)
         return self._events
 
+    def started_by(self, host: Host) -> None:
+        """Remembers the host that was asked for its agent, whose end would be this run's."""
+        self._host = host
+
     # How it stands.
 
     @property
@@ -100,8 +107,37 @@ class Run:
 
     @property
     def state(self) -> State:
-        """STARTING, RUNNING, RESTARTING, STOPPING, SUCCEEDED, FAILED, STOPPED or LOST; equal to these as strings."""
-        return self.story.state
+        """STARTING, RUNNING, PAUSED, RESTARTING, STOPPING, SUCCEEDED, FAILED, STOPPED or LOST; equal to these as strings."""
+        state = self.story.state
+        return State.PAUSED if state == State.RUNNING and self._is_paused() else state
+
+    def _is_paused(self) -> bool:
+        try:
+            return self.events.paused.is_set()
+        except (OSError, ValueError):  # a directory without a board
+            return False
+
+    @property
+    def last_checkpoint(self) -> str | None:
+        """The path that a rank told `Context.checkpoint_saved`; None: none did."""
+        saved = self._dir.read_checkpoint()
+        return saved["path"] if saved else None
+
+    def metrics(self) -> Any:
+        """What the ranks reported (`Context.report`), in order of time: ``attempt``, ``rank``, ``step``, ``time`` and the metrics.
+
+        Returns:
+            A pandas DataFrame where pandas is installed, else a list of dicts.
+        """
+        rows = metrics.read(
+            (attempt["attempt"], self._dir.rank(attempt["attempt"], entry["local_rank"]).metrics)
+            for attempt in self.story.attempts for entry in attempt["ranks"]
+        )
+        try:
+            pandas = importlib.import_module("pandas")
+        except ImportError:
+            return rows
+        return pandas.DataFrame(rows, columns=None if rows else list(metrics.COLUMNS))
 
     @property
     def attempt(self) -> int:
@@ -182,7 +218,7 @@ class Run:
         Raises:
             TimeoutError: It did not end within `timeout` seconds; it goes on.
             RunFailed: A rank failed.
-            RunStopped: It was stopped before its ranks returned.
+            RunStopped: It was stopped before all its ranks returned; a run whose ranks all did gives its results.
             RunLost: Its agent vanished.
             KeyboardInterrupt: The waiting cell was interrupted; the run is stopped.
         """
@@ -221,10 +257,13 @@ class Run:
             story, now = self.story, time.monotonic()
             if story.state.over or now >= next_show:
                 # Looking at 16 logs costs 0.3 ms; doing it at every look at the journal would slow the start of 8 ranks.
-                with self._lock:
-                    self._printer.show(story.attempts, final=story.state.over)
+                if self._panel is None or not self._panel.speaks:
+                    with self._lock:
+                        self._printer.show(story.attempts, final=story.state.over)
                 next_show = now + 0.02
             waited = now - started
+            if story.state.over and self._panel is not None:
+                self._panel.renew_displays()  # while the waiting cell runs: a client without a browser listens to that alone
             if story.state.over or (timeout is not None and waited >= timeout):
                 return
             pause = min(0.02, 0.001 + waited / 100)
@@ -233,9 +272,17 @@ class Run:
     # Acting.
 
     def stop(self, grace: float = 30) -> None:
-        """Asks the run to stop, and returns at once: SIGTERM to the ranks, `grace` seconds, SIGKILL."""
+        """Asks the run to stop, and returns at once.
+
+        Sets ``events.stop_all_tasks``: loops over ``ctx.steps`` end at one and the same step, functions return what they return,
+        and `result` gives it. Ranks that take longer than `grace` seconds get SIGTERM, and soon after SIGKILL. Ranks that never
+        looked at a step or at that event get SIGTERM at once, and SIGKILL after `grace` seconds.
+        """
         if not isinstance(grace, int | float) or isinstance(grace, bool) or not 0 <= grace < 1e9:
             raise ValueError(f"grace={grace!r}: must be seconds, 0 or more")
+        with contextlib.suppress(OSError, ValueError):
+            if not self.story.state.over:
+                self.events.stop_all_tasks.set()
         self._wish(f"stop {grace}")
 
     def kill(self) -> None:
@@ -249,19 +296,28 @@ class Run:
             self._host.detach(self.log_dir)
 
     def pause(self) -> None:
-        """Sets ``events.pause``, clears ``events.resume``: a rank that looks at its events pauses."""
-        self.events.resume.clear()
-        self.events.pause.set()
+        """Sets ``events.pause``, clears ``events.resume``: loops over ``ctx.steps`` pause before one and the same step.
+
+        ``events.paused`` is set, and `state` is PAUSED, once all ranks have.
+        """
+        with self.events.locked():  # else `paused` could still tell of a pause before this one
+            self.events.resume.clear()
+            self.events.pause.set()
 
     def resume(self) -> None:
-        """Sets ``events.resume``, clears ``events.pause``."""
-        self.events.pause.clear()
-        self.events.resume.set()
+        """Sets ``events.resume``, clears ``events.pause``: paused ranks go on."""
+        with self.events.locked():
+            self.events.pause.clear()
+            self.events.resume.set()
 
     def save_checkpoint(self) -> None:
-        """Sets ``events.trigger_save_checkpoint``: a rank that looks at its events saves a checkpoint."""
-        self.events.finished_save_checkpoint.clear()
-        self.events.trigger_save_checkpoint.set()
+        """Sets ``events.trigger_save_checkpoint``: ``ctx.should_checkpoint()`` is true once, at the same step on every rank.
+
+        ``events.finished_save_checkpoint`` is set once all ranks have gone on from there.
+        """
+        with self.events.locked():  # else the end of an earlier request could be taken for this one's
+            self.events.finished_save_checkpoint.clear()
+            self.events.trigger_save_checkpoint.set()
 
     def stacks(self, timeout: float = 3.0) -> dict[int, str]:
         """Where every rank is now: the Python stacks of all its threads, by global rank.
@@ -332,6 +388,10 @@ class Run:
 
     def _agent_is_gone(self, story: Story) -> bool:
         """Whether the agent, or the host that was to start it, ended; then the journal's last line should say how."""
+        if not self._dir.path.is_dir():
+            return True
+        if self._host is not None and self._host.gone(self.log_dir):
+            return True
         if story.agent is not None:
             return not story.agent.alive()
         if self._host is not None:
@@ -340,6 +400,8 @@ class Run:
         return time.time() - self._spec["time"] > 60
 
     def _hosts_last_words(self, story: Story) -> str:
+        if not self._dir.path.is_dir():
+            return "its directory is gone"
         return self._host.last_words() if self._host is not None and story.agent is None else ""
 
     def _outcome(self) -> dict[int, Any]:
@@ -349,9 +411,16 @@ class Run:
             raise RunLost("\n".join(filter(None, [f"the agent of run {self.run_id} vanished; logs: {self.log_dir}", note])))
         results = self._load_results(story)
         if story.state == State.SUCCEEDED:
+            if self._unloadable:
+                rank = min(self._unloadable)
+                raise self._result_failed(rank, results, story) from self._unloadable[rank]
             return results
         if story.state == State.STOPPED:
-            raise RunStopped(f"run {self.run_id} was stopped: {note or 'it was asked to'}", results)
+            expected = story.attempts[-1]["ranks"] if story.attempts and not self._spec["program"] else [None]
+            if len(results) == len(expected):
+                return results
+            meanwhile = f"; meanwhile rank {story.failures[0].rank} failed: {story.failures[0].title}" if story.failures else ""
+            raise RunStopped(f"run {self.run_id} was stopped: {note or 'it was asked to'}{meanwhile}", results)
         world_size = story.attempts[-1]["world_size"] if story.attempts else 0
         error = RunFailed(story.failures, results, world_size=world_size, attempt=self.attempt, log_dir=self.log_dir, note=note)
         raise error from self._original_exception(story)
@@ -365,9 +434,21 @@ class Run:
                     if story.state == State.SUCCEEDED:
                         results[entry["rank"]] = None
                 elif path.exists():
-                    results[entry["rank"]] = packing.load(path)
+                    try:
+                        results[entry["rank"]] = packing.load(path)
+                    except Exception as error:
+                        self._unloadable[entry["rank"]] = error
             self._results = results
         return dict(self._results)
+
+    def _result_failed(self, rank: int, results: dict[int, Any], story: Story) -> RunFailed:
+        """What to raise for a value that the rank could pack but this process can't build."""
+        error, attempt = self._unloadable[rank], story.attempts[-1]
+        (entry,) = (entry for entry in attempt["ranks"] if entry["rank"] == rank)
+        said = f"rank {rank}'s result can't be built here: {type(error).__name__}: {error}"
+        failure = Failure(rank, entry["local_rank"], attempt["attempt"], time.time(), entry["pid"], "result", 0,
+                          type(error).__name__, str(error), said)
+        return RunFailed([failure], results, world_size=attempt["world_size"], attempt=self.attempt, log_dir=self.log_dir)
 
     def _original_exception(self, story: Story) -> BaseException | None:
         if not story.failures:
@@ -381,10 +462,24 @@ class Run:
 
     # How it looks.
 
+    def panel(self) -> Any:
+        """The panel: its state, its ranks, their logs and the buttons to act on it, live. A run that ends a cell shows it too.
+
+        Raises:
+            IcelaunchError: The package was not built, so that its front end is missing.
+        """
+        from icelaunch_nb.notebook.panel import panel_of
+
+        self._panel = panel_of(self)
+        return self._panel
+
+    def _ipython_display_(self) -> None:
+        self.panel()._ipython_display_()
+
     def __repr__(self) -> str:
         story, ranks = self.story, self._spec["config"]["nproc_per_node"]
         parts = [
-            f"{story.state}", f"{ranks} rank{'s' * (ranks != 1)}", f"attempt {self.attempt}",
+            f"{self.state}", f"{ranks} rank{'s' * (ranks != 1)}", f"attempt {self.attempt}",
             f"{self.restarts} restart{'s' * (self.restarts != 1)}", f"{self.elapsed:.1f} s", self.log_dir,
         ]
         if story.state == State.FAILED and story.failures:
@@ -396,8 +491,13 @@ class Run:
         return attach_to, (self.log_dir,)
 
     def __del__(self) -> None:
-        if getattr(self, "_control", None) is not None:
-            os.close(self._control)  # type: ignore[arg-type]
+        control, read = getattr(self, "_control", None), getattr(self, "_read", None)
+        if control is None or read is None:
+            return
+        if read[0].agent is None and not read[0].state.over:
+            _unread.append(control)  # closing it would take back a wish that no agent has read yet
+        else:
+            os.close(control)
 
 
 def attach_to(path: str) -> Run:
@@ -437,7 +537,7 @@ def _interrupts_raise() -> Iterator[None]:
 def _is_a_cells(task: asyncio.Task[Any] | None) -> bool:
     """Whether a task is a notebook cell's own, so that a KeyboardInterrupt raised in it ends in the cell and not in the loop."""
     code = getattr(task.get_coro() if task else None, "cr_code", None)
-    return code is not None and "ipykernel" in code.co_filename
+    return code is not None and any(name in code.co_filename for name in ("ipykernel", "IPython"))
 
 
 def _wait_for_the_end(run: Run, seconds: float) -> None:

@@ -7,8 +7,11 @@ own folders; whoever looks on reads. Whole files appear by write-then-rename, so
         spec.json  call.pkl  sources.json        what was asked (the kernel writes it; call.pkl goes when the run is over)
         journal.jsonl  agent.log                 what happened (the agent)
         events.board                             flags and counters that all of them see
+        checkpoint.json                          the newest checkpoint that a rank told of (that rank)
         control  leash                           FIFOs: wishes to the agent; the agent's life, for the ranks
-        attempt_<k>/<local_rank>/                stdout.log  stderr.log  error.json  error.pkl  result.pkl  stacks.txt
+        attempt_<k>/steps.board                  how the ranks of one attempt agree on a step (they make it, if they use it)
+        attempt_<k>/<local_rank>/                stdout.log  stderr.log  error.json  error.pkl  result.pkl
+                                                 metrics.jsonl  stacks.txt
 """
 
 from __future__ import annotations
@@ -58,6 +61,11 @@ class RankDir:
         return self.path / "result.pkl"
 
     @property
+    def metrics(self) -> Path:
+        """What the rank reported, a JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
     def stacks(self) -> Path:
         """Where faulthandler writes the stacks of all threads on request."""
         return self.path / "stacks.txt"
@@ -94,6 +102,10 @@ class RunDir:
         return self.path / "events.board"
 
     @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint.json"
+
+    @property
     def control(self) -> Path:
         return self.path / "control"
 
@@ -103,6 +115,10 @@ class RunDir:
 
     def attempt(self, number: int) -> Path:
         return self.path / f"attempt_{number}"
+
+    def steps(self, attempt: int) -> Path:
+        """How the ranks of one attempt agree on a step."""
+        return self.attempt(attempt) / "steps.board"
 
     def rank(self, attempt: int, local_rank: int) -> RankDir:
         return RankDir(self.attempt(attempt) / str(local_rank))
@@ -122,6 +138,17 @@ class RunDir:
             return json.loads(self.spec.read_bytes())
         except (OSError, ValueError) as error:
             raise IcelaunchError(f"{self.path} is not the directory of a run: {error}") from None
+
+    def write_json(self, path: Path, value: object) -> None:
+        """Writes a whole JSON file, as `write` does."""
+        self.write(path, json.dumps(value))
+
+    def read_checkpoint(self) -> dict[str, Any] | None:
+        """The newest checkpoint that a rank told of: ``path``, ``time``, ``rank``, ``step``; None: there is none."""
+        try:
+            return json.loads(self.checkpoint.read_bytes())
+        except (OSError, ValueError):
+            return None
 
 
 def make_run_dir(log_dir: str | None, run_id: str) -> RunDir:

@@ -16,10 +16,14 @@ from icelaunch_nb.processes import Process
 
 
 class State(str, Enum):
-    """The life of a run; each member equals its name as a string."""
+    """The life of a run; each member equals its name as a string.
+
+    PAUSED isn't in the journal: `Run.state` says so of a running run whose ``events.paused`` is set.
+    """
 
     STARTING = "STARTING"
     RUNNING = "RUNNING"
+    PAUSED = "PAUSED"
     RESTARTING = "RESTARTING"
     STOPPING = "STOPPING"
     SUCCEEDED = "SUCCEEDED"

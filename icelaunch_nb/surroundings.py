@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import tempfile
 import types
 from dataclasses import dataclass
 
@@ -54,6 +55,7 @@ def enter(surroundings: Surroundings, extra: dict[str, str]) -> None:
     with contextlib.suppress(OSError):  # a directory that was removed: the kernel stands in it too
         os.chdir(surroundings.cwd)
     sys.path[:] = surroundings.sys_path
+    tempfile.tempdir = None  # the forkserver looked it up by its own environment
 
 
 def become_main(surroundings: Surroundings) -> None:

@@ -13,6 +13,7 @@ The private names of torch that this overrides or reads are listed in ``TORCH_NA
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 import time
@@ -25,11 +26,13 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from torch.distributed.elastic.utils import macros
 
+from icelaunch_nb import steps
 from icelaunch_nb.agent.failures import OomWatch, by_cause, failure_of, is_incurable
 from icelaunch_nb.agent.ranks import Ranks, SpareRanks
-from icelaunch_nb.agent.wishes import Wishes
+from icelaunch_nb.agent.wishes import Wishes, term_patience
 from icelaunch_nb.context import ATTEMPT_VARIABLE, DEVICE_VARIABLE, RUN_DIR_VARIABLE
 from icelaunch_nb.errors import Failure, fold
+from icelaunch_nb.events import Events
 from icelaunch_nb.rundir import JournalWriter, RunDir
 from icelaunch_nb.surroundings import Surroundings
 from icelaunch_nb.tasks import RankTask
@@ -38,6 +41,7 @@ TORCH_NAMES = (
     "_start_workers", "_stop_workers", "_monitor_workers", "_shutdown", "_remaining_restarts", "_worker_group",
     "_setup_local_watchdog", "_setup_healthcheck", "_worker_watchdog", "_health_check_server",
 )
+_JOINING = 1.0  # seconds within which a rank starts to look for a stop once another one does
 PATIENCE = 3.0  # seconds between SIGTERM and SIGKILL when ranks are ended because another one failed
 
 
@@ -86,12 +90,14 @@ class IceAgent(LocalElasticAgent):
         self._oom = OomWatch()
         self.failures: list[Failure] = []
         self.incurable = False
+        self.stopped_itself = False  # whether loops ended by stop_all_tasks and every rank returned
 
     # torch calls the following four.
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         self._attempt += 1
         if self._attempt:
+            self._renew_events()
             self._journal.write("restart", attempt=self._attempt, **(self._cause or {"cause": "other nodes came or went"}))
         self._cause = None
         environs = {worker.local_rank: self._rank_environ(worker_group, worker) for worker in worker_group.workers}
@@ -101,7 +107,8 @@ class IceAgent(LocalElasticAgent):
         for worker in worker_group.workers:
             local_rank = worker.local_rank
             rank_dir = self._run_dir.rank(self._attempt, local_rank)
-            rank_dir.path.mkdir(parents=True, mode=0o700)
+            for folder in (rank_dir.path.parent, rank_dir.path):
+                folder.mkdir(exist_ok=True, mode=0o700)
             for log in (rank_dir.stdout, rank_dir.stderr):
                 log.touch(0o600)
             program = macros.substitute(list(self._settings["program"]), str(local_rank))
@@ -127,6 +134,7 @@ class IceAgent(LocalElasticAgent):
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         assert self._ranks is not None
         if self._ranks.wait(self._interval, self._wishes.bell):
+            self._stop_gracefully(worker_group)
             raise Stopped
         ranks, codes = self._ranks, self._ranks.exitcodes()
         failed = [rank for rank, code in codes.items() if code is not None and not self._returned(rank, code)]
@@ -140,6 +148,7 @@ class IceAgent(LocalElasticAgent):
         unpacked = [rank for rank in codes if not self._settings["program"] and not self._run_dir.rank(self._attempt, rank).result.exists()]
         if unpacked:
             return self._failed(worker_group)
+        self.stopped_itself = bool(steps.stopped(self._run_dir.steps(self._attempt)))
         return RunResult(state=WorkerState.SUCCEEDED, return_values={w.global_rank: None for w in worker_group.workers})
 
     def _stop_workers(self, worker_group: WorkerGroup) -> None:
@@ -165,32 +174,77 @@ class IceAgent(LocalElasticAgent):
         rank_dir = self._run_dir.rank(self._attempt, local_rank)
         return code == 0 and (rank_dir.result.exists() or rank_dir.error.exists())
 
+    def _renew_events(self) -> None:
+        """What the attempt before can't keep to any more: nobody is paused, and a checkpoint that was under way is asked for again."""
+        with contextlib.suppress(OSError, ValueError):
+            events = Events.of_run(self._run_dir.path)
+            events.paused.clear()
+            if steps.unfinished_checkpoint(self._run_dir.steps(self._attempt - 1)):
+                events.trigger_save_checkpoint.set()
+
+    def _stop_gracefully(self, worker_group: WorkerGroup) -> None:
+        """Lets ranks that look for a stop return, and ends the others by SIGTERM; all within the grace, and SIGKILL after it."""
+        assert self._ranks is not None
+        ranks, grace, board = self._ranks, self._wishes.grace, self._run_dir.steps(self._attempt)
+        deadline = time.monotonic() + grace
+        # Where some ranks look for a stop already, the others may be about to.
+        deaf_until = min(deadline, time.monotonic() + (_JOINING if steps.listening(board) else 0))
+        told: set[int] = set()
+        while (now := time.monotonic()) < deadline:
+            codes = ranks.exitcodes()
+            running = {rank for rank, code in codes.items() if code is None}
+            if not running or any(self._fell(rank, code) for rank, code in codes.items()):
+                break
+            if now >= deaf_until:
+                deaf = running - told - steps.listening(board)
+                ranks.terminate(deaf)
+                told |= deaf
+            if ranks.wait((deadline if now >= deaf_until else deaf_until) - now, self._wishes.hurry):
+                self._end_ranks(0)
+                return
+        fell = any(self._fell(rank, code) for rank, code in ranks.exitcodes().items())
+        if fell:
+            ranks.settle()
+        self._end_ranks(PATIENCE if fell else term_patience(grace) if steps.listening(board) - told else 0)
+        self._end_ranks(0)  # what the ranks had started and left behind
+        if fell:
+            self._collect_failures(worker_group)
+
+    def _fell(self, local_rank: int, code: int | None) -> bool:
+        """Whether a rank ended in failure by itself."""
+        assert self._ranks is not None
+        return code is not None and local_rank not in self._ranks.ended_by_us and not self._returned(local_rank, code)
+
     def _end_ranks(self, patience: float) -> None:
         assert self._ranks is not None
-        running = None in self._ranks.exitcodes().values()
-        stuck = self._ranks.end(patience, hurry=self._wishes.hurry) if running or patience == 0 else []
-        for process in stuck:
+        for process in self._ranks.end(patience, hurry=self._wishes.hurry):
             self._journal.write("unkillable", pid=process.pid)
 
-    def _failed(self, worker_group: WorkerGroup) -> RunResult:
-        """Collects what every rank has to say, decides whether a retry makes sense, and tells torch."""
+    def _collect_failures(self, worker_group: WorkerGroup) -> list[Failure]:
+        """Collects what every failed rank has to say, and writes it down."""
         assert self._ranks is not None
         codes, pids, oom = self._ranks.exitcodes(), self._ranks.pids(), self._oom.news()
         failures = []
         for worker in worker_group.workers:
             local_rank, rank_dir = worker.local_rank, self._run_dir.rank(self._attempt, worker.local_rank)
             code = codes[local_rank]
-            if rank_dir.result.exists() or (self._settings["program"] and code == 0):
+            ours = local_rank in self._ranks.ended_by_us and local_rank not in self._ranks.unwatched
+            if (self._settings["program"] and code == 0) or (rank_dir.result.exists() and (code == 0 or ours)):
                 continue
-            if local_rank in self._ranks.ended_by_us and not rank_dir.error.exists():
+            if ours and not rank_dir.error.exists():
                 continue
             failures.append(failure_of(worker.global_rank, local_rank, self._attempt, pids[local_rank], code,
                                        self._ranks.ended_at.get(local_rank, time.time()), rank_dir, oom,
                                        local_rank in self._ranks.unwatched))
         self.failures = failures = by_cause(failures)
+        self._journal.write("failure", attempt=self._attempt, failures=[failure.to_json() for failure in failures])
+        return failures
+
+    def _failed(self, worker_group: WorkerGroup) -> RunResult:
+        """Decides whether a retry makes sense, and tells torch."""
+        failures = self._collect_failures(worker_group)
         root = failures[0]
         self.incurable = all(is_incurable(self._run_dir.rank(self._attempt, f.local_rank)) for f in fold(failures)[0])
-        self._journal.write("failure", attempt=self._attempt, failures=[failure.to_json() for failure in failures])
         if self.incurable and self._settings["sensible_restarts"]:
             self._remaining_restarts = 0
         self._cause = {"rank": root.rank, "cause": root.title, "failed_at": root.time}

@@ -51,13 +51,13 @@ def failure_of(
     if unwatched:
         return Failure(rank, local_rank, attempt, ended, pid, "killed", None, "the forkserver that watched it was killed", "", "",
                        _SIGNAL_HINTS["SIGKILL"].format(oom=oom))
-    last_words = _last_words(rank_dir.stderr)
+    last_words, late = _last_words(rank_dir.stderr), rank_dir.result.exists()
     if exitcode is not None and exitcode < 0:
         name = signal_name(-exitcode)
-        return Failure(rank, local_rank, attempt, ended, pid, "killed", exitcode, f"killed by {name}", "", last_words,
+        return Failure(rank, local_rank, attempt, ended, pid, "killed", exitcode, f"killed by {name}" + " after it had returned" * late, "", last_words,
                        _SIGNAL_HINTS.get(name, "").format(oom=oom) or oom)
     return Failure(rank, local_rank, attempt, ended, pid, "exited", exitcode,
-                   f"exited with code {exitcode} before it returned", "", last_words)
+                   f"exited with code {exitcode} {'after it had' if late else 'before it'} returned", "", last_words)
 
 
 def _told(rank_dir: RankDir) -> dict[str, Any] | None:

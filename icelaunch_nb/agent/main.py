@@ -24,6 +24,7 @@ from icelaunch_nb.agent.ranks import SpareRanks
 from icelaunch_nb.agent.wishes import Wishes
 from icelaunch_nb.config import LaunchConfig
 from icelaunch_nb.entry import nothing
+from icelaunch_nb.events import Events
 from icelaunch_nb.processes import Process
 from icelaunch_nb.rundir import JournalWriter, RunDir
 from icelaunch_nb.surroundings import enter
@@ -108,7 +109,7 @@ def _run(task: AgentTask, run_dir: RunDir, journal: JournalWriter, spares: Spare
     wishes = Wishes(
         run_dir.control,
         None if task.detach or parent is None else parent.sentinel,
-        on_stop=lambda grace, reason: journal.write("stopping", grace=grace, reason=reason),
+        on_stop=lambda grace, reason: _announce_stop(run_dir, journal, grace, reason),
         give_up=lambda reason: _give_up(journal, reason),
     )
     spec = WorkerSpec(
@@ -135,9 +136,15 @@ def _run(task: AgentTask, run_dir: RunDir, journal: JournalWriter, spares: Spare
         with contextlib.suppress(Exception):
             spec.rdzv_handler.shutdown()
     if not result.is_failed():
-        return "SUCCEEDED", {}
+        return ("STOPPED", {"note": "stop_all_tasks was set"}) if agent.stopped_itself else ("SUCCEEDED", {})
     note = "not retried: a retry can't cure this" if agent.incurable and settings["sensible_restarts"] and config.max_restarts else ""
     return "FAILED", {"note": note}
+
+
+def _announce_stop(run_dir: RunDir, journal: JournalWriter, grace: float, reason: str) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        Events.of_run(run_dir.path).stop_all_tasks.set()
+    journal.write("stopping", grace=grace, reason=reason)
 
 
 def _explain(error: Exception, config: LaunchConfig) -> str:

@@ -160,7 +160,7 @@ class Ranks:
         self._wait_for_all(patience, hurry)
         self._signal(signal.SIGKILL)
         self._wait_for_all(_AFTER_KILL, None)
-        end_sessions({process.pid for process in self._processes})
+        end_sessions(self.identities.values())
         return [identity for identity in self.identities.values() if identity.alive()]
 
     def _wait_for_all(self, seconds: float, hurry: Any) -> None:
@@ -172,8 +172,14 @@ class Ranks:
         while any(identity.alive() for identity in self.identities.values()) and time.monotonic() < deadline:
             time.sleep(0.005)
 
-    def _signal(self, signum: int) -> None:
+    def terminate(self, local_ranks: set[int]) -> None:
+        """SIGTERM to some of them."""
+        self._signal(signal.SIGTERM, local_ranks)
+
+    def _signal(self, signum: int, local_ranks: set[int] | None = None) -> None:
         for task in self.tasks:
+            if local_ranks is not None and task.local_rank not in local_ranks:
+                continue
             identity = self.identities.get(task.local_rank)
             if identity is not None and identity.send(signum):
                 self.ended_by_us.add(task.local_rank)

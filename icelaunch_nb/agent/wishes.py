@@ -12,6 +12,15 @@ from typing import Any
 
 # Seconds beyond the grace after which the agent stops waiting for itself (a rendezvous that blocks in C++, say).
 _MARGIN = 3.0
+_TERM_PATIENCE = 5.0
+
+
+def term_patience(grace: float) -> float:
+    """Seconds between SIGTERM and SIGKILL for ranks that took longer than `grace` to stop by themselves.
+
+    A part of a short grace: the host gives its agents 3.5 s for a grace of 2.
+    """
+    return min(_TERM_PATIENCE, grace / 2)
 
 
 class Wishes:
@@ -89,7 +98,7 @@ class Wishes:
         self._rang.set()
         os.write(self._ring, b"!")
         self._on_stop(grace, reason)
-        threading.Thread(target=self._insist, args=(grace + _MARGIN,), name="icelaunch-insist", daemon=True).start()
+        threading.Thread(target=self._insist, args=(grace + term_patience(grace) + _MARGIN,), name="icelaunch-insist", daemon=True).start()
 
     def _insist(self, seconds: float) -> None:
         if not self._over.wait(seconds):

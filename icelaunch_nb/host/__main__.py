@@ -19,11 +19,16 @@ import socket
 import sys
 import threading
 import time
+import traceback
+from pathlib import Path
 from typing import Any
 
 from icelaunch_nb import cpython
+from icelaunch_nb.context import RUN_DIR_VARIABLE
 from icelaunch_nb.entry import nothing, run_agent
-from icelaunch_nb.processes import Process
+from icelaunch_nb.errors import signal_name
+from icelaunch_nb.processes import Process, end_marked, end_sessions
+from icelaunch_nb.rundir import JournalWriter, RunDir, read_journal
 from icelaunch_nb.tasks import AgentTask
 
 PRELOAD = ["torch", "torch.distributed", "icelaunch_nb.agent.main", "icelaunch_nb.worker.main", "icelaunch_nb.host.frozen"]
@@ -50,47 +55,50 @@ class Host:
         self._agents: dict[Any, AgentTask] = {}
         self._lock = threading.Lock()
         self._retired = False
+        self._detached: set[str] = set()
+        self._pending = b""
         self._starting = 0
         self._wake_r, self._wake_w = os.pipe()
 
     def serve(self) -> None:
         """Starts agents until the kernel is gone, then ends what is not detached, and waits for what is."""
         threading.Thread(target=self._start_agents, name="icelaunch-starter", daemon=True).start()
-        pending = b""
         while self._kernel_lives() and not (self._retired and self._idle()):
             ready = self._wait([self._kernel, *([self._kernel_pidfd] if self._kernel_pidfd is not None else [])])
-            if self._kernel_pidfd in ready:
+            if self._kernel_pidfd in ready or (self._kernel in ready and not self._listen()):
                 break
-            if self._kernel in ready:
-                data = self._receive()
-                if not data:
-                    break
-                *lines, pending = (pending + data).split(b"\n")
-                for line in lines:
-                    self._obey(json.loads(line))
+        self._kernel.setblocking(False)
+        while self._listen():  # what it said last: a launch to detach, say
+            pass
         self._end()
+
+    def _listen(self) -> bool:
+        """Obeys what the kernel says; whether there was anything."""
+        try:
+            data = self._kernel.recv(1 << 20)
+        except OSError:
+            data = b""
+        *lines, self._pending = (self._pending + data).split(b"\n")
+        for line in lines:
+            self._obey(json.loads(line))
+        return bool(data)
 
     def _obey(self, message: dict[str, Any]) -> None:
         if message["op"] == "retire":
             self._retired = True
         elif message["op"] == "detach":
-            with self._lock:
-                for task in self._agents.values():
-                    task.detach = task.detach or task.run_dir == message["run_dir"]
+            self._detached.add(message["run_dir"])
         else:
+            task = AgentTask.from_message(message)
+            if task.detach:
+                self._detached.add(task.run_dir)
             with self._lock:
                 self._starting += 1
-            self._wanted.put(AgentTask.from_message(message))
+            self._wanted.put(task)
 
     def _idle(self) -> bool:
         with self._lock:
             return not self._agents and not self._starting
-
-    def _receive(self) -> bytes:
-        try:
-            return self._kernel.recv(1 << 20)
-        except OSError:
-            return b""
 
     def _kernel_lives(self) -> bool:
         return self._kernel_pidfd is not None or os.getppid() == self._kernel_pid
@@ -106,7 +114,8 @@ class Host:
             if sentinel in agents:
                 agents[sentinel].join()
                 with self._lock:
-                    del self._agents[agents[sentinel]]
+                    task = self._agents.pop(agents[sentinel])
+                self._look_after(task, agents[sentinel].exitcode)
         return ready
 
     def _start_agents(self) -> None:
@@ -142,36 +151,65 @@ class Host:
     def _give(self, task: AgentTask, spare: _Spare | None) -> _Spare:
         """Hands a task to the spare agent, or to a new one; a killed forkserver is started again by the next try."""
         for _ in range(_TRIES):
+            if spare is not None and not spare.process.is_alive():
+                spare.tasks.close()  # its forkserver was killed
+                spare = None
             try:
                 agent = spare or _Spare(self._context, 0)
                 agent.tasks.send(task)
                 agent.tasks.close()
                 return agent
             except (OSError, EOFError):
+                traceback.print_exc()
                 spare = None
-        os._exit(1)  # the kernel sees that, and says so
+        os._exit(1)  # the kernel sees that, and says what was just printed
+
+    def _look_after(self, task: AgentTask, exitcode: int | None) -> None:
+        """After an agent's end: ends what it could not, and says what it could not say."""
+        run_dir = RunDir(Path(task.run_dir))
+        events, _ = read_journal(run_dir.journal, 0)
+        end_sessions(
+            Process(rank["pid"], rank["started"]) for event in events if event["event"] == "attempt" for rank in event["ranks"]
+        )
+        end_marked(f"{RUN_DIR_VARIABLE}={task.run_dir}")
+        if not any(event["event"] == "end" for event in events):
+            _write_end(run_dir, "LOST", f"its agent {_end_of(exitcode)}")
+        with contextlib.suppress(OSError):  # a kernel that doesn't listen, or is gone
+            self._kernel.send(json.dumps({"event": "gone", "run_dir": task.run_dir}).encode() + b"\n", socket.MSG_DONTWAIT)
 
     def _end(self) -> None:
+        """Ends what is not detached, lets the rest finish, and takes the forkserver along."""
+        waiting = []
+        with contextlib.suppress(queue.Empty):
+            while (task := self._wanted.get_nowait()) is not None:
+                waiting.append(task)
+        for task in waiting:
+            if task.run_dir in self._detached:
+                self._wanted.put(task)
+                continue
+            with self._lock:
+                self._starting -= 1
+            _write_end(RunDir(Path(task.run_dir)), "STOPPED", "its kernel ended before it began")
         self._wanted.put(None)
-        with self._lock:
-            ending = {agent: Process.of(agent.pid) for agent, task in self._agents.items() if not task.detach}
-        for process in ending.values():
-            if process is not None:
-                process.send(signal.SIGTERM)
+        told: dict[Any, Process | None] = {}
         deadline = time.monotonic() + _AGENT_PATIENCE
-        while self._agents and (time.monotonic() < deadline or any(task.detach for task in self._agents.values())):
+        while not self._idle():
+            with self._lock:
+                attached = [agent for agent, task in self._agents.items() if task.run_dir not in self._detached]
+                detached = len(self._agents) + self._starting - len(attached)
+            late = time.monotonic() > deadline
+            for agent in attached:
+                if agent not in told:
+                    told[agent] = Process.of(agent.pid)
+                    _send(told[agent], signal.SIGTERM)
+                elif late:
+                    _send(told[agent], signal.SIGKILL)  # its ranks hang on its leash
+            if late and not detached and time.monotonic() > deadline + 1:
+                break
             self._wait([])
-            if time.monotonic() >= deadline:
-                self._kill(ending)
-        self._kill(ending)
         pid = cpython.forkserver_pid()
         if pid is not None:
             os.kill(pid, signal.SIGKILL)  # our own child, not reaped yet: the pid can't be anybody else's
-
-    def _kill(self, ending: dict[Any, Process | None]) -> None:
-        for agent, process in ending.items():
-            if agent in self._agents and process is not None:
-                process.send(signal.SIGKILL)  # its ranks hang on its leash
 
 
 class _Spare:
@@ -182,6 +220,21 @@ class _Spare:
         self.process = context.Process(target=run_agent, args=(theirs, ranks), name="agent")
         self.process.start()
         theirs.close()
+
+
+def _send(process: Process | None, signum: int) -> None:
+    if process is not None:
+        process.send(signum)
+
+
+def _end_of(exitcode: int | None) -> str:
+    return f"was killed by {signal_name(-exitcode)}" if exitcode is not None and exitcode < 0 else f"ended with code {exitcode}"
+
+
+def _write_end(run_dir: RunDir, state: str, note: str) -> None:
+    """A journal's last line, in an agent's place; where the directory is gone or the disk full, the kernel hears it otherwise."""
+    with contextlib.suppress(OSError):
+        JournalWriter(run_dir.journal).write("end", state=state, note=note)
 
 
 def _pidfd(pid: int) -> int | None:

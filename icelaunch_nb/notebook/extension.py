@@ -6,8 +6,10 @@ import os
 from typing import Any
 
 from icelaunch_nb.notebook.hosts import hosts
+from icelaunch_nb.notebook.magic import Magic
 
 
 def load(shell: Any) -> None:
-    """Starts the host; it imports torch while the user goes on typing."""
+    """Starts the host, which imports torch while the user goes on typing; then the magics are there."""
     hosts.for_environ(os.environ)
+    Magic(shell).register()

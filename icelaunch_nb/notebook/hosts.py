@@ -47,6 +47,7 @@ class Host:
         self._socket, theirs = socket.socketpair()
         self._sending = threading.Lock()
         self._heard = b""
+        self._gone: set[str] = set()
         self._detached = False
         self._last_words = ""
         self.warm = False
@@ -54,7 +55,7 @@ class Host:
             # A session of its own: Jupyter's Interrupt is a SIGINT to the kernel's whole process group.
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "icelaunch_nb.host", str(theirs.fileno()), str(os.getpid())],
-                env={**_FASTER_FORKS, **environ, "PYTHONPATH": _python_path(environ)}, pass_fds=[theirs.fileno()], start_new_session=True,
+                env={**_FASTER_FORKS, **_without_long_tmpdir(environ), "PYTHONPATH": _python_path(environ)}, pass_fds=[theirs.fileno()], start_new_session=True,
                 stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log, cwd=os.path.sep,
             )
 
@@ -72,13 +73,27 @@ class Host:
         """Whether it still runs."""
         return self.process.poll() is None
 
+    def gone(self, run_dir: str) -> bool:
+        """Whether it said that the agent of that run ended; what a full disk keeps out of the journal is heard here."""
+        with contextlib.suppress(OSError), self._sending:
+            while data := self._socket.recv(1 << 16, socket.MSG_DONTWAIT):
+                self._hear(data)
+        return run_dir in self._gone
+
+    def _hear(self, data: bytes) -> None:
+        *lines, self._heard = (self._heard + data).split(b"\n")
+        for message in map(json.loads, lines):
+            if message["event"] == "warm":
+                self.warm = True
+            else:
+                self._gone.add(message["run_dir"])
+
     def wait_warm(self, timeout: float | None = None) -> bool:
         """Waits until its forkserver has imported torch; whether it has."""
         self._socket.settimeout(timeout)
         with contextlib.suppress(TimeoutError, OSError):
             while not self.warm and (data := self._socket.recv(4096)):
-                *lines, self._heard = (self._heard + data).split(b"\n")
-                self.warm = self.warm or any(json.loads(line).get("event") == "warm" for line in lines)
+                self._hear(data)
         self._socket.settimeout(None)
         return self.warm
 
@@ -109,6 +124,11 @@ class Host:
         """Lets it end once its last run has; as long as this object lives, so does its hold on the kernel's life."""
         with contextlib.suppress(OSError), self._sending:
             self._socket.sendall(b'{"op": "retire"}\n')
+
+
+def _without_long_tmpdir(environ: Mapping[str, str]) -> dict[str, str]:
+    """multiprocessing puts a socket into TMPDIR, whose whole path must fit into 107 characters. Ranks get the real one."""
+    return {name: value for name, value in environ.items() if name != "TMPDIR" or len(os.fsencode(value)) < 60}
 
 
 class Hosts:
@@ -179,7 +199,10 @@ def _python_path(environ: Mapping[str, str]) -> str:
     Not where it is installed: site-packages must not come before the standard library.
     """
     home = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    entries = [os.path.abspath(entry) for entry in environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    entries = []
+    for entry in filter(None, environ.get("PYTHONPATH", "").split(os.pathsep)):
+        with contextlib.suppress(FileNotFoundError):  # a relative one, in a directory that is gone
+            entries.append(os.path.abspath(entry))
     installed = home in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
     return os.pathsep.join(entries if installed else [*entries, home])
 

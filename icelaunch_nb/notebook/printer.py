@@ -13,6 +13,10 @@ from icelaunch_nb.config import LaunchConfig, Std
 from icelaunch_nb.rundir import RunDir
 
 _CHUNK = 1 << 20
+_LONG = 1 << 20  # an unfinished line of so many characters is shown as far as it got; held back, each look would copy it
+_MOMENT = 0.05  # seconds that one look may take while ranks live
+_MOST = 64 << 20  # bytes of one stream that are still shown after the end
+_KEPT = 1 << 20
 _QUIET = 0.25  # seconds after which an unfinished line is shown as far as it got
 _BAR = 0.1  # seconds between two looks of a progress bar
 
@@ -68,20 +72,23 @@ class Printer:
         """
         texts: dict[str, list[str]] = {"stdout": [], "stderr": []}
         for attempt in attempts[self._known :]:
-            self._show_new(texts)
+            self._show_new(texts, final=True)
             self._finish(texts)
             self._follow(attempt)
         self._known = len(attempts)
-        self._show_new(texts)
+        self._show_new(texts, final=final)
         if final:
             self._finish(texts)
         else:
             self._show_unfinished(texts)
         _write(texts)
 
-    def _show_new(self, texts: dict[str, list[str]]) -> None:
-        more = True
-        while more:
+    def _show_new(self, texts: dict[str, list[str]], *, final: bool = False) -> None:
+        """Reads on until nothing is new; while ranks live only for a moment, since they may print faster than anybody reads."""
+        if final:
+            self._skip_to_the_ends(texts)
+        more, deadline = True, time.monotonic() + _MOMENT
+        while more and (final or time.monotonic() < deadline):
             more = False
             for tail in self._tails:
                 new = tail.read()
@@ -90,6 +97,19 @@ class Printer:
                     self._take(tail, new, texts)
             if more:
                 _write(texts)
+
+    def _skip_to_the_ends(self, texts: dict[str, list[str]]) -> None:
+        """Of what nobody has seen yet, shows the last of each stream and says what is on disk alone."""
+        for tail in self._tails:
+            try:
+                left = tail.path.stat().st_size - tail.offset
+            except FileNotFoundError:
+                continue
+            if left > _MOST:
+                self._close(texts)
+                skipped = (left - _KEPT) / 1e6
+                texts[tail.console].append(f"{tail.prefix}… {skipped:,.0f} MB more are in {tail.path} …\n")
+                tail.offset, tail.line, tail.pending, tail.shown = tail.offset + left - _KEPT, "", b"", ""
 
     def _follow(self, attempt: Mapping[str, Any]) -> None:
         self._tails = []
@@ -112,6 +132,11 @@ class Printer:
                 self._close(texts)
                 texts[tail.console].append(_prefixed(tail.prefix, line) + "\n")
         tail.line, tail.changed = rest, time.monotonic()
+        if len(rest) > _LONG:
+            if self._open is not tail:
+                self._close(texts)
+            texts[tail.console].append(self._rest_of(tail, rest) if self._open is tail else _prefixed(tail.prefix, rest))
+            self._open, tail.line, tail.shown = tail, "", ""
 
     def _show_unfinished(self, texts: dict[str, list[str]]) -> None:
         now = time.monotonic()
@@ -136,16 +161,15 @@ class Printer:
             self._open.shown = ""
             self._open = None
 
-    def _finish(self, texts: dict[str, list[str]] | None = None) -> None:
-        out = texts if texts is not None else {"stdout": [], "stderr": []}
+    def _finish(self, texts: dict[str, list[str]]) -> None:
+        """Ends the lines that nobody will end any more."""
         for tail in self._tails:
             if tail.pending:
                 tail.line += tail.pending.decode(errors="replace")
                 tail.pending = b""
             if tail.line:
-                self._take(tail, "\n", out)
-        if texts is None:
-            _write(out)
+                self._take(tail, "\n", texts)
+        self._close(texts)
 
 
 def _prefixed(prefix: str, line: str) -> str:

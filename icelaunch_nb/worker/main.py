@@ -57,6 +57,8 @@ def main(source: RankTask | Connection) -> NoReturn:
         # Whoever can't hand its value over has still done its work: exit code 0 lets the other ranks finish theirs.
         report.returned(value, task.rank, rank_dir)
         code = 0
+    with contextlib.suppress(Exception):
+        context.over()
     _leave(code)
 
 
@@ -107,7 +109,7 @@ def _settle(task: RankTask, rank_dir: RankDir) -> None:
     if "numpy.random" in sys.modules:
         # Forked siblings would draw the same numbers; under torchrun each process starts from the system's entropy.
         sys.modules["numpy.random"].seed()
-    context._current.clear()
+    context.begin(RunDir(Path(task.run_dir)), task.attempt, task.local_rank)
 
 
 def _settle_torch(task: RankTask) -> None:

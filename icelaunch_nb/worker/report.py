@@ -18,12 +18,15 @@ from icelaunch_nb.worker import tracebacks
 _INCURABLE = (SyntaxError, NameError, ImportError)
 
 
+_END = 10_000  # characters kept at either end of a message
+
+
 def returned(value: Any, rank: int, rank_dir: RankDir) -> bool:
     """Packs the value; where that fails, says why instead. Whether it could be packed."""
     try:
         packing.dump(value, rank_dir.result, homeward=True)
         return True
-    except OSError as error:
+    except packing.NotWritten as error:
         raised(error, rank_dir, {}, kind="result")
     except Exception as error:
         raised(packing.explain(error, {f"rank {rank}'s result": value}), rank_dir, {}, kind="result")
@@ -35,27 +38,41 @@ def raised(error: BaseException, rank_dir: RankDir, cell_names: Mapping[str, str
 
     SIGTERM waits until this is done: when several ranks fail together, the agent is already ending the others.
     """
-    now = time.time()
+    now, said = time.time(), _clipped(_str(error))
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    text = tracebacks.render(error, cell_names) if kind != "result" else f"{type(error).__name__}: {error}"
+    text = tracebacks.render(error, cell_names) if kind != "result" else f"{type(error).__name__}: {said}"
     if isinstance(error, SystemExit):
         kind = "exited"
     write_whole(rank_dir.error, json.dumps({
         "message": {
-            "message": f"{type(error).__name__}: {error}",
-            "extraInfo": {"py_callstack": "".join(traceback.format_exception(error)), "timestamp": str(int(now))},
+            "message": f"{type(error).__name__}: {said}",
+            "extraInfo": {"py_callstack": _clipped("".join(traceback.format_exception(error))), "timestamp": str(int(now))},
         },
         "icelaunch": {
             "kind": kind,
             "time": now,
             "pid": os.getpid(),
             "type_name": type(error).__name__,
-            "message": str(error),
-            "traceback": text,
+            "message": said,
+            "traceback": _clipped(text),
             "incurable": kind in ("loading", "result") or isinstance(error, _INCURABLE),
         },
     }, default=str).encode())
     _pack_exception(error, rank_dir)
+
+
+def _str(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as worse:
+        return f"<its __str__ raised {type(worse).__name__}>"
+
+
+def _clipped(text: str) -> str:
+    """Head and tail of a text too long for a notebook and a journal; a message can hold a whole tensor."""
+    if len(text) <= 2 * _END:
+        return text
+    return f"{text[:_END]}\n… {len(text) - 2 * _END:,} characters more …\n{text[-_END:]}"
 
 
 def _pack_exception(error: BaseException, rank_dir: RankDir) -> None:

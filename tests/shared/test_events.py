@@ -262,3 +262,79 @@ def test_boards_leave_no_descriptors_behind(tmp_path):
         del events
     gc.collect()
     assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+
+# What `steps` adds to the board.
+
+
+def test_the_first_bar_is_the_seeds_counters():
+    events = Events()
+    assert events.bars == [(0, 0)]
+    events.progress_bar_iter.value, events.progress_bar_total.value = 3, 9
+    assert events.bars == [(3, 9)]
+
+
+def test_a_board_shows_as_many_bars_as_there_are_nested_loops(board):
+    from icelaunch_nb.events import BARS_WORD, DEPTH_WORD
+
+    board._words[BARS_WORD + 2], board._words[BARS_WORD + 3], board._words[DEPTH_WORD] = 4, 5, 2
+    assert Events(board.path).bars == [(0, 0), (4, 5)]
+    board._words[DEPTH_WORD] = 10**6
+    assert len(board.bars) == 8
+
+
+def test_a_stop_and_a_pause_belong_to_the_run_they_were_meant_for(board, tmp_path):
+    board.stop_all_tasks.set()
+    board.paused.set()
+    board.progress_bar_iter.value = 3
+    board.move_to(tmp_path / "second")
+    assert not board.stop_all_tasks.is_set() and not board.paused.is_set()
+    assert board.progress_bar_iter.value == 3
+
+
+def test_a_stop_that_was_set_before_the_first_launch_stays(tmp_path):
+    events = Events()
+    events.stop_all_tasks.set()
+    events.move_to(tmp_path / "b")
+    assert Events(tmp_path / "b").stop_all_tasks.is_set()
+
+
+def test_the_first_look_for_a_stop_is_told_once(monkeypatch):
+    from icelaunch_nb import events as module
+
+    told = []
+    monkeypatch.setattr(module, "on_listening", lambda: told.append(1))
+    board = Events()
+    board.pause.is_set()
+    assert told == []
+    assert board.stop_all_tasks.wait(0) is False
+    assert board.stop_all_tasks.is_set() is False
+    assert told == [1]
+
+
+def test_who_holds_the_lock_for_ever_halts_nobody(board):
+    with board.locked():
+        started = time.monotonic()
+        with Events(board.path).locked(patience=0.05):
+            assert time.monotonic() - started >= 0.05
+    with board.locked(patience=60):
+        pass
+
+
+def test_a_checkpoints_time_is_kept():
+    from icelaunch_nb.events import CHECKPOINT_TIME_WORD
+
+    events = Events()
+    assert events.checkpoint_finished is None
+    events._words[CHECKPOINT_TIME_WORD] = 1_700_000_000_250_000
+    assert events.checkpoint_finished == 1_700_000_000.25
+
+
+def test_a_counter_is_never_seen_half_written(board, other):
+    """struct.pack_into clears the bytes before it fills them; another process reads zero every now and then."""
+    board.progress_bar_iter.value = -1
+    other.tell("[setattr(events.progress_bar_iter, 'value', n) for _ in range(100_000) for n in (2**62 - 1, -1)] and 1")
+    while board.progress_bar_iter.value == -1:
+        pass
+    assert {board.progress_bar_iter.value for _ in range(200_000)} <= {-1, 2**62 - 1}
+    assert other.answer() == 1

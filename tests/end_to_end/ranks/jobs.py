@@ -111,3 +111,29 @@ def everything_of_me() -> dict[str, Any]:
         name: getattr(context, name)
         for name in ("rank", "local_rank", "world_size", "local_world_size", "role", "restart_count", "max_restarts", "run_id")
     } | {"device": str(context.device)}
+
+
+def train_for_ever() -> dict[str, Any]:
+    """A loop with a collective per step; what this rank acted on, and at which of its steps."""
+    import torch
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo")
+    context = ice.get_context()
+    protocol = context._steps.protocol
+    acted: list[tuple[str, int]] = []
+    act = protocol._act
+
+    def note(entry: int, count: int) -> Any:
+        acted.append(({1: "pause", 2: "stop", 3: "checkpoint"}[entry & 3], count))
+        return act(entry, count)
+
+    protocol._act = note
+    checkpoints, steps = [], 0
+    for step in context.steps(range(10**9)):
+        steps += 1
+        total = torch.ones(1)
+        dist.all_reduce(total)
+        if context.should_checkpoint():
+            checkpoints.append(step)
+    return {"steps": steps, "checkpoints": checkpoints, "acted": acted}

@@ -1,0 +1,58 @@
+"""What a step of ``ctx.steps`` and a ``ctx.report`` cost: ``python -m benchmarks.steps``.
+
+Each figure is the best of several rounds, less what an empty loop costs, in microseconds; bounds: 2 a step, 20 a report.
+The ranks of one machine share the board, so it is also measured with two ranks that run at once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+import icelaunch_nb as ice
+
+STEPS, ROUNDS = 200_000, 7
+
+
+def best(loop: Callable[[], Iterable[object]], count: int = STEPS) -> float:
+    """Microseconds per item of a loop that does nothing."""
+    found = []
+    for _ in range(ROUNDS):
+        started = time.perf_counter()
+        for _ in loop():
+            pass
+        found.append((time.perf_counter() - started) / count * 1e6)
+    return min(found)
+
+
+def costs() -> dict[str, float]:
+    """Measured in a rank."""
+    ctx = ice.get_context()
+    plain = best(lambda: range(STEPS))
+    measured = {"a step": best(lambda: ctx.steps(range(STEPS))) - plain}
+    for _ in ctx.steps(range(1)):
+        measured["a step of an inner loop"] = best(lambda: ctx.steps(range(STEPS))) - plain
+    started = time.perf_counter()
+    for _ in range(10_000):
+        ctx.should_checkpoint()
+    measured["should_checkpoint()"] = (time.perf_counter() - started) / 10_000 * 1e6
+    rounds = []
+    for _ in range(ROUNDS):
+        started = time.perf_counter()
+        for step in range(5_000):
+            ctx.report(loss=step / 7, lr=0.1)
+        rounds.append((time.perf_counter() - started) / 5_000 * 1e6)
+    measured["report(loss=…, lr=…)"] = min(rounds)
+    return measured
+
+
+def main() -> None:
+    """Prints the table."""
+    for ranks in (1, 2):
+        results = ice.launch(costs, nproc_per_node=ranks).result()
+        for name in results[0]:
+            print(f"{ranks} rank{'s' * (ranks > 1)}  {name:24} {max(result[name] for result in results.values()):6.2f} µs")
+
+
+if __name__ == "__main__":
+    main()

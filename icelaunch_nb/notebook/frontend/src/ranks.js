@@ -1,0 +1,76 @@
+/** The strip of ranks: one mark each, those that failed first to the eye; a click shows that rank's log. */
+import { duration, h, say } from "./dom.js";
+import { rankState } from "./story.js";
+
+/** @typedef {import("./story.js").Story} Story */
+/** @typedef {import("./story.js").Pulse} Pulse */
+
+const MARKS = /** @type {Record<string, string>} */ ({ running: "●", done: "✓", failed: "✕", ended: "○" });
+const QUIET = 5; // seconds of silence that are worth a word
+
+/** @param {number} megabytes */
+const inMemory = (megabytes) => (megabytes < 10_000 ? `${megabytes} MB` : `${(megabytes / 1024).toFixed(1)} GB`);
+
+/**
+ * @param {(rank: number | "all") => void} choose
+ * @param {AbortSignal} signal
+ */
+export function makeRanks(choose, signal) {
+  const element = h("div", { className: "ice-ranks", role: "tablist", "aria-label": "Whose output is shown" });
+  /** @type {HTMLElement[]} */
+  let marks = [];
+  let drawn = "";
+  element.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+    const at = marks.indexOf(/** @type {HTMLElement} */ (document.activeElement));
+    if (!step || at < 0) return;
+    event.preventDefault();
+    const next = marks[(at + step + marks.length) % marks.length];
+    next.focus();
+    next.click();
+  }, { signal });
+
+  const tab = (/** @type {number | "all"} */ rank) => {
+    const mark = h("button", { type: "button", className: "ice-rank", role: "tab", "data-rank": rank },
+      h("span", { className: "ice-rank-mark", "aria-hidden": "true" }), h("span", { className: "ice-rank-name" }), h("span", { className: "ice-rank-note" }));
+    mark.addEventListener("click", () => choose(rank), { signal });
+    return mark;
+  };
+  return {
+    element,
+    /** @param {Story} story @param {Pulse} pulse @param {number} attempt @param {number | "all"} chosen */
+    show(story, pulse, attempt, chosen) {
+      const entries = story.attempts[attempt]?.ranks ?? [];
+      const key = entries.map((entry) => entry[0]).join();
+      if (key !== drawn || !marks.length) {
+        drawn = key;
+        marks = [tab("all"), ...entries.map((entry) => tab(entry[0]))];
+        element.replaceChildren(...marks);
+        say(marks[0].children[0], "≡");
+        say(marks[0].children[1], "all");
+        element.dataset.size = entries.length > 16 ? "many" : entries.length > 4 ? "some" : "few";
+      }
+      marks[0].hidden = entries.length < 2;
+      entries.forEach(([rank, local, device, pid], place) => {
+        const mark = marks[place + 1];
+        const { state, word, first } = rankState(story, pulse, attempt, place);
+        const [memory = 0, wrote = 0] = attempt === story.attempts.length - 1 ? (pulse.ranks[place] ?? []) : [];
+        const silent = wrote && state === "running" ? pulse.t - wrote : 0;
+        mark.dataset.state = state;
+        mark.toggleAttribute("data-first", first);
+        say(mark.children[0], MARKS[state]);
+        say(mark.children[1], String(rank));
+        const notes = [device, memory && state === "running" ? inMemory(memory) : "", silent > QUIET ? `silent ${duration(silent)}` : ""].filter(Boolean);
+        say(mark.children[2], state === "failed" ? word.split(":")[0] : notes.join(" · "));
+        const full = [`rank ${rank}: ${word}`, `local rank ${local}`, `pid ${pid}`, ...notes].join(", ");
+        if (mark.title !== full) mark.title = full;
+        mark.setAttribute("aria-label", `rank ${rank}: ${state === "failed" ? word : state}`);
+      });
+      for (const mark of marks) {
+        const on = mark.dataset.rank === String(chosen);
+        mark.setAttribute("aria-selected", String(on));
+        mark.tabIndex = on ? 0 : -1;
+      }
+    },
+  };
+}

@@ -1,0 +1,69 @@
+/** What the kernel tells, and what follows from it. */
+import { plain } from "./sanitise.js";
+
+/** @typedef {[number, number, string, number]} RankEntry rank, local rank, device, pid */
+/** @typedef {{ attempt: number, t: number, world_size: number, ranks: RankEntry[] }} Attempt */
+/** @typedef {{ attempt: number, rank: number | null, cause: string, failed_at: number | null, t: number }} Restart */
+/** @typedef {{ rank: number, attempt: number, time: number, kind: string, type: string, title: string, hint: string, traceback: string }} Failure */
+/** @typedef {{ run_id: string, name: string, path: string, state: string, over: boolean, started: number, end: number | null, note: string,
+ *   nproc: number, max_restarts: number, attempts: Attempt[], restarts: Restart[], failures: Failure[] }} Story */
+/** @typedef {{ t: number, progress: [number, number], flags: string[], ranks: [number, number, boolean][] }} Pulse */
+
+/** A mark beside each state's word, so that it is told without colour. */
+export const MARKS = {
+  STARTING: "◌", RUNNING: "●", RESTARTING: "↻", STOPPING: "◍", SUCCEEDED: "✓", FAILED: "✕", STOPPED: "■", LOST: "?", PAUSED: "❙❙",
+};
+
+/**
+ * The word for a run's state: the journal's, or PAUSED where its ranks say so.
+ * @param {Story} story
+ * @param {Pulse} pulse
+ */
+export function wordFor(story, pulse) {
+  return story.state === "RUNNING" && pulse.flags.includes("paused") && pulse.flags.includes("pause") ? "PAUSED" : story.state;
+}
+
+/**
+ * @param {Story} story
+ * @param {Pulse} pulse
+ * @param {number} attempt
+ * @param {number} place among the attempt's ranks
+ */
+export function rankState(story, pulse, attempt, place) {
+  const entry = story.attempts[attempt].ranks[place];
+  const failure = story.failures.find((one) => one.rank === entry[0] && one.attempt === story.attempts[attempt].attempt);
+  const restart = story.restarts.find((one) => one.attempt === story.attempts[attempt].attempt + 1 && one.rank === entry[0]);
+  if (failure || restart) return { state: "failed", word: failure ? plain(failure.title) : plain(restart?.cause), first: failure === story.failures[0] || !!restart };
+  const newest = attempt === story.attempts.length - 1;
+  const [memory = 0, , returned = false] = (newest && pulse.ranks[place]) || [];
+  if (returned) return { state: "done", word: "returned", first: false };
+  if (!newest) return { state: "ended", word: "ended with its attempt", first: false };
+  if (story.over) return story.state === "SUCCEEDED" ? { state: "done", word: "ended", first: false } : { state: "ended", word: "ended", first: false };
+  if (!memory && pulse.t - story.attempts[attempt].t > 2) return { state: "ended", word: "ended", first: false };
+  return { state: "running", word: "running", first: false };
+}
+
+/**
+ * @param {Story} story
+ * @param {{ t: number, text: string }[]} seen flags whose change this page has seen
+ * @returns {{ t: number, text: string, kind: string }[]}
+ */
+export function timeline(story, seen) {
+  const events = [{ t: story.started, text: `launched ${plain(story.name)}`, kind: "" }];
+  for (const attempt of story.attempts) {
+    const ranks = attempt.ranks.length;
+    events.push({ t: attempt.t, text: `attempt ${attempt.attempt}: ${ranks} rank${ranks === 1 ? "" : "s"} started`, kind: "" });
+  }
+  for (const restart of story.restarts) {
+    const who = restart.rank === null ? "" : `rank ${restart.rank}: `;
+    if (restart.failed_at) events.push({ t: restart.failed_at, text: `${who}${plain(restart.cause)}`, kind: "bad" });
+    events.push({ t: restart.t, text: `restart ${restart.attempt} of ${story.max_restarts}`, kind: "warn" });
+  }
+  const last = story.attempts.at(-1)?.attempt;
+  for (const failure of story.failures) {
+    if (failure.attempt === last) events.push({ t: failure.time, text: `rank ${failure.rank}: ${plain(failure.title)}`, kind: "bad" });
+  }
+  for (const event of seen) events.push({ ...event, kind: "" });
+  if (story.end) events.push({ t: story.end, text: `${story.state.toLowerCase()}${story.note ? `: ${plain(story.note)}` : ""}`, kind: story.state === "SUCCEEDED" ? "good" : story.state === "STOPPED" ? "" : "bad" });
+  return events.sort((a, b) => a.t - b.t);
+}

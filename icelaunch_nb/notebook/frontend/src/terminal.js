@@ -1,0 +1,111 @@
+/** The terminal: xterm.js that only shows, in the theme of the page. */
+import { FitAddon } from "@xterm/addon-fit";
+import { SearchAddon } from "@xterm/addon-search";
+import { Terminal } from "@xterm/xterm";
+
+const LIGHT = {
+  black: "#24292f", red: "#b42318", green: "#1a7f37", yellow: "#8a5a00", blue: "#0b5cad", magenta: "#7a3fb0", cyan: "#0f6e7c", white: "#57606a",
+  brightBlack: "#6e7781", brightRed: "#a40e26", brightGreen: "#116329", brightYellow: "#6f4a00", brightBlue: "#0a4a8f",
+  brightMagenta: "#622f92", brightCyan: "#0b5763", brightWhite: "#24292f",
+};
+const DARK = {
+  black: "#484f58", red: "#ff7b72", green: "#5fc77a", yellow: "#d9a648", blue: "#79b8ff", magenta: "#d2a8ff", cyan: "#56d4dd", white: "#c9d1d9",
+  brightBlack: "#8b949e", brightRed: "#ffa198", brightGreen: "#7ee787", brightYellow: "#f2cc60", brightBlue: "#a5d6ff",
+  brightMagenta: "#e2c5ff", brightCyan: "#a2e9f0", brightWhite: "#f0f6fc",
+};
+
+/** @param {HTMLElement} element */
+function themeOf(element) {
+  const style = getComputedStyle(element);
+  const [r = 255, g = 255, b = 255] = (style.backgroundColor.match(/[\d.]+/g) ?? []).map(Number);
+  const dark = 0.299 * r + 0.587 * g + 0.114 * b < 128;
+  const hex = (/** @type {number[]} */ rgb) => `#${rgb.map((part) => Math.round(part).toString(16).padStart(2, "0")).join("")}`;
+  const background = hex([r, g, b]);
+  const foreground = hex((style.color.match(/[\d.]+/g) ?? ["0", "0", "0"]).slice(0, 3).map(Number));
+  return {
+    ...(dark ? DARK : LIGHT), background, foreground, cursor: background, cursorAccent: background,
+    selectionBackground: dark ? "#3b5b86" : "#b6d6fb", scrollbarSliderBackground: dark ? "#ffffff30" : "#00000026",
+  };
+}
+
+/**
+ * @param {HTMLElement} host
+ * @param {AbortSignal} signal
+ */
+export function openTerminal(host, signal) {
+  const style = getComputedStyle(host);
+  const term = new Terminal({
+    convertEol: true, disableStdin: true, scrollback: 10000, cursorBlink: false, cursorInactiveStyle: "none", allowProposedApi: true,
+    fontFamily: style.fontFamily || "monospace", fontSize: parseFloat(style.fontSize) || 13, lineHeight: 1.15, theme: themeOf(host),
+    screenReaderMode: false, minimumContrastRatio: 4.5, rows: 14,
+  });
+  const fit = new FitAddon();
+  const search = new SearchAddon({ highlightLimit: 500 });
+  term.loadAddon(fit);
+  term.loadAddon(search);
+  // What the sanitiser lets through can't reach these; they stand here for what it may overlook one day.
+  for (const code of [0, 1, 2, 4, 8, 9, 10, 11, 12, 52, 104, 133, 777, 1337]) term.parser.registerOscHandler(code, () => true);
+  term.open(host);
+  term.textarea?.setAttribute("aria-label", "Output of the ranks, read only");
+  term.textarea?.setAttribute("readonly", "");
+
+  const state = { following: true, term, search };
+  /** @type {Set<() => void>} */
+  const listeners = new Set();
+  const atTheEnd = () => term.buffer.active.viewportY >= term.buffer.active.baseY;
+  const follow = (/** @type {boolean} */ on) => {
+    if (on) term.scrollToBottom();
+    if (state.following !== on) {
+      state.following = on;
+      for (const listener of listeners) listener();
+    }
+  };
+  const afterScroll = () => requestAnimationFrame(() => follow(atTheEnd()));
+  for (const name of ["wheel", "pointerup", "touchend"]) host.addEventListener(name, afterScroll, { signal, passive: true });
+
+  term.attachCustomKeyEventHandler((event) => {
+    if (event.type !== "keydown" || event.ctrlKey || event.metaKey || event.altKey) return false;
+    const page = Math.max(1, term.rows - 1);
+    /** @type {Record<string, () => void>} */
+    const moves = {
+      ArrowUp: () => term.scrollLines(-1), ArrowDown: () => term.scrollLines(1), PageUp: () => term.scrollLines(-page),
+      PageDown: () => term.scrollLines(page), Home: () => term.scrollToTop(), End: () => term.scrollToBottom(),
+    };
+    if (moves[event.key]) {
+      moves[event.key]();
+      event.preventDefault();
+      afterScroll();
+    }
+    return false; // Tab goes on to the next control, Ctrl+C copies
+  });
+
+  const refit = () => {
+    if (host.clientWidth > 40) fit.fit();
+  };
+  const sizes = new ResizeObserver(() => requestAnimationFrame(refit));
+  sizes.observe(host);
+  const restyle = () => requestAnimationFrame(() => {
+    term.options.theme = themeOf(host);
+  });
+  const themes = new MutationObserver(restyle);
+  themes.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "data-jp-theme-name", "class", "data-vscode-theme-kind"] });
+  signal.addEventListener("abort", () => {
+    sizes.disconnect();
+    themes.disconnect();
+    term.dispose();
+  });
+  refit();
+  return {
+    term, search, follow,
+    following: () => state.following,
+    onFollow: (/** @type {() => void} */ listener) => listeners.add(listener),
+    /** A following terminal stays at its end; xterm itself leaves one alone that was scrolled up. */
+    write(/** @type {string} */ text) {
+      if (text) term.write(text, () => state.following && term.scrollToBottom());
+    },
+    /** In order with what was written before and isn't drawn yet; `reset()` would overtake that. */
+    clear() {
+      term.write("\x1bc");
+    },
+  };
+}

@@ -1,0 +1,129 @@
+"""The panel: a run as one sees it in a notebook. A pure function of the run directory.
+
+Three things go to the front end: `story`, what the journal says, when that changes; `pulse`, what moves all the time, at most
+ten times a second; and the ranks' logs, as messages with binary buffers. Clicks come back as messages. All of it is sent by the
+thread in `panels`; what happens here happens in the thread that handles a cell or a click, and takes no time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import traitlets
+
+from icelaunch_nb.errors import IcelaunchError
+from icelaunch_nb.notebook import subshell, summary
+from icelaunch_nb.notebook.panels import SHOWN_AGAIN, panels
+from icelaunch_nb.notebook.portrait import Portrait
+
+_MOMENT = 0.5  # seconds that a front end gets to say that it shows a new panel
+
+
+def _built(name: str) -> str:
+    path = Path(__file__).parent / "frontend" / "dist" / name
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise IcelaunchError(f"{path} is missing: the panel's front end is made when the package is installed; `pip install` it again") from None
+
+
+class RunPanel(anywidget.AnyWidget):
+    """The live view of a run: its state, its ranks, their logs, and the buttons to act on it.
+
+    Args:
+        run: A `Run`.
+    """
+
+    # Texts, not paths: anywidget has whoever watches a path's file keep every widget that was ever made of it.
+    _esm = _built("panel.js")
+    _css = _built("panel.css")
+
+    story = traitlets.Dict().tag(sync=True)
+    pulse = traitlets.Dict().tag(sync=True)
+
+    def __init__(self, run: Any) -> None:
+        self.run = run
+        self.wishes: deque[dict[str, Any]] = deque()  # clicks that the thread hasn't seen yet
+        self.seen = False  # whether a front end has said that it shows this
+        self.shown_again_at: list[float] = []
+        self._cell: dict[str, Any] = {}  # the message that asked for the newest display
+        self._shown_at: float | None = None
+        self._display_ids: list[str] = []
+        portrait = Portrait(run)
+        super().__init__(story=portrait.story(), pulse=portrait.pulse({}))
+        self.on_msg(RunPanel._hear)
+
+    def _hear(self, content: dict[str, Any], _buffers: Any) -> None:
+        self.seen = True
+        self.wishes.append(content)
+        panels.serve(self)
+
+    @property
+    def speaks(self) -> bool:
+        """Whether what the ranks print is seen here, so that a waiting cell needn't print it as well.
+
+        A new panel is given the benefit of the doubt for a moment.
+        """
+        return self.seen or (self._shown_at is not None and time.monotonic() - self._shown_at < _MOMENT and not self.run.state.over)
+
+    def close(self) -> None:
+        """Ends the widget; what it showed becomes the summary in the output."""
+        layout = self.layout  # a widget of its own, that nobody else would close
+        super().close()
+        layout.close()
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import display
+
+        kernel = _kernel()
+        self._shown_at = time.monotonic()
+        if kernel is not None:
+            self._cell = dict(kernel.get_parent())
+            self.shown_again_at = [self._shown_at + after for after in SHOWN_AGAIN]
+        handle = display(self.bundle(), raw=True, display_id=True)
+        if handle is not None:
+            self._display_ids.append(handle.display_id)
+        if kernel is not None:
+            panels.serve(self)
+
+    def bundle(self, *, live: bool = True) -> dict[str, Any]:
+        """What an output holds: the static summary, and beside it the widget."""
+        data: dict[str, Any] = {"text/plain": summary.text(self.run), "text/html": summary.html(self.run)}
+        if live and self.comm is not None:
+            view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
+            data["application/vnd.jupyter.widget-view+json"] = view
+        return data
+
+    def join_cell(self, *, subshell_too: bool = True) -> None:
+        """What the calling thread sends from now on belongs to the cell that shows the panel."""
+        kernel = _kernel()
+        if kernel is not None:
+            subshell.publish_under(kernel, self._cell, subshell.of_kernel(kernel) if subshell_too else None)
+
+    def renew_displays(self, *, live: bool = True) -> None:
+        """Brings the outputs that hold this panel up to date, from any thread; where they stand doesn't matter."""
+        kernel = _kernel()
+        if kernel is None:
+            return
+        data = self.bundle(live=live) if self._display_ids else {}
+        for display_id in self._display_ids:
+            kernel.session.send(
+                kernel.iopub_socket, "update_display_data", {"data": data, "metadata": {}, "transient": {"display_id": display_id}},
+                parent=kernel.get_parent(), ident=f"kernel.{kernel.ident}.update_display_data".encode(),
+            )
+
+
+def _kernel() -> Any:
+    """The ipykernel that this process is, or None."""
+    from IPython.core.getipython import get_ipython
+
+    return getattr(get_ipython(), "kernel", None)
+
+
+def panel_of(run: Any) -> RunPanel:
+    """The panel of a run; there is one for all its views."""
+    return panels.of_run(run.log_dir, lambda: RunPanel(run))

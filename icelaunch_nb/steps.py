@@ -1,0 +1,425 @@
+"""Steps: how the loops of all ranks heed pause, stop and checkpoint requests at one and the same step.
+
+Every rank counts the boundaries between its steps and publishes the count before it passes one. The first rank of the machine,
+the leader, looks at the flags. Where one is set, it decides at its next boundary:
+
+1. It raises *hold* on the board. Whoever comes to a boundary and sees it waits there, a millisecond or so.
+2. It waits for that millisecond, then reads the counts of all ranks. A rank that passed a boundary without seeing hold had
+   published the count before; the wait is far longer than a store takes to be seen. So no rank has passed more boundaries than
+   the greatest count says, and whoever comes to the next one sees hold, or what is decided.
+3. It writes target = greatest count + 1, in one 8-byte store together with what is to be done. Every rank goes on to the boundary
+   of that number and acts there, the leader too.
+
+Nobody has passed the target when it is written, and nobody passes it unseeing afterwards: all act at the same boundary. The
+leader waits for no other rank while it holds them, so nothing can be dead-locked by it, and between two boundaries of one number
+all ranks have entered the same collectives, so none is left half entered. It doesn't lean on collectives: where a loop has one
+per step the ranks are a step apart at most and act within two steps; with asynchronous ones (CUDA) or none at all, the ranks
+that are behind make the steps that the foremost one has made, and act at the same number too. What it does need is that all
+ranks go through the same loops: a loop that only one rank counts shifts its numbers, and a rank whose loop ends before the target
+goes on without acting.
+
+Only the ranks of one machine share a board. With several nodes, each machine's first rank leads its own: a request on that
+machine's board acts at one step on its ranks, and not at the same one elsewhere.
+
+The board of an attempt is a file of 8-byte words in the attempt's folder, made by the first rank that needs it; a restart so
+begins with a clean one, while the flags (a pending stop, say) stay. Words 8 to 23 keep the last decisions, since a rank may be
+several behind; from word 32 on each rank has a line of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, MutableSequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TypeVar
+
+from icelaunch_nb import events as board
+from icelaunch_nb.events import Events
+
+T = TypeVar("T")
+
+PAUSE, STOP, CHECKPOINT = 1, 2, 3
+_CONTROL, _RELEASED, _FINISHED, _CHECKPOINT = 1, 2, 3, 4  # words of the head: the newest decision, and numbers of decisions
+_RING, _RING_SIZE = 8, 16
+_SLOTS, _SLOT = 32, 8
+_PASSED, _PID, _LISTENS, _ACTED, _SAVED, _SKIPPED, _STOPPED, _OVER = range(8)  # words of a rank's line
+MAX_RANKS = 512  # of one machine; ranks beyond act each for itself
+_WORDS = _SLOTS + _SLOT * MAX_RANKS
+
+_HOLD = 0.001  # seconds; a store is seen by the other cores within microseconds
+_LOOK = 0.0002  # between two looks of a rank that is held
+_PAUSED_LOOK = 0.002  # and of one that is paused
+
+
+def _decision(target: int, number: int, kind: int) -> int:
+    """A decision as one word; target 0 is hold."""
+    return target << 22 | number << 2 | kind
+
+
+def _target(word: int) -> int:
+    return word >> 22
+
+
+def _number(word: int) -> int:
+    return word >> 2 & 0xFFFFF
+
+
+class Protocol:
+    """One rank's part in it. Whatever waits is a generator of seconds to wait, so that tests can interleave ranks at will.
+
+    Args:
+        words: The attempt's board.
+        events: The run's flags.
+        local_rank: This rank's line; 0 leads.
+        ranks: Number of ranks that share the board.
+        locked: A lock between them.
+
+    Attributes:
+        seen: What the control word is while nothing is to be done at a boundary.
+        stopped: Whether a stop was heeded: no loop of this rank goes on.
+        due: Number of the checkpoint request that `take_checkpoint` hasn't handed out yet.
+    """
+
+    def __init__(
+        self,
+        words: MutableSequence[int] | memoryview,
+        events: Events,
+        local_rank: int,
+        ranks: int,
+        locked: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self.words, self.events, self.leads = words, events, local_rank == 0
+        self.slot = _SLOTS + _SLOT * local_rank
+        self.passed = self.slot + _PASSED
+        self.mask = board.flags_mask("pause", "stop_all_tasks", "trigger_save_checkpoint") if self.leads else 0
+        self.seen = 0
+        self.stopped = False
+        self.due = 0
+        self._lines = range(_SLOTS, _SLOTS + _SLOT * ranks, _SLOT)
+        self._locked = locked
+        self._done = 0  # number of the last decision that this rank has acted on
+        self._taken = 0
+        self._skipped = 0
+        self._asks = False
+
+    def asked(self) -> bool:
+        """The look at a boundary; `Steps.loop` spells it out, since a call costs as much again."""
+        return self.words[_CONTROL] != self.seen or bool(self.events._words[board.FLAGS_WORD] & self.mask)
+
+    def heed(self, count: int) -> Iterator[float]:
+        """What is done at boundary `count`, once its number is published, where `asked` says that there may be something."""
+        words = self.words
+        if self._taken:
+            self._gone_on(_SAVED, self._taken)
+            self._taken = 0
+        while not self.stopped:
+            control = words[_CONTROL]
+            if control and not _target(control):
+                yield _LOOK
+                continue
+            if self._done < _number(control):
+                entry = words[_RING + (self._done + 1) % _RING_SIZE]
+                if _number(entry) < self._done + 1:
+                    yield 0.0  # on some processors a later store can be seen first
+                elif _number(entry) > self._done + 1:
+                    self._done += 1  # so far behind that it was overwritten: this rank had left the loops
+                elif count < _target(entry):
+                    break
+                else:
+                    yield from self._act(entry, count)
+                    self._done += 1
+            elif self.leads and (kind := self._wanted()):
+                yield from self._decide(kind, count)
+            else:
+                break
+        if self.due > self._skipped and not self._asks:
+            self._skipped = self.due
+            self._gone_on(_SKIPPED, self.due)
+        # -1: look again at every boundary.
+        self.seen = -1 if self.stopped or self.due or self._done < _number(control) else control
+
+    def take_checkpoint(self) -> bool:
+        """Whether a checkpoint is due; true once per request."""
+        self._asks = True
+        if not self.due:
+            return False
+        self._taken, self.due = self.due, 0
+        return True
+
+    def over(self) -> None:
+        """This rank's function is over: nobody needs to wait for it."""
+        with self._locked():
+            if self._taken:
+                self.words[self.slot + _SAVED] = self._taken
+            self.words[self.slot + _OVER] = 1
+            self._tell_paused()
+            self._tell_finished()
+
+    # The leader.
+
+    def _wanted(self) -> int:
+        """What to decide next: a checkpoint comes before a stop or a pause that was asked for as well."""
+        events = self.events
+        if events.trigger_save_checkpoint.is_set():
+            return CHECKPOINT
+        if self._stopping():
+            return STOP
+        if not events.pause.is_set():
+            return 0
+        if events.resume.is_set():  # set after pause: whoever pauses again has cleared it, or we have
+            events.pause.clear()
+            events.resume.clear()
+            return 0
+        return PAUSE
+
+    def _decide(self, kind: int, count: int) -> Iterator[float]:
+        number, words = self._done + 1, self.words
+        self._begin(kind, number)
+        if len(self._lines) == 1:
+            self._publish(count, number, kind)
+            return
+        words[_CONTROL] = _decision(0, number, kind)
+        try:
+            yield _HOLD
+        finally:  # an interrupt in that moment must not leave the others held
+            self._publish(1 + max(words[line + _PASSED] for line in self._lines), number, kind)
+
+    def _begin(self, kind: int, number: int) -> None:
+        if kind == CHECKPOINT:
+            with self._locked():
+                self.events.trigger_save_checkpoint.clear()
+                self.events.finished_save_checkpoint.clear()
+                self.words[_CHECKPOINT] = number
+
+    def _publish(self, target: int, number: int, kind: int) -> None:
+        word = _decision(target, number, kind)
+        self.words[_RING + number % _RING_SIZE] = word
+        self.words[_CONTROL] = word
+
+    # Every rank.
+
+    def _act(self, entry: int, count: int) -> Iterator[float]:
+        kind = entry & 3
+        if kind == CHECKPOINT:
+            self.due = _number(entry)
+        elif kind == STOP:
+            self.stopped = True
+            self.words[self.slot + _STOPPED] = 1
+        else:
+            yield from self._pause(_number(entry), count)
+
+    def _pause(self, number: int, count: int) -> Iterator[float]:
+        words, events = self.words, self.events
+        with self._locked():
+            words[self.slot + _ACTED] = number
+            self._tell_paused()
+        if not self.leads:
+            while words[_RELEASED] < number and not self._abandoned():
+                yield _PAUSED_LOOK
+            return
+        released = False
+        while not released:
+            while self._paused() and not self._stopping():
+                yield _PAUSED_LOOK
+            if self._paused() and (kind := self._wanted()):
+                # Nobody passes this boundary before the release: what is decided now is acted on here.
+                self._begin(kind, number + 1)
+                self._publish(count, number + 1, kind)
+                released = True
+            with self._locked():
+                # Whoever pauses again before this moment stays paused; whoever does so later finds `paused` cleared.
+                released = released or not self._paused()
+                if released:
+                    words[_RELEASED] = number
+                    events.paused.clear()
+                    if not self._paused() and events.resume.is_set():
+                        events.pause.clear()
+                        events.resume.clear()
+
+    def _paused(self) -> bool:
+        return self.events.pause.is_set() and not self.events.resume.is_set()
+
+    def _stopping(self) -> bool:
+        return board.Flag.is_set(self.events.stop_all_tasks)  # not by its own is_set: this isn't the user's code looking
+
+    def _abandoned(self) -> bool:
+        """Whether the leader has returned, and can't release anybody, and nothing keeps this rank."""
+        return bool(self.words[_SLOTS + _OVER]) and (not self._paused() or self._stopping())
+
+    def _tell_paused(self) -> None:
+        words = self.words
+        number = max(words[line + _ACTED] for line in self._lines)
+        if words[_RELEASED] < number and all(words[line + _ACTED] == number or words[line + _OVER] for line in self._lines):
+            self.events.paused.set()
+
+    def _gone_on(self, what: int, number: int) -> None:
+        with self._locked():
+            self.words[self.slot + what] = number
+            self._tell_finished()
+
+    def _tell_finished(self) -> None:
+        """The last rank to go on says so. Ranks whose code never asks for checkpoints don't count, as long as one does."""
+        words, number = self.words, self.words[_CHECKPOINT]
+        if words[_FINISHED] >= number or self.events.trigger_save_checkpoint.is_set():
+            return
+        saved = [words[line + _SAVED] >= number for line in self._lines]
+        if any(saved) and all(
+            done or words[line + _SKIPPED] >= number or words[line + _OVER] for line, done in zip(self._lines, saved, strict=True)
+        ):
+            words[_FINISHED] = number
+            self.events._words[board.CHECKPOINT_TIME_WORD] = int(time.time() * 1e6)
+            self.events.finished_save_checkpoint.set()
+
+
+class Steps:
+    """The loops of one rank.
+
+    Args:
+        protocol: Its part in the agreement.
+        shows: Whether it writes the progress bars.
+    """
+
+    def __init__(self, protocol: Protocol, *, shows: bool) -> None:
+        self.protocol = protocol
+        self._shows = shows
+        self._counts = [0] * board.BARS  # steps made by the loops of each level, all together
+        self._deepest = 0
+        self._open: list[object] = []
+
+    @property
+    def step(self) -> int:
+        """Number of the step, from 0, counted through all of the innermost loops."""
+        return self._counts[self._deepest]
+
+    def loop(self, iterable: Iterable[T], total: int | None = None) -> Iterator[T]:
+        """The items, with a boundary before the first and after each."""
+        protocol, level = self.protocol, min(len(self._open), board.BARS - 1)
+        if level == 0:
+            protocol.words[protocol.slot + _LISTENS] = 1
+        token = object()
+        self._open.append(token)
+        self._deepest = max(self._deepest, level)
+        made = 0
+        # Local names throughout: this is what a step costs.
+        words, passed, mask, counts = protocol.words, protocol.passed, protocol.mask, self._counts
+        flags, flags_word, control = protocol.events._words, board.FLAGS_WORD, _CONTROL
+        bars: MutableSequence[int] | memoryview = flags if self._shows else [0] * (board.DEPTH_WORD + 1)
+        bar = board.BARS_WORD + 2 * level
+        try:
+            if protocol.stopped:
+                return
+            bars[bar], bars[bar + 1], bars[board.DEPTH_WORD] = 0, _length(iterable) if total is None else total, level + 1
+            count = words[passed] + 1
+            words[passed] = count
+            seen = protocol.seen
+            if words[control] != seen or flags[flags_word] & mask:
+                self.heed(count)
+                if protocol.stopped:
+                    return
+                seen = protocol.seen
+            for item in iterable:
+                yield item
+                made += 1
+                bars[bar] = made
+                counts[level] += 1
+                count = words[passed] + 1
+                words[passed] = count
+                if words[control] != seen or flags[flags_word] & mask:
+                    self.heed(count)
+                    if protocol.stopped:
+                        return
+                    seen = protocol.seen
+        finally:
+            if token in self._open:
+                del self._open[self._open.index(token) :]
+                bars[board.DEPTH_WORD] = level + 1  # its own bar stays until the outer loop ends, at what was reached
+
+    def heed(self, count: int) -> None:
+        """Boundary `count`, waiting where it has to."""
+        for pause in self.protocol.heed(count):
+            time.sleep(pause)
+
+    def should_checkpoint(self) -> bool:
+        """Whether a checkpoint is due; outside of a loop of ours the call itself is the boundary."""
+        protocol = self.protocol
+        if not self._open and not protocol.due:
+            count = protocol.words[protocol.passed] = protocol.words[protocol.passed] + 1
+            if protocol.asked():
+                self.heed(count)
+        return protocol.take_checkpoint()
+
+
+def steps_of(path: Path | None, events: Events, local_rank: int, local_world_size: int, *, shows: bool) -> Steps:
+    """The loops of this process.
+
+    Args:
+        path: The attempt's board; None: this process belongs to no run of ours and acts for itself.
+        events: The run's events.
+        local_rank: Its rank on this machine.
+        local_world_size: Number of ranks on this machine.
+        shows: Whether it writes the progress bars.
+    """
+    if path is not None and max(local_rank + 1, local_world_size) <= MAX_RANKS:
+        words = _open_board(path)
+        pid = _SLOTS + _SLOT * local_rank + _PID
+        # A child of a rank (a DataLoader worker) looks like its rank; it must not count in its place.
+        words[pid] = words[pid] or os.getpid()
+        if words[pid] == os.getpid():
+            return Steps(Protocol(words, events, local_rank, local_world_size, events.locked), shows=shows)
+    return Steps(Protocol([0] * (_SLOTS + _SLOT), events if path is None else Events(), 0, 1, contextlib.nullcontext), shows=shows and path is None)
+
+
+def listen(path: Path, local_rank: int) -> None:
+    """This rank looks for a stop by itself."""
+    with contextlib.suppress(OSError):  # the run directory is gone
+        if local_rank < MAX_RANKS:
+            _open_board(path)[_SLOTS + _SLOT * local_rank + _LISTENS] = 1
+
+
+def listening(path: Path) -> set[int]:
+    """Local ranks of an attempt that look for a stop by themselves."""
+    return _with(path, _LISTENS)
+
+
+def stopped(path: Path) -> set[int]:
+    """Local ranks of an attempt whose loops ended because of a stop."""
+    return _with(path, _STOPPED)
+
+
+def unfinished_checkpoint(path: Path) -> bool:
+    """Whether a checkpoint was asked for in an attempt that not all of its ranks went on from."""
+    if not path.exists():
+        return False
+    words = _open_board(path)
+    return bool(words[_FINISHED] < words[_CHECKPOINT])
+
+
+def _with(path: Path, what: int) -> set[int]:
+    if not path.exists():
+        return set()
+    words = _open_board(path)
+    return {rank for rank in range(MAX_RANKS) if words[_SLOTS + _SLOT * rank + what]}
+
+
+def _open_board(path: Path) -> memoryview:
+    """The words of an attempt's board, which is made where there is none."""
+    if not path.exists():
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
+            file.write(bytes(8 * _WORDS))
+        with contextlib.suppress(FileExistsError):  # another rank was faster
+            os.link(draft, path)
+        draft.unlink()
+    with open(os.open(path, os.O_RDWR | os.O_CLOEXEC), "r+b") as file:
+        return memoryview(mmap.mmap(file.fileno(), 8 * _WORDS)).cast("q")
+
+
+def _length(iterable: Iterable[object]) -> int:
+    try:
+        return len(iterable)  # type: ignore[arg-type]
+    except (TypeError, NotImplementedError, ValueError):
+        return 0

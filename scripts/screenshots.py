@@ -1,0 +1,83 @@
+"""Takes the README's pictures of the panel: a real JupyterLab, a real browser, light and dark.
+
+    python scripts/screenshots.py [folder]      build/screenshots, if none is named
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import sync_playwright
+
+HOME = Path(__file__).parent.parent
+CELLS = [
+    """%load_ext icelaunch_nb
+import time, icelaunch_nb as ice
+
+def train(steps):
+    ctx = ice.get_context()
+    ctx.events.progress_bar_total.value = steps
+    for step in range(steps):
+        if ctx.rank == 0:
+            ctx.events.progress_bar_iter.value = step + 1
+        print(f"\\x1b[36mstep {step:3}\\x1b[0m  loss {2.3 / (1 + step / 20):.4f}  {8192 / (1 + ctx.rank % 3 / 50):,.0f} tokens/s")
+        if ctx.rank == 2 and step == 30 and ctx.restart_count == 0:
+            raise RuntimeError("NaN in the gradient of layer 7")
+        if ctx.rank == 5 and step == 85:
+            raise ValueError("batch 85 has no labels")
+        time.sleep(0.05)""",
+    'run = ice.launch(train, args=(120,), nproc_per_node=8, devices="cpu", max_restarts=1)\nrun',
+]
+
+
+def main(folder: Path) -> None:
+    """Takes the pictures: while it runs, all ranks with the events, and after a rank failed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lab = _lab()
+    with tempfile.TemporaryDirectory() as home, sync_playwright() as playwright, lab.chromium(playwright) as browser:
+        server = lab.Server(Path(home))
+        try:
+            for theme in ("Light", "Dark"):
+                server.theme(f"JupyterLab {theme}")
+                page = browser.new_page(viewport={"width": 1280, "height": 1000}, device_scale_factor=2)
+                book = lab.Book(server, page, server.notebook(CELLS))
+                book.run(0)
+                book.done(0, 60)
+                book.run(1)
+                book.sees(1, "step  50", 30)
+                _take(book, folder / f"running-{theme.lower()}.png")
+                book.panel(1).get_by_role("tab", name="all").click()
+                book.panel(1).get_by_role("button", name="Events").click()
+                book.sees(1, "step  60", 30)
+                _take(book, folder / f"all-{theme.lower()}.png")
+                book.panel(1).get_by_role("button", name="Events").click()
+                book.word(1, "FAILED", 30)
+                book.panel(1).get_by_role("tab", name="rank 5", selected=True).wait_for()
+                _take(book, folder / f"failed-{theme.lower()}.png")
+                page.close()
+        finally:
+            server.close_notebooks()
+            server.close()
+    print(f"the pictures are in {folder}")
+
+
+def _take(book: Any, path: Path) -> None:
+    book.panel(1).scroll_into_view_if_needed()
+    book.panel(1).screenshot(path=str(path))
+
+
+def _lab() -> Any:
+    spec = importlib.util.spec_from_file_location("lab", HOME / "tests" / "end_to_end" / "browser" / "lab.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["lab"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else HOME / "build" / "screenshots")

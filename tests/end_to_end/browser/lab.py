@@ -1,0 +1,194 @@
+"""A real JupyterLab or Notebook 7 server, and a browser that looks at it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser, Page, Playwright
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or "/usr/bin/chromium"
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]
+
+
+@contextlib.contextmanager
+def chromium(playwright: Playwright) -> Iterator[Browser]:
+    browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    try:
+        yield browser
+    finally:
+        browser.close()
+
+
+class Server:
+    """``jupyter lab`` on a free port of this machine, with settings of its own.
+
+    Args:
+        home: A folder for its settings and notebooks.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.home, self.token = home, secrets.token_hex(16)
+        self._settings("apputils-extension", "notification", {"fetchNews": "false", "checkForUpdates": False})
+        self._settings("notebook-extension", "tracker", {"windowingMode": "none"})  # every cell is in the page
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self._log = open(home / "server.log", "wb")
+        environ = {
+            **os.environ, "JUPYTER_CONFIG_DIR": str(home / "config"), "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
+            "JUPYTER_DATA_DIR": str(home / "data"), "IPYTHONDIR": str(home / "ipython"), "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
+            "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"), "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        }
+        self.process = subprocess.Popen(
+            [
+                sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={self.port}",
+                "--ServerApp.port_retries=0", f"--IdentityProvider.token={self.token}", f"--ServerApp.root_dir={home}",
+                "--LabApp.expose_app_in_browser=True", "--JupyterNotebookApp.expose_app_in_browser=True", "--LabApp.news_url=None",
+            ],
+            env=environ, cwd=home, stdout=self._log, stderr=self._log, stdin=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 60
+        while True:
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/api?token={self.token}", timeout=5).close()
+                return
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError((home / "server.log").read_text())
+            time.sleep(0.05)
+
+    def _settings(self, extension: str, name: str, content: dict[str, Any]) -> None:
+        folder = self.home / "settings" / "@jupyterlab" / extension
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.jupyterlab-settings").write_text(json.dumps(content))
+
+    def theme(self, name: str) -> None:
+        """For pages that are opened from now on."""
+        self._settings("apputils-extension", "themes", {"theme": name})
+
+    def notebook(self, cells: Sequence[str]) -> str:
+        """Lays a notebook with these code cells; returns its name."""
+        name = f"{secrets.token_hex(4)}.ipynb"
+        content = {
+            "cells": [
+                {"cell_type": "code", "id": f"c{i}", "metadata": {}, "source": cell, "outputs": [], "execution_count": None}
+                for i, cell in enumerate(cells)
+            ],
+            "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}, "nbformat": 4, "nbformat_minor": 5,
+        }
+        (self.home / name).write_text(json.dumps(content))
+        return name
+
+    def request(self, path: str, method: str = "GET") -> Any:
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/{path}", method=method, headers={"Authorization": f"token {self.token}"})
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return json.loads(response.read() or b"null")
+
+    def close_notebooks(self) -> None:
+        for session in self.request("api/sessions"):
+            self.request(f"api/sessions/{session['id']}", "DELETE")
+
+    def close(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._log.close()
+
+
+class Book:
+    """A notebook open in a browser's page.
+
+    Args:
+        server: Where it lies.
+        page: Where it is shown.
+        name: Its name there.
+        app: ``lab`` or ``notebook``.
+    """
+
+    def __init__(self, server: Server, page: Page, name: str, app: str = "lab") -> None:
+        self.server, self.page, self.name = server, page, name
+        self._url = f"http://127.0.0.1:{server.port}/{'lab/tree' if app == 'lab' else 'notebooks'}/{name}?token={server.token}&reset"
+        self.open()
+
+    def open(self) -> None:
+        self.page.goto(self._url)
+        self.page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=30_000)
+        self.page.wait_for_function(_IDLE, timeout=30_000)
+
+    def cell(self, source: str) -> int:
+        """Adds a cell at the end and starts it; doesn't wait for its end."""
+        return self.page.evaluate(_ADD, source)
+
+    def run(self, cell: int) -> None:
+        """Starts a cell; doesn't wait for its end."""
+        self.page.evaluate(_RUN, cell)
+
+    def done(self, cell: int, timeout: float = 20) -> None:
+        """Waits for a cell's end."""
+        self.page.wait_for_function(_DONE, arg=cell, timeout=timeout * 1000)
+
+    def output(self, cell: int) -> Any:
+        return self.page.locator(".jp-Notebook .jp-Cell").nth(cell).locator(".jp-OutputArea").first
+
+    def panel(self, cell: int) -> Any:
+        found = self.page.locator(".jp-Notebook .jp-Cell").nth(cell).locator(".ice-panel").first
+        found.wait_for(timeout=20_000)
+        return found
+
+    def text(self, cell: int) -> str:
+        """What the terminal of a cell's panel shows now."""
+        return self.panel(cell).locator(".xterm-rows").inner_text()
+
+    def sees(self, cell: int, text: str, timeout: float = 10) -> None:
+        """Waits until the terminal of a cell's panel shows `text`. It draws only what is on the screen, so that is where it goes."""
+        self.panel(cell).locator(".ice-screen").scroll_into_view_if_needed()
+        self.page.wait_for_function(_SEES, arg=[cell, text], timeout=timeout * 1000, polling=20)
+
+    def word(self, cell: int, word: str, timeout: float = 10) -> None:
+        """Waits until the panel's head says `word`."""
+        self.panel(cell).locator(".ice-word", has_text=word).wait_for(timeout=timeout * 1000)
+
+    def press(self, cell: int, what: str) -> None:
+        self.panel(cell).locator(f'.ice-button[data-do="{what}"]').click()
+
+    def save(self) -> Any:
+        self.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+        return json.loads((self.server.home / self.name).read_text())
+
+
+_WIDGET = "const nb = window.jupyterapp.shell.currentWidget;"
+_IDLE = f"() => {{ if (!window.jupyterapp) return false; {_WIDGET} return nb?.sessionContext?.session?.kernel?.status === 'idle'; }}"
+_ADD = f"""(source) => {{ {_WIDGET}
+  nb.model.sharedModel.insertCell(nb.content.widgets.length, {{cell_type: 'code', source, metadata: {{trusted: true}}}});
+  nb.content.deselectAll();
+  nb.content.activeCellIndex = nb.content.widgets.length - 1;
+  window.jupyterapp.commands.execute('notebook:run-cell');
+  return nb.content.activeCellIndex;
+}}"""
+_RUN = f"""(cell) => {{ {_WIDGET}
+  nb.content.activeCellIndex = cell;
+  window.jupyterapp.commands.execute('notebook:run-cell');
+}}"""
+_DONE = f"""(cell) => {{ {_WIDGET}
+  const model = nb.content.widgets[cell].model;
+  return model.executionState !== 'running' && model.executionCount !== null;
+}}"""
+_SEES = """([cell, text]) => (document.querySelectorAll('.jp-Notebook .jp-Cell')[cell]?.querySelector('.xterm-rows')?.innerText ?? '')
+  .replaceAll('\\u00a0', ' ').includes(text)"""

@@ -1,0 +1,181 @@
+"""What a person sees and does: the panel in a real JupyterLab, in a real browser."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+
+
+def _launch(book, call="chatter", rest="nproc_per_node=2"):
+    cell = book.cell(f"run = ice.launch({call}, {rest}, devices='cpu')\nrun")
+    book.panel(cell)
+    return cell
+
+
+def test_lines_appear_while_the_run_goes_on_and_the_ranks_are_a_click_apart(book):
+    cell = _launch(book)
+    book.sees(cell, "line 3 of rank 0")
+    book.word(cell, "RUNNING")
+    book.panel(cell).get_by_role("tab", name="rank 1").click()
+    book.sees(cell, "line 3 of rank 1")
+    assert "of rank 0" not in book.text(cell)
+    book.panel(cell).get_by_role("tab", name="all").click()
+    book.sees(cell, "of rank 0")
+    book.sees(cell, "of rank 1")
+
+
+def test_stop_acts_while_the_kernel_is_idle(book):
+    cell = _launch(book)
+    book.sees(cell, "line 3")
+    pressed = time.monotonic()
+    book.press(cell, "stop")
+    book.word(cell, "STOPPED")
+    assert time.monotonic() - pressed < 3
+
+
+@pytest.mark.parametrize("waiting", ["await run", "run.result()", "deadline = time.time() + 30\nwhile time.time() < deadline and not run.state.over: pass"])
+def test_stop_acts_while_a_cell_waits_or_is_busy(book, waiting):
+    cell = _launch(book)
+    book.sees(cell, "line 3")
+    waits = book.cell(f"print('waiting', flush=True)\ntry:\n    {waiting.replace(chr(10), chr(10) + '    ')}\nexcept ice.RunStopped:\n    print('was stopped')")
+    book.output(waits).get_by_text("waiting").wait_for(timeout=10_000)
+    pressed = time.monotonic()
+    book.press(cell, "stop")
+    book.word(cell, "STOPPED")
+    assert time.monotonic() - pressed < 3
+    book.done(waits)
+    # What the ranks print is in the panel, and not a second time where the cell waits; nothing lands in another cell.
+    assert "of rank" not in book.output(waits).inner_text()
+
+
+def test_where_a_click_has_to_wait_for_the_kernel_the_panel_says_so(book):
+    """As with ipykernel 6, which has no subshells; made so here by keeping the panel from using one."""
+    book.done(book.cell("from icelaunch_nb.notebook import subshell\nfound = subshell.of_kernel\nsubshell.of_kernel = lambda kernel: None"))
+    cell = _launch(book)
+    book.sees(cell, "line 3")
+    busy = book.cell("print('busy', flush=True)\nopen_until = time.time() + 20\nwhile time.time() < open_until and not os.path.exists('go'): time.sleep(.01)")
+    book.output(busy).get_by_text("busy").wait_for(timeout=10_000)
+    book.press(cell, "stop")
+    answer = book.panel(cell).locator(".ice-answer")
+    assert "heard" in answer.inner_text()
+    answer.get_by_text("The kernel is busy with a cell").wait_for(timeout=5_000)
+    book.word(cell, "RUNNING")
+    (book.server.home / "go").touch()
+    book.word(cell, "STOPPED")
+    book.done(book.cell("subshell.of_kernel = found\nos.remove('go')"))
+
+
+def test_a_press_is_heard_and_answered(book):
+    cell = _launch(book, "lambda: [time.sleep(0.05) for _ in range(400)]")
+    book.word(cell, "RUNNING")
+    panel = book.panel(cell)
+    book.press(cell, "stacks")
+    panel.locator(".ice-stacks pre").first.wait_for(timeout=10_000)
+    assert "most recent call first" in panel.locator(".ice-stacks").inner_text()
+    book.press(cell, "pause")
+    panel.locator('.ice-button[data-do="resume"]').wait_for(timeout=5_000)
+    assert panel.locator(".ice-answer").inner_text().startswith("Pause: asked")
+    book.press(cell, "resume")
+    panel.locator('.ice-button[data-do="pause"]').wait_for(timeout=5_000)
+
+
+def test_a_failing_rank_comes_forward(book):
+    book.done(book.cell(
+        "def breaks():\n    rank = ice.get_context().rank\n    print('before', rank)\n"
+        "    if rank == 1:\n        raise ValueError('the <b>cause</b>')\n    time.sleep(60)"
+    ))
+    cell = _launch(book, "breaks")
+    book.word(cell, "FAILED")
+    panel = book.panel(cell)
+    panel.get_by_role("tab", name=re.compile("rank 1: ValueError"), selected=True).wait_for(timeout=5_000)
+    assert panel.locator(".ice-failure").inner_text().startswith("rank 1: ValueError: the <b>cause</b>")
+    book.sees(cell, "before 1")
+    assert panel.locator(".ice-failure b b").count() == 0
+
+
+def test_a_restart_is_told_and_the_earlier_attempt_stays_reachable(book):
+    book.done(book.cell(
+        "def again():\n    ctx = ice.get_context()\n    print('attempt', ctx.restart_count, 'speaks')\n"
+        "    if ctx.restart_count == 0: raise RuntimeError('once')\n    time.sleep(60)"
+    ))
+    cell = _launch(book, "again", "nproc_per_node=1, max_restarts=2")
+    book.sees(cell, "attempt 1 speaks")
+    panel = book.panel(cell)
+    assert re.match(r"restart 1 of 2: rank 0, RuntimeError.*ago", panel.locator(".ice-restart").inner_text())
+    panel.get_by_label("Attempt").select_option("0")
+    book.sees(cell, "attempt 0 speaks")
+
+
+def test_what_a_rank_prints_is_text(book):
+    before = book.page.title()
+    book.done(book.cell(
+        "def hostile():\n"
+        "    print('<script>window.hacked = 1</script><img src=x onerror=\"window.hacked = 2\">')\n"
+        "    print('\\x1b]0;hacked\\x07title', '\\x1b]8;;javascript:alert(1)\\x1b\\\\link\\x1b]8;;\\x1b\\\\', '\\x1b]52;c;aGFja2Vk\\x07clip')\n"
+        "    print('\\x1b[?1049h\\x1b[2J\\x1b[3J\\x1b[6n\\x9d0;hacked\\x9c', end='')\n"
+        "    print('\\x1b[31mred\\x1b[0m', 'the end')\n"
+        "    time.sleep(60)"
+    ))
+    cell = _launch(book, "hostile", "nproc_per_node=1")
+    book.sees(cell, "the end")
+    assert "<script>window.hacked = 1</script><img src=x" in book.text(cell).replace("\xa0", " ")
+    assert book.page.evaluate("() => window.hacked") is None
+    assert book.page.title() == before
+    panel = book.panel(cell)
+    assert panel.locator(".xterm a, .xterm img, .xterm script").count() == 0
+
+
+def test_a_bar_moves_in_its_line(book):
+    book.done(book.cell(
+        "def bar():\n    for i in range(101):\n        print(f'\\rbar {i}%', end='', file=sys.stderr)\n"
+        "    print('\\nafter')\n    time.sleep(60)"
+    ))
+    cell = _launch(book, "bar", "nproc_per_node=1")
+    book.sees(cell, "after")
+    assert [line.strip() for line in book.text(cell).replace("\xa0", " ").split("\n") if line.startswith("bar")] == ["bar 100%"]
+
+
+def test_a_second_view_shows_the_same(book):
+    cell = _launch(book)
+    book.sees(cell, "line 3")
+    second = book.cell("run.panel()")
+    book.word(second, "RUNNING")
+    book.sees(second, "of rank 0")
+
+
+def test_the_keyboard_reaches_everything(book):
+    cell = _launch(book)
+    book.sees(cell, "line 3 of rank 0")
+    panel = book.panel(cell)
+    panel.get_by_role("tab", name="rank 0").focus()
+    book.page.keyboard.press("ArrowRight")
+    book.sees(cell, "of rank 1")
+    panel.get_by_role("button", name="Stop").focus()
+    book.page.keyboard.press("Enter")
+    book.word(cell, "STOPPED")
+
+
+def test_search_and_follow(book):
+    book.done(book.cell("def long():\n    for i in range(500): print(f'entry {i}')\n    time.sleep(60)"))
+    cell = _launch(book, "long", "nproc_per_node=1")
+    book.sees(cell, "entry 499")
+    panel = book.panel(cell)
+    panel.get_by_role("searchbox").fill("entry 77")
+    book.sees(cell, "entry 77")
+    follow = panel.get_by_role("button", name="Follow")
+    assert follow.get_attribute("aria-pressed") == "false"
+    follow.click()
+    book.sees(cell, "entry 499")
+
+
+def test_a_reload_shows_the_state_and_the_last_lines(book):
+    cell = _launch(book)
+    book.sees(cell, "line 3")
+    book.save()
+    book.open()
+    book.word(cell, "RUNNING", 20)
+    book.sees(cell, "of rank 0", 20)
+    book.press(cell, "stop")
+    book.word(cell, "STOPPED")

@@ -1,0 +1,413 @@
+"""Pause, stop and checkpoint: asked for at any moment, acted on at one and the same step by every rank."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jobs
+import pytest
+
+import icelaunch_nb as ice
+from icelaunch_nb import steps
+
+
+def wait_for(condition, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.002)
+
+
+def counts(run: ice.Run, ranks: int) -> list[int]:
+    """How many boundaries each rank has come to."""
+    words = steps._open_board(run._dir.steps(run.attempt))
+    return [words[steps._SLOTS + steps._SLOT * rank + steps._PASSED] for rank in range(ranks)]
+
+
+def click(run: ice.Run, order: random.Random, ranks: int) -> int:
+    """One or two requests, at a random moment; how many."""
+    time.sleep(order.choice([0, order.random() * 0.002, order.random() * 0.02]))
+    match order.choice(["pause", "pause", "checkpoint", "checkpoint", "both", "hasty pause", "pause twice"]):
+        case "pause":
+            run.pause()
+            wait_for(run.events.paused.is_set)
+            assert run.state == "PAUSED"
+            assert len(set(counts(run, ranks))) == 1
+            run.resume()
+            return 2
+        case "checkpoint":
+            run.save_checkpoint()
+            if order.random() < 0.5:
+                wait_for(run.events.finished_save_checkpoint.is_set)
+            return 1
+        case "both":
+            run.save_checkpoint()
+            run.pause()
+            wait_for(run.events.paused.is_set)
+            run.resume()
+            wait_for(run.events.finished_save_checkpoint.is_set)
+            return 3
+        case "hasty pause":
+            run.pause()
+            time.sleep(order.random() * 0.003)
+            run.resume()
+            return 2
+        case _:
+            run.pause()
+            wait_for(run.events.paused.is_set)
+            run.resume()
+            run.pause()
+            wait_for(run.events.paused.is_set)
+            run.resume()
+            return 4
+
+
+def ask_at_random(ranks: int, seed: int, *, requests: int, seconds: float) -> int:
+    order = random.Random(seed)
+    run = ice.launch(jobs.train_for_ever, nproc_per_node=ranks)
+    wait_for(lambda: run.state == "RUNNING" and run._dir.steps(0).exists() and min(counts(run, ranks)) > 2)
+    asked, deadline = 0, time.monotonic() + seconds
+    while asked < requests and time.monotonic() < deadline:
+        asked += click(run, order, ranks)
+    time.sleep(order.random() * 0.02)
+    if order.random() < 0.5:
+        run.pause()  # a stop works from there too
+        time.sleep(order.random() * 0.01)
+    run.stop(grace=30)
+    results = run.result(60)
+    assert run.state == "STOPPED"
+    assert sorted(results) == list(range(ranks))
+    assert all(result == results[0] for result in results.values()), "a rank acted at another step"
+    acted = [kind for kind, _ in results[0]["acted"]]
+    assert acted[-1] == "stop" and {"pause", "checkpoint"} <= set(acted)
+    assert len(results[0]["checkpoints"]) <= acted.count("checkpoint")
+    return asked
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 8])
+def test_a_thousand_requests_at_random_moments_act_at_the_same_step_on_every_rank(ranks: int) -> None:
+    assert ask_at_random(ranks, seed=ranks, requests=1000, seconds=100) >= 1000
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("ranks", [2, 8, 16])
+def test_ten_thousand_requests(ranks: int) -> None:
+    assert ask_at_random(ranks, seed=time.time_ns(), requests=10_000, seconds=500) >= 5_000
+
+
+def test_in_loops_without_collectives_too() -> None:
+    def uneven() -> list[int]:
+        ctx, saved = ice.get_context(), []
+        for step in ctx.steps(range(10**9)):
+            time.sleep(0.001 * (1 + 2 * ctx.rank))
+            if ctx.should_checkpoint():
+                saved.append(step)
+        return [*saved, step]
+
+    run = ice.launch(uneven, nproc_per_node=3)
+    wait_for(lambda: run.events.progress_bar_iter.value > 20)
+    for _ in range(3):
+        run.save_checkpoint()
+        wait_for(run.events.finished_save_checkpoint.is_set)
+        run.pause()
+        wait_for(run.events.paused.is_set)
+        assert len(set(counts(run, 3))) == 1
+        run.resume()
+    run.stop()
+    results = run.result(30)
+    assert results[0] == results[1] == results[2]
+    assert len(results[0]) == 4
+
+
+def test_nested_loops_show_as_nested_bars_and_stop_together() -> None:
+    def epochs() -> list[tuple[int, int]]:
+        ctx, made = ice.get_context(), []
+        for epoch in ctx.steps(range(1000)):
+            for batch in ctx.steps(range(5)):
+                made.append((epoch, batch))
+                time.sleep(0.002)
+        return made
+
+    run = ice.launch(epochs, nproc_per_node=2)
+    wait_for(lambda: run.events.progress_bar_iter.value >= 2)
+    run.pause()
+    wait_for(run.events.paused.is_set)
+    (epoch, all_epochs), *inner = run.events.bars
+    assert epoch >= 2 and all_epochs == run.events.progress_bar_total.value == 1000
+    assert inner == [] or (inner[0][0] <= 5 and inner[0][1] == 5)
+    run.stop()
+    results = run.result(30)
+    assert results[0] == results[1]
+    assert results[0] == [(epoch, batch) for epoch in range(1000) for batch in range(5)][: len(results[0])]
+
+
+def test_a_graceful_stop_returns_the_results_at_once() -> None:
+    def train() -> str:
+        for _ in ice.get_context().steps(range(10**9)):
+            time.sleep(0.01)
+        return "whole"
+
+    run = ice.launch(train, nproc_per_node=2)
+    wait_for(lambda: run.events.progress_bar_iter.value > 2)
+    started = time.monotonic()
+    run.stop(grace=30)
+    assert run.result(30) == {0: "whole", 1: "whole"}
+    assert time.monotonic() - started < 5
+    assert run.state == "STOPPED"
+    assert ice.Run(run.log_dir).result() == {0: "whole", 1: "whole"}
+
+
+def test_setting_the_event_alone_stops_too() -> None:
+    run = ice.launch(jobs.train_for_ever, nproc_per_node=2)
+    wait_for(lambda: run.events.progress_bar_iter.value > 2)
+    run.events.stop_all_tasks.set()
+    assert sorted(run.result(30)) == [0, 1]
+    assert run.state == "STOPPED"
+
+
+def test_a_rank_that_does_not_return_in_time_gets_sigterm_and_sigkill() -> None:
+    def stubborn() -> str:
+        import signal
+
+        ctx = ice.get_context()
+        for _ in ctx.steps(range(10**9)):
+            time.sleep(0.005)
+        if ctx.rank == 1:
+            signal.signal(signal.SIGTERM, lambda *_: print("asked nicely"))
+            while True:
+                time.sleep(0.01)
+        return "whole"
+
+    run = ice.launch(stubborn, nproc_per_node=2)
+    wait_for(lambda: run.events.progress_bar_iter.value > 2)
+    started = time.monotonic()
+    run.stop(grace=1)
+    with pytest.raises(ice.RunStopped) as caught:
+        run.result(30)
+    assert 1 < time.monotonic() - started < 6
+    assert caught.value.results == {0: "whole"}
+    assert run.logs(1) == "asked nicely\n"
+
+
+def test_a_kill_ends_the_grace() -> None:
+    def slow_to_stop() -> None:
+        for _ in ice.get_context().steps(range(10**9)):
+            time.sleep(0.005)
+        time.sleep(100)
+
+    run = ice.launch(slow_to_stop, nproc_per_node=2)
+    wait_for(lambda: run.events.progress_bar_iter.value > 2)
+    run.stop(grace=60)
+    wait_for(lambda: steps.stopped(run._dir.steps(0)) == {0, 1})
+    started = time.monotonic()
+    run.kill()
+    assert run.wait(20)
+    assert time.monotonic() - started < 5
+    assert run.state == "STOPPED"
+
+
+def test_a_rank_that_fails_while_it_stops_is_told() -> None:
+    def fails() -> None:
+        ctx = ice.get_context()
+        for _ in ctx.steps(range(10**9)):
+            time.sleep(0.005)
+        if ctx.rank == 1:
+            raise ValueError("the disk is full")
+        time.sleep(100)
+
+    run = ice.launch(fails, nproc_per_node=2)
+    wait_for(lambda: run.events.progress_bar_iter.value > 2)
+    run.stop(grace=60)
+    with pytest.raises(ice.RunStopped, match="meanwhile rank 1 failed: ValueError: the disk is full"):
+        run.result(30)
+    assert run.state == "STOPPED"
+
+
+def test_code_that_knows_nothing_of_steps_ends_quickly() -> None:
+    def sleep() -> None:
+        ice.get_context().events.progress_bar_iter.value = 1
+        time.sleep(100)
+
+    run = ice.launch(sleep, nproc_per_node=2)
+    wait_for(lambda: run.events.progress_bar_iter.value == 1)
+    started = time.monotonic()
+    run.stop(grace=60)
+    with pytest.raises(ice.RunStopped):
+        run.result(30)
+    assert time.monotonic() - started < 5
+
+
+def test_code_that_looks_for_a_stop_itself_is_given_the_grace() -> None:
+    def look() -> str:
+        events = ice.get_context().events
+        while not events.stop_all_tasks.is_set():
+            events.progress_bar_iter.value += 1
+            time.sleep(0.01)
+        time.sleep(0.5)
+        return "whole"
+
+    run = ice.launch(look)
+    wait_for(lambda: run.events.progress_bar_iter.value > 2)
+    run.stop(grace=20)
+    assert run.result(30) == {0: "whole"}
+
+
+def test_after_a_restart_the_last_checkpoint_is_known_and_the_protocol_is_fresh(runs: Path) -> None:
+    def train(folder: str) -> tuple[str | None, int]:
+        import torch.distributed as dist
+
+        dist.init_process_group("gloo")
+        ctx, done = ice.get_context(), 0
+        before = ctx.last_checkpoint
+        for _ in ctx.steps(range(10**9)):
+            dist.barrier()
+            time.sleep(0.002)
+            if ctx.should_checkpoint():
+                done += 1
+                if ctx.rank == 0:
+                    ctx.checkpoint_saved(Path(folder) / f"attempt{ctx.restart_count}")
+                if ctx.restart_count == 0:
+                    dist.barrier()
+                    os._exit(3)
+        return before, done
+
+    run = ice.launch(train, (str(runs),), nproc_per_node=2, max_restarts=1)
+    wait_for(lambda: run.events.progress_bar_iter.value > 2)
+    assert run.last_checkpoint is None
+    run.save_checkpoint()
+    # It was under way when the ranks ended: the next attempt is asked again.
+    wait_for(lambda: run.attempt == 1 and run.events.finished_save_checkpoint.is_set())
+    run.pause()
+    wait_for(run.events.paused.is_set)
+    run.resume()
+    run.stop()
+    assert run.result(30) == {rank: (str(runs / "attempt0"), 1) for rank in (0, 1)}
+    assert run.last_checkpoint == str(runs / "attempt1")
+    assert abs(run.events.checkpoint_finished - time.time()) < 60
+
+
+def test_a_pause_survives_a_restart_as_a_wish() -> None:
+    def train() -> int:
+        ctx = ice.get_context()
+        for step in ctx.steps(range(10**9)):
+            time.sleep(0.002)
+            if ctx.restart_count == 0 and step == 20:
+                ctx.events.pause.set()
+                os._exit(3)
+        return step
+
+    run = ice.launch(train, max_restarts=1)
+    wait_for(lambda: run.attempt == 1 and run.events.paused.is_set())
+    assert run.state == "PAUSED"
+    run.resume()
+    wait_for(lambda: run.state == "RUNNING")
+    run.stop()
+    run.result(30)
+
+
+def test_metrics_come_with_rank_step_and_time() -> None:
+    def train() -> None:
+        import torch
+
+        ctx = ice.get_context()
+        for _epoch in ctx.steps(range(2)):
+            for batch in ctx.steps(range(3)):
+                ctx.report(loss=torch.tensor(batch / 2), lr=0.1)
+            ctx.report(validation=float("nan"))
+        ctx.report(step=77, great=float("inf"), count=3)
+
+    started = time.time()
+    run = ice.launch(train, nproc_per_node=2)
+    run.result(30)
+    rows = run.metrics()
+    if not isinstance(rows, list):
+        rows = rows.to_dict("records")
+    mine = [row for row in rows if row["rank"] == 1]
+    assert len(rows) == 2 * len(mine) == 18
+    assert [row["step"] for row in mine] == [0, 1, 2, 3, 3, 4, 5, 6, 77]
+    assert [row["loss"] for row in mine[:3]] == [0.0, 0.5, 1.0]
+    assert mine[3]["validation"] != mine[3]["validation"]
+    assert mine[-1]["great"] == float("inf") and mine[-1]["count"] == 3
+    assert all(row["attempt"] == 0 and started <= row["time"] <= time.time() for row in rows)
+
+
+def test_metrics_before_an_exception_are_kept_and_a_running_run_shows_them() -> None:
+    def train() -> None:
+        ctx = ice.get_context()
+        for number in range(500):
+            ctx.report(number=number)
+        while not ctx.events.resume.is_set():
+            time.sleep(0.25)
+            ctx.report(number=-1)
+        ctx.report(number=-2)
+        raise ValueError
+
+    run = ice.launch(train)
+    wait_for(lambda: len(run.metrics()) >= 501)
+    run.resume()
+    with pytest.raises(ice.RunFailed):
+        run.result(30)
+    rows = run.metrics()
+    numbers = [row["number"] for row in rows] if isinstance(rows, list) else list(rows["number"])
+    assert numbers[:500] == list(range(500)) and numbers[-1] == -2
+
+
+def test_a_report_costs_microseconds() -> None:
+    def report() -> float:
+        ctx, best = ice.get_context(), 1.0
+        for _ in range(5):
+            started = time.perf_counter()
+            for step in range(2000):
+                ctx.report(loss=step / 7, lr=0.1)
+            best = min(best, (time.perf_counter() - started) / 2000)
+        return best
+
+    run = ice.launch(report)
+    assert run.result(30)[0] < 40e-6  # about 7 µs on an idle machine
+    assert len(run.metrics()) == 10_000
+
+
+def test_inline_and_its_metrics() -> None:
+    def train() -> tuple[int, str | None]:
+        ctx, made = ice.get_context(), 0
+        for _ in ctx.steps(range(5)):
+            made += 1
+            ctx.report(made=made)
+            if made == 3:
+                ctx.checkpoint_saved("here")
+                ctx.events.stop_all_tasks.set()
+        return made, ctx.last_checkpoint
+
+    run = ice.launch(train, inline=True)
+    assert run.result() == {0: (3, os.path.abspath("here"))}
+    assert len(run.metrics()) == 3
+    assert run.last_checkpoint == os.path.abspath("here")
+    shutil.rmtree(run.log_dir)  # its journal names this process, which must not be looked for
+
+
+def test_under_torchrun_it_is_a_plain_loop(runs: Path) -> None:
+    script = runs / "script.py"
+    script.write_text("""
+import icelaunch_nb as ice
+ctx = ice.get_context()
+made = []
+for step in ctx.steps(range(4)):
+    ctx.report(loss=step)
+    made.append((step, ctx.should_checkpoint()))
+print(made, ctx.last_checkpoint)
+ctx.checkpoint_saved("/x")
+print(ctx.last_checkpoint)
+""")
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1", str(script)],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(Path(ice.__file__).parents[1])},
+        capture_output=True, text=True, timeout=100, check=True,
+    )
+    assert done.stdout == "[(0, False), (1, False), (2, False), (3, False)] None\n/x\n"

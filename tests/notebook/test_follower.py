@@ -1,0 +1,138 @@
+"""The follower: chunks that put the files together again, fair shares, and the newest first when there is too much."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from icelaunch_nb.notebook import follower as module
+from icelaunch_nb.notebook.follower import BEHIND, KEPT, Follower
+from icelaunch_nb.rundir import RunDir
+
+
+def _attempt(run_dir, number=0, ranks=1):
+    for rank in range(ranks):
+        run_dir.rank(number, rank).path.mkdir(parents=True, exist_ok=True)
+    return {"attempt": number, "ranks": [{"rank": rank, "local_rank": rank} for rank in range(ranks)]}
+
+
+def _append(path, data):
+    with open(path, "ab") as file:
+        file.write(data)
+
+
+def _put_together(chunks):
+    """What a front end makes of it: bytes by place, whatever comes twice."""
+    files = {}
+    for chunk in chunks:
+        whole = files.setdefault((chunk.attempt, chunk.rank, chunk.stream), bytearray())
+        assert chunk.start <= len(whole), "a gap"
+        whole[chunk.start : chunk.start + len(chunk.data)] = chunk.data
+    return {key: bytes(value) for key, value in files.items()}
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    return RunDir(tmp_path)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from(["stdout", "stderr"]), st.binary(max_size=40)), max_size=30),
+       st.lists(st.integers(1, 60), min_size=1, max_size=20), st.integers(0, 30))
+@settings(deadline=None, max_examples=150)
+def test_any_split_of_the_bytes_and_of_the_looks_puts_the_same_files_together(tmp_path_factory, writes, lengths, rewound):
+    run_dir = RunDir(tmp_path_factory.mktemp("run"))
+    follower, chunks, truth = Follower(run_dir), [], {}
+    follower.follow(_attempt(run_dir, ranks=3))
+    for number, (rank, stream, data) in enumerate(writes):
+        _append(getattr(run_dir.rank(0, rank), stream), data)
+        truth[0, rank, stream] = truth.get((0, rank, stream), b"") + data
+        follower.look()
+        chunks += follower.take(lengths[number % len(lengths)])
+        if number == rewound:
+            follower.rewind(0, 1 << 20)
+    while follower.backlog:
+        chunks += follower.take(1000)
+    assert _put_together(chunks) == {key: data for key, data in truth.items() if data}
+
+
+def test_a_share_for_each_rank_and_no_more_than_asked_for(run_dir):
+    follower = Follower(run_dir)
+    follower.follow(_attempt(run_dir, ranks=4))
+    for rank in range(4):
+        _append(run_dir.rank(0, rank).stdout, b"x" * (10 if rank == 0 else 1000))
+    follower.look()
+    chunks = follower.take(310)
+    assert {chunk.rank: len(chunk.data) for chunk in chunks} == {0: 10, 1: 100, 2: 100, 3: 100}
+
+
+def test_when_it_falls_behind_the_newest_lines_come_and_the_gap_shows(run_dir):
+    follower = Follower(run_dir)
+    follower.follow(_attempt(run_dir, ranks=2))
+    line = b"0123456789\n"
+    _append(run_dir.rank(0, 0).stdout, line * (BEHIND // len(line) + 1))
+    _append(run_dir.rank(0, 1).stdout, b"quiet\n")
+    follower.look()
+    chunks = []
+    while follower.backlog:
+        chunks += follower.take(100_000)
+    long = [chunk for chunk in chunks if chunk.rank == 0]
+    assert long[0].start > BEHIND - KEPT
+    assert long[0].start % len(line) == 0, "it goes on at the beginning of a line"
+    assert sum(len(chunk.data) for chunk in long) <= KEPT
+    assert [chunk.data for chunk in chunks if chunk.rank == 1] == [b"quiet\n"], "a quiet rank loses nothing"
+    assert long[-1].start + len(long[-1].data) == run_dir.rank(0, 0).stdout.stat().st_size
+
+
+def test_the_last_words_of_an_attempt_come_after_the_next_one_began(run_dir):
+    follower = Follower(run_dir)
+    follower.follow(_attempt(run_dir, 0))
+    _append(run_dir.rank(0, 0).stdout, b"last words\n")
+    follower.follow(_attempt(run_dir, 1))
+    _append(run_dir.rank(1, 0).stdout, b"first words\n")
+    follower.look()
+    assert {(chunk.attempt, chunk.data) for chunk in follower.take(1000)} == {(0, b"last words\n"), (1, b"first words\n")}
+
+
+def test_rewinding_brings_the_last_lines_of_any_attempt(run_dir):
+    follower = Follower(run_dir)
+    follower.follow(_attempt(run_dir, 0))
+    _append(run_dir.rank(0, 0).stdout, b"one\ntwo\nthree\n")
+    follower.look()
+    follower.take(1000)
+    follower.follow(_attempt(run_dir, 1))
+    follower.rewind(0, 2 * len(b"wo\nthree\n"))
+    assert [(chunk.start, chunk.data) for chunk in follower.take(1000)] == [(8, b"three\n")]
+    follower.rewind(7, 1000)
+    assert follower.take(1000) == []
+
+
+def test_it_says_when_each_rank_wrote_last(run_dir):
+    follower = Follower(run_dir)
+    follower.follow(_attempt(run_dir, ranks=2))
+    _append(run_dir.rank(0, 0).stdout, b"a")
+    _append(run_dir.rank(0, 0).stderr, b"b")
+    os.utime(run_dir.rank(0, 0).stdout, (0, 1000.0))
+    os.utime(run_dir.rank(0, 0).stderr, (0, 2000.0))
+    run_dir.rank(0, 1).stdout.touch()
+    follower.look()
+    assert follower.written(0) == {0: 2000.0, 1: 0.0}
+
+
+def test_a_log_that_vanishes_or_is_emptied_stops_nothing(run_dir):
+    follower = Follower(run_dir)
+    follower.follow(_attempt(run_dir, ranks=2))
+    _append(run_dir.rank(0, 0).stdout, b"gone\n")
+    _append(run_dir.rank(0, 1).stdout, b"here\n")
+    follower.look()
+    run_dir.rank(0, 0).stdout.unlink()
+    assert [chunk.data for chunk in follower.take(1000)] == [b"here\n"]
+    assert follower.backlog == 0
+
+
+def test_the_front_ends_index_of_streams_is_the_followers():
+    assert module.STREAMS == ("stdout", "stderr")
+    assert json.dumps(module.STREAMS.index("stderr")) == "1"

@@ -1,0 +1,180 @@
+"""The option line: any of them either parses or is answered with an error that names the option."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import fields
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from icelaunch_nb import ConfigError, LaunchConfig
+from icelaunch_nb.notebook import options as opt
+
+# The first text that hypothesis ever draws takes seconds.
+steady = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FIELDS = [one.name for one in fields(LaunchConfig)]
+
+
+@pytest.mark.parametrize(
+    ("line", "launch"),
+    [
+        ("", {}),
+        ("   ", {}),
+        ("-n 2", {"nproc_per_node": 2}),
+        ("-n2", {"nproc_per_node": 2}),
+        ("-n=2", {"nproc_per_node": 2}),
+        ("-n auto", {"nproc_per_node": "auto"}),
+        ("--nproc-per-node 4 --max-restarts 1", {"nproc_per_node": 4, "max_restarts": 1}),
+        ("--nproc_per_node=4", {"nproc_per_node": 4}),
+        ("--max_restarts=1 --max-restarts 2", {"max_restarts": 2}),
+        ("--nnodes 2", {"min_nodes": 2, "max_nodes": 2}),
+        ("--nnodes 1:4", {"min_nodes": 1, "max_nodes": 4}),
+        ("--min-nodes 1 --max-nodes 4", {"min_nodes": 1, "max_nodes": 4}),
+        ("--rdzv-id job-7", {"run_id": "job-7"}),
+        ("--run-id job-7", {"run_id": "job-7"}),
+        ("--rdzv_backend c10d --rdzv-endpoint host:29400", {"rdzv_backend": "c10d", "rdzv_endpoint": "host:29400"}),
+        ("--rdzv-conf timeout=60,join_timeout=1.5,is_host=true,x=y", {"rdzv_configs": {"timeout": 60, "join_timeout": 1.5, "is_host": True, "x": "y"}}),
+        ("--rdzv-timeout -1", {"rdzv_timeout": -1}),
+        ("--metrics-cfg handler=console", {"metrics_cfg": {"handler": "console"}}),
+        ("--monitor-interval 0.5 --start-method spawn", {"monitor_interval": 0.5, "start_method": "spawn"}),
+        ("--log-dir '/a b'", {"log_dir": "/a b"}),
+        ("--role ''", {"role": ""}),
+        ("-r 3 -t 0:1,1:2", {"redirects": "3", "tee": "0:1,1:2"}),
+        ("--devices cuda:0-2,7 --detach", {"devices": "cuda:0-2,7", "detach": True}),
+        ("-n 2  # NBVAL_IGNORE_OUTPUT", {"nproc_per_node": 2}),
+        ("--role '#1'", {"role": "#1"}),
+    ],
+)
+def test_what_launch_gets(line, launch):
+    assert opt.read_options(line).launch == launch
+
+
+def test_the_magics_own():
+    options = opt.read_options("--out results --no-wait --env A=1 --env 'B=x y=z' --env C=")
+    assert (options.out, options.wait, options.env, options.launch) == ("results", False, {"A": "1", "B": "x y=z", "C": ""}, {})
+    assert opt.read_options("--help").help and opt.read_options("-h").help
+    assert opt.read_options("").wait and not opt.read_options("").help
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("--nproc-pre-node 4", "did you mean '--nproc-per-node'?"),
+        ("--no-wiat", "did you mean '--no-wait'?"),
+        ("--max-restart=1", "did you mean '--max-restarts'?"),
+        ("--rdzv-backed c10d", "did you mean '--rdzv-backend'?"),
+        ("-x 3", "'-x'"),
+        ("4", "'4': is neither an option nor the value of one"),
+        ("-n", "'-n': needs a value"),
+        ("-n --no-wait", "'-n': needs a value"),
+        ("-n two", "--nproc-per-node='two': must be an int, or \"auto\""),
+        ("-n {ranks}", "could not be evaluated in the notebook"),
+        ("--max-restarts 1.5", "--max-restarts='1.5': must be an int"),
+        ("--monitor-interval soon", "--monitor-interval='soon': must be a number"),
+        ("--rdzv-conf timeout", "--rdzv-conf='timeout': must be NAME=VALUE"),
+        ("--nnodes 1-2", "--nnodes='1-2': must be NODES or MIN:MAX"),
+        ("--env HOME", "--env='HOME': must be NAME=VALUE"),
+        ("--env =x", "--env='=x': must be NAME=VALUE"),
+        ("--out a.b", "--out='a.b': must be a name"),
+        ("--out class", "--out='class': must be a name"),
+        ("--no-wait=1", "--no-wait='1': is a flag"),
+        ("--role 'x", "no closing quotation"),
+    ],
+)
+def test_what_is_wrong_is_named(line, said):
+    with pytest.raises(ConfigError) as caught:
+        opt.read_options(line)
+    assert said in str(caught.value)
+
+
+WORDS = st.one_of(
+    st.sampled_from([name for option in opt.OPTIONS for name in (option.name, *option.others)]),
+    st.sampled_from(["2", "auto", "-1", "a=b", "1:2", "=", "--", "-", "#", "''", "nan", "1e999", "9" * 30, "--out=x", "-n3", "{x}", "$x"]),
+    st.text(max_size=8),
+)
+
+
+@steady
+@given(st.lists(WORDS, max_size=6), st.booleans())
+def test_any_line_parses_or_is_answered(words, quoted):
+    line = shlex.join(words) if quoted else " ".join(words)
+    try:
+        options = opt.read_options(line)
+    except ConfigError as error:
+        if error.field == "option":
+            assert error.value in opt.split(line), "it says which word it means"
+        else:
+            assert error.field == "options" or error.field in {option.name for option in opt.OPTIONS}
+    else:
+        assert set(options.launch) <= {*FIELDS, "devices", "detach"}
+
+
+@steady
+@given(st.text(max_size=40))
+def test_any_beginning_can_be_completed(before):
+    assert all(isinstance(text, str) for text in [*opt.complete(before), *opt.complete_words(before, opt.LOGS)])
+
+
+@steady
+@given(
+    st.dictionaries(st.sampled_from(["run_id", "role", "log_dir", "devices"]), st.one_of(st.text(max_size=8), st.just("--role"))),
+    st.dictionaries(st.from_regex(r"[A-Z_]+", fullmatch=True), st.text(max_size=8).filter(lambda t: "\0" not in t), max_size=3),
+)
+def test_what_is_spelt_reads_as_it_was(settings, env):
+    settings = {**settings, "max_restarts": 3, "no_wait": True, **({"env": env} if env else {})}
+    assert opt.read_settings(opt.spell(settings)) == settings
+
+
+def test_every_field_of_launch_config_is_an_option_with_its_own_sentence():
+    by_key = {option.key: option for option in opt.OPTIONS}
+    for name in FIELDS:
+        assert by_key[name].sentence, name
+        assert "--" + name.replace("_", "-") in (by_key[name].name, *by_key[name].others)
+    assert "How often the ranks may be restarted after a failure." in opt.help_text()
+    assert len({option.sentence for option in opt.OPTIONS}) == len(opt.OPTIONS)
+
+
+def test_every_option_stands_in_the_help():
+    text = opt.help_text()
+    assert [option.name for option in opt.OPTIONS if option.name not in text] == []
+    assert max(map(len, text.splitlines())) <= 130
+
+
+@pytest.mark.parametrize(
+    ("before", "offered"),
+    [
+        ("--sta", "--start-method"),
+        ("", "--nproc-per-node"),
+        ("-n 2 --d", "--devices"),
+        ("--start-method ", "forkserver"),
+        ("--start-method fo", "fork"),
+        ("-n 2 --start-method=sp", "spawn"),
+        ("--rdzv-backend e", "etcd-v2"),
+        ("--devices ", "cpu"),
+        ("--no-wait ", "--detach"),
+    ],
+)
+def test_completion(before, offered):
+    assert offered in opt.complete(before)
+
+
+def test_defaults_hold_where_the_line_says_nothing_and_variables_add_up():
+    defaults = opt.read_settings("-n 8 --max-restarts 2 --env A=1 --env B=2")
+    options = opt.read_options("--max-restarts 0 --env B=3", defaults)
+    assert options.launch == {"nproc_per_node": 8, "max_restarts": 0}
+    assert options.env == {"A": "1", "B": "3"}
+
+
+def test_the_words_of_line_magics():
+    assert opt.read_words("abc --rank 1 --stream=stderr", opt.LOGS, most=1) == (["abc"], {"rank": 1, "stream": "stderr"})
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [("--rnak 1", "did you mean '--rank'"), ("--rank x", "--rank='x'"), ("--stream out", "stdout or stderr"), ("a b", "'b'"), ("--rank", "a value")],
+)
+def test_what_is_wrong_with_the_words_of_line_magics(line, said):
+    with pytest.raises(ConfigError, match=said):
+        opt.read_words(line, opt.LOGS, most=1)

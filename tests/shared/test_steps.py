@@ -1,0 +1,432 @@
+"""The agreement on a step, with simulated ranks in every legal order, and the loops of one process."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from icelaunch_nb import Events, steps
+from icelaunch_nb.steps import CHECKPOINT, PAUSE, STOP, Protocol, Steps, steps_of
+
+KINDS = {PAUSE: "pause", STOP: "stop", CHECKPOINT: "checkpoint"}
+
+
+class Logged(Protocol):
+    """Notes at which boundary it acts; while it makes up its mind, others move."""
+
+    log: list[tuple[int, str, int]]
+    meanwhile = staticmethod(lambda: None)
+
+    def _publish(self, target: int, number: int, kind: int) -> None:
+        self.meanwhile()
+        super()._publish(target, number, kind)
+
+    def _act(self, entry: int, count: int) -> Iterator[float]:
+        self.log.append((entry >> 2 & 0xFFFFF, KINDS[entry & 3], count))
+        yield from super()._act(entry, count)
+
+
+class World:
+    """Ranks whose every look at shared memory is a moment of its own. `ahead`: how many steps a rank may be before the last one."""
+
+    def __init__(self, ranks: int, loop: int, ahead: int | None, seed: int = 0) -> None:
+        self.events = Events()
+        self.words = [0] * (steps._SLOTS + steps._SLOT * ranks)
+        self.protocols = [Logged(self.words, self.events, rank, ranks, contextlib.nullcontext) for rank in range(ranks)]
+        for protocol in self.protocols:
+            protocol.log = []
+        self.protocols[0].meanwhile = self._meanwhile
+        self._order = random.Random(seed)
+        self.made = [0] * ranks
+        self.taken: list[list[int]] = [[] for _ in range(ranks)]
+        self.over = [False] * ranks
+        self.ahead = ahead
+        self.actors = [self._rank(rank, loop) for rank in range(ranks)]
+
+    def _rank(self, rank: int, loop: int) -> Iterator[None]:
+        protocol, words = self.protocols[rank], self.words
+        for _ in range(loop):
+            count = words[protocol.passed] + 1
+            words[protocol.passed] = count
+            yield
+            if protocol.asked():
+                for _pause in protocol.heed(count):
+                    yield
+            if protocol.stopped:
+                break
+            yield
+            if protocol.take_checkpoint():
+                self.taken[rank].append(count)
+            self.made[rank] += 1
+            while self.ahead is not None and self.made[rank] - min(
+                made for made, over in zip(self.made, self.over) if not over
+            ) > self.ahead:
+                yield
+            yield
+        self.over[rank] = True
+        protocol.over()
+
+    def move(self, rank: int) -> None:
+        if not self.over[rank]:
+            next(self.actors[rank], None)
+
+    def _meanwhile(self) -> None:
+        for _ in range(self._order.choice([0, 3, 20])):
+            if len(self.over) > 1:
+                self.move(self._order.randrange(1, len(self.over)))
+
+    def ask(self, what: str) -> None:
+        events = self.events
+        if what == "pause":
+            events.resume.clear()
+            events.pause.set()
+        elif what == "resume":
+            events.pause.clear()
+            events.resume.set()
+        elif what == "checkpoint":
+            events.finished_save_checkpoint.clear()
+            events.trigger_save_checkpoint.set()
+        elif what == "no checkpoint":
+            events.trigger_save_checkpoint.clear()
+        else:
+            events.stop_all_tasks.set()
+
+    def finish(self, order: random.Random) -> None:
+        """Lets everybody run to the end; nobody may wait for ever."""
+        for _ in range(200_000):
+            if all(self.over):
+                return
+            if self.events.paused.is_set() or order.random() < 0.01:
+                self.ask("resume")
+            self.move(order.randrange(len(self.over)))
+        pytest.fail(f"hangs: {[p.log for p in self.protocols]} {self.made} {self!r}")
+
+    def check(self) -> None:
+        for protocol in self.protocols:
+            assert protocol.log == self.protocols[0].log
+        assert all(made == self.made[0] for made in self.made), "a rank went a step further"
+        assert all(taken == self.taken[0] for taken in self.taken)
+        assert not self.events.paused.is_set()
+
+
+moves = st.lists(st.one_of(st.integers(0, 7), st.sampled_from(["pause", "resume", "checkpoint", "no checkpoint", "stop"])), max_size=400)
+
+
+@settings(max_examples=300, deadline=None)
+@given(ranks=st.sampled_from([1, 2, 3, 8]), ahead=st.sampled_from([0, 1, 5, None]), moves=moves, seed=st.integers(0, 2**32))
+def test_in_any_order_all_ranks_act_at_the_same_step(ranks, ahead, moves, seed):
+    world = World(ranks, loop=60, ahead=ahead, seed=seed)
+    for move in moves:
+        if isinstance(move, str):
+            world.ask(move)
+        else:
+            world.move(move % ranks)
+    world.finish(random.Random(seed))
+    world.check()
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 5, None])
+def test_a_thousand_requests_in_random_orders(ahead):
+    """Long runs, with bursts of one rank and requests on top of each other."""
+    asked = acted = seed = 0
+    while asked < 1000:
+        seed += 1
+        order = random.Random(seed)
+        world = World(order.choice([1, 2, 3, 8]), loop=400, ahead=ahead, seed=seed)
+        while not all(world.over):
+            if order.random() < 0.02:
+                for _ in range(order.choice([1, 1, 2])):
+                    world.ask(order.choice(["pause", "checkpoint", "resume", "pause", "checkpoint", "no checkpoint"]))
+                    asked += 1
+            rank = order.randrange(len(world.over))
+            for _ in range(order.choice([1, 1, 1, 5, 50])):
+                world.move(rank)
+            if world.events.paused.is_set() and order.random() < 0.2:
+                world.ask("resume")
+            if order.random() < 0.0001:
+                world.ask("stop")
+        world.finish(order)
+        world.check()
+        acted += len(world.protocols[0].log)
+    assert acted > asked / 10
+
+
+def two() -> World:
+    return World(2, loop=1000, ahead=1)
+
+
+def run_until(world: World, condition, moves: int = 10_000) -> None:
+    for number in range(moves):
+        if condition():
+            return
+        world.move(number % len(world.over))
+    pytest.fail("it never came")
+
+
+def test_paused_is_set_when_the_last_rank_has_stopped_and_cleared_by_the_release():
+    world = two()
+    world.ask("pause")
+    run_until(world, world.events.paused.is_set)
+    assert [len(protocol.log) for protocol in world.protocols] == [1, 1]
+    made = list(world.made)
+    for number in range(100):
+        world.move(number % 2)
+    assert world.made == made
+    world.ask("resume")
+    run_until(world, lambda: world.made[0] > made[0] + 5)
+    assert not world.events.paused.is_set()
+
+
+def test_pausing_again_while_a_rank_has_not_looked_yet_leaves_nobody_behind():
+    world = two()
+    world.ask("pause")
+    run_until(world, world.events.paused.is_set)
+    world.ask("resume")
+    for _ in range(3):
+        world.move(0)  # the leader goes on alone
+    world.ask("pause")
+    run_until(world, lambda: world.events.paused.is_set() and [len(p.log) for p in world.protocols] == [2, 2])
+    assert world.protocols[0].log == world.protocols[1].log
+
+
+def test_a_stop_acts_where_the_ranks_are_paused():
+    world = two()
+    world.ask("pause")
+    run_until(world, world.events.paused.is_set)
+    made = list(world.made)
+    world.ask("stop")
+    run_until(world, lambda: all(world.over))
+    assert world.made == made
+    assert not world.events.paused.is_set()
+
+
+def test_a_checkpoint_and_a_stop_asked_for_at_once_are_both_had():
+    world = two()
+    world.ask("stop")
+    world.ask("checkpoint")
+    run_until(world, lambda: all(world.over))
+    assert [kind for _, kind, _ in world.protocols[1].log] == ["checkpoint", "stop"]
+    assert world.taken[0] == world.taken[1] and len(world.taken[0]) == 1
+
+
+def test_finished_is_set_when_the_last_rank_has_gone_on():
+    world = two()
+    world.ask("checkpoint")
+    run_until(world, lambda: world.taken[0] and world.taken[1])
+    assert not world.events.finished_save_checkpoint.is_set()
+    run_until(world, world.events.finished_save_checkpoint.is_set)
+    assert abs(world.events.checkpoint_finished - time.time()) < 60
+    assert world.taken[0] == world.taken[1] and len(world.taken[0]) == 1
+
+
+def test_flags_set_without_a_run_work_again_and_again():
+    """The seed's way: pause.set(), resume.set(), and so on, without clearing anything."""
+    world = two()
+    for _ in range(3):
+        world.events.pause.set()
+        run_until(world, world.events.paused.is_set)
+        made = world.made[0]
+        world.events.resume.set()
+        run_until(world, lambda: world.made[0] > made + 3)
+    assert len(world.protocols[0].log) == 3
+
+
+def test_a_pause_that_was_taken_back_at_once_is_none():
+    world = two()
+    run_until(world, lambda: world.made[0] > 3)
+    world.ask("pause")
+    world.ask("resume")
+    made = world.made[0]
+    run_until(world, lambda: world.made[0] > made + 20)
+    assert world.protocols[0].log == []
+
+
+# The loops of one process.
+
+
+@pytest.fixture
+def one() -> Steps:
+    return alone(Events())
+
+
+def alone(events: Events) -> Steps:
+    return steps_of(None, events, 0, 1, shows=True)
+
+
+def events_of(loops: Steps) -> Events:
+    return loops.protocol.events
+
+
+def test_a_loop_gives_the_items_and_counts(one):
+    seen = [(item, events_of(one).progress_bar_iter.value, events_of(one).progress_bar_total.value) for item in one.loop("abc")]
+    assert seen == [("a", 0, 3), ("b", 1, 3), ("c", 2, 3)]
+    assert events_of(one).bars == [(3, 3)]
+
+
+def test_a_loop_without_a_length_takes_the_total_that_is_given(one):
+    assert list(one.loop(iter("ab"), total=7)) == ["a", "b"]
+    assert events_of(one).bars == [(2, 7)]
+    assert list(one.loop(iter("ab"))) == ["a", "b"]
+    assert events_of(one).bars == [(2, 0)]
+
+
+def test_nested_loops_have_bars_of_their_own(one):
+    bars = []
+    for _epoch in one.loop(range(2)):
+        for _batch in one.loop(range(3)):
+            bars.append((events_of(one).bars, one.step))
+        bars.append((events_of(one).bars, one.step))
+    assert bars == [
+        ([(0, 2), (0, 3)], 0), ([(0, 2), (1, 3)], 1), ([(0, 2), (2, 3)], 2), ([(0, 2), (3, 3)], 3),
+        ([(1, 2), (0, 3)], 3), ([(1, 2), (1, 3)], 4), ([(1, 2), (2, 3)], 5), ([(1, 2), (3, 3)], 6),
+    ]
+    assert events_of(one).bars == [(2, 2)]
+
+
+def test_leaving_a_loop_early_closes_it(one):
+    for _ in one.loop(range(5)):
+        for _ in one.loop(range(5)):
+            break
+        with contextlib.suppress(ValueError):
+            for _ in one.loop(range(5)):
+                raise ValueError
+        break
+    assert one._open == []
+    assert events_of(one).bars == [(0, 5)]
+    assert list(one.loop(range(2))) == [0, 1]
+
+
+def test_more_levels_than_there_are_bars(one):
+    def dive(depth: int) -> int:
+        return sum(dive(depth - 1) for _ in one.loop(range(2))) if depth else 1
+
+    assert dive(10) == 2**10
+
+
+def test_a_stop_ends_all_loops_and_later_ones(one):
+    made = 0
+    for _epoch in one.loop(range(3)):
+        for batch in one.loop(range(10)):
+            made += 1
+            if batch == 4:
+                events_of(one).stop_all_tasks.set()
+    assert made == 5
+    assert list(one.loop(range(3))) == []
+
+
+def test_one_rank_alone_pauses_before_its_first_step(one):
+    events = events_of(one)
+    events.pause.set()
+    made = []
+    worker = threading.Thread(target=lambda: made.extend(one.loop(range(3))), daemon=True)
+    worker.start()
+    assert events.paused.wait(20)
+    assert made == []
+    events.resume.set()
+    worker.join(20)
+    assert made == [0, 1, 2]
+    assert not events.paused.is_set()
+
+
+def test_a_checkpoint_is_due_once_per_request(one):
+    due = []
+    for batch in one.loop(range(8)):
+        if batch in (1, 4):
+            events_of(one).trigger_save_checkpoint.set()
+        if one.should_checkpoint():
+            due.append(batch)
+        assert not one.should_checkpoint()
+        assert events_of(one).finished_save_checkpoint.is_set() == (batch in (3, 4, 6, 7))
+    assert due == [2, 5]
+
+
+def test_a_checkpoint_stays_due_until_the_code_asks(one):
+    due = []
+    for batch in one.loop(range(20)):
+        if batch == 3:
+            events_of(one).trigger_save_checkpoint.set()
+        if batch % 5 == 0:
+            due.append(one.should_checkpoint())
+        assert not (events_of(one).finished_save_checkpoint.is_set() and batch < 6)
+    assert due == [False, True, False, False]
+    assert events_of(one).finished_save_checkpoint.is_set()
+
+
+def test_without_a_loop_of_ours_the_question_is_the_boundary(one):
+    answers = []
+    for step in range(5):
+        if step == 2:
+            events_of(one).trigger_save_checkpoint.set()
+        answers.append(one.should_checkpoint())
+    assert answers == [False, False, True, False, False]
+    assert events_of(one).finished_save_checkpoint.is_set()
+
+
+def test_a_stop_is_pending_for_the_next_attempt(tmp_path):
+    events = Events()
+    events.move_to(tmp_path / "events.board")
+    first = steps_of(tmp_path / "0", events, 0, 1, shows=True)
+    events.stop_all_tasks.set()
+    assert list(first.loop(range(3))) == []
+    assert steps.stopped(tmp_path / "0") == {0}
+    second = steps_of(tmp_path / "1", events, 0, 1, shows=True)
+    assert list(second.loop(range(3))) == []
+
+
+def test_who_listens_is_on_the_board(tmp_path):
+    board, events = tmp_path / "steps.board", Events()
+    assert steps.listening(board) == steps.stopped(board) == set()
+    assert not board.exists()
+    list(steps_of(board, events, 3, 8, shows=False).loop(range(2)))
+    steps.listen(board, 5)
+    assert steps.listening(board) == {3, 5}
+    assert board.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_rank_of_the_same_number_in_another_process_counts_for_itself(tmp_path):
+    import subprocess
+    import sys
+
+    board, events = tmp_path / "steps.board", Events()
+    rank = steps_of(board, events, 0, 1, shows=False)
+    code = f"""
+from pathlib import Path
+from icelaunch_nb import Events, steps
+print(len(list(steps.steps_of(Path({str(board)!r}), Events(), 0, 1, shows=True).loop(range(9)))))
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "9\n"
+    assert rank.protocol.words[rank.protocol.passed] == 0
+
+
+def test_a_step_costs_next_to_nothing(tmp_path: Path):
+    events = Events()
+    events.move_to(tmp_path / "events.board")
+    count = 100_000
+    best = 1.0
+    for rank in (0, 1):
+        loops = steps_of(tmp_path / "steps.board", events, rank, 2, shows=rank == 0)
+        for _ in range(3):
+            started = time.perf_counter()
+            for _ in loops.loop(range(count)):
+                pass
+            best = min(best, (time.perf_counter() - started) / count)
+        assert best < 4e-6  # 0.3 µs on an idle machine
+
+
+def test_asking_for_checkpoints_alone_is_no_looking_for_a_stop(monkeypatch, tmp_path):
+    told = []
+    monkeypatch.setattr(steps.board, "on_listening", lambda: told.append(1))
+    loops = steps_of(tmp_path / "steps.board", Events(), 0, 1, shows=True)
+    events_of(loops).pause.set()
+    events_of(loops).resume.set()
+    events_of(loops).trigger_save_checkpoint.set()
+    assert [loops.should_checkpoint() for _ in range(3)] == [True, False, False]
+    assert told == [] and steps.listening(tmp_path / "steps.board") == set()
