@@ -170,11 +170,13 @@ class Protocol:
             return STOP
         if not events.pause.is_set():
             return 0
-        if events.resume.is_set():  # set after pause: whoever pauses again has cleared it, or we have
-            events.pause.clear()
-            events.resume.clear()
-            return 0
-        return PAUSE
+        if not events.resume.is_set():
+            return PAUSE
+        with self._locked():
+            if events.pause.is_set() and events.resume.is_set():  # resumed before it was paused
+                events.pause.clear()
+                events.resume.clear()
+        return 0
 
     def _decide(self, kind: int, count: int) -> Iterator[float]:
         number, words = self._done + 1, self.words
@@ -225,8 +227,9 @@ class Protocol:
         while not released:
             while self._paused() and not self._stopping():
                 yield _PAUSED_LOOK
-            if self._paused() and (kind := self._wanted()):
+            if self._stopping():
                 # Nobody passes this boundary before the release: what is decided now is acted on here.
+                kind = CHECKPOINT if events.trigger_save_checkpoint.is_set() else STOP
                 self._begin(kind, number + 1)
                 self._publish(count, number + 1, kind)
                 released = True

@@ -1,6 +1,6 @@
 """Takes the README's pictures of the panel: a real JupyterLab, a real browser, light and dark.
 
-    python scripts/screenshots.py [folder]      build/screenshots, if none is named
+Usage: ``python scripts/screenshots.py [folder]``; build/screenshots, if none is named.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def train(steps):
         print(f"\\x1b[36mstep {step:3}\\x1b[0m  loss {2.3 / (1 + step / 20):.4f}  {8192 / (1 + ctx.rank % 3 / 50):,.0f} tokens/s")
         if ctx.rank == 2 and step == 30 and ctx.restart_count == 0:
             raise RuntimeError("NaN in the gradient of layer 7")
-        if ctx.rank == 5 and step == 85:
-            raise ValueError("batch 85 has no labels")
+        if ctx.rank == 5 and step == 160:
+            raise ValueError("batch 160 has no labels")
         time.sleep(0.05)""",
-    'run = ice.launch(train, args=(120,), nproc_per_node=8, devices="cpu", max_restarts=1)\nrun',
+    'run = ice.launch(train, args=(240,), nproc_per_node=8, devices="cpu", max_restarts=1)\nrun',
 ]
 
 
@@ -48,11 +48,11 @@ def main(folder: Path) -> None:
                 book.run(0)
                 book.done(0, 60)
                 book.run(1)
-                book.sees(1, "step  50", 30)
+                book.sees(1, "step  40", 30)
                 _take(book, folder / f"running-{theme.lower()}.png")
                 book.panel(1).get_by_role("tab", name="all").click()
                 book.panel(1).get_by_role("button", name="Events").click()
-                book.sees(1, "step  60", 30)
+                page.wait_for_timeout(700)  # a screenful of lines
                 _take(book, folder / f"all-{theme.lower()}.png")
                 book.panel(1).get_by_role("button", name="Events").click()
                 book.word(1, "FAILED", 30)
@@ -72,7 +72,8 @@ def _take(book: Any, path: Path) -> None:
 
 def _lab() -> Any:
     spec = importlib.util.spec_from_file_location("lab", HOME / "tests" / "end_to_end" / "browser" / "lab.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["lab"] = module
     spec.loader.exec_module(module)

@@ -31,7 +31,7 @@ from icelaunch_nb.processes import Process, end_marked, end_sessions
 from icelaunch_nb.rundir import JournalWriter, RunDir, read_journal
 from icelaunch_nb.tasks import AgentTask
 
-PRELOAD = ["torch", "torch.distributed", "icelaunch_nb.agent.main", "icelaunch_nb.worker.main", "icelaunch_nb.host.frozen"]
+PRELOAD = ["torch", "torch.distributed", "icelaunch_nb.agent.main", "icelaunch_nb.worker.main", "icelaunch_nb.body", "icelaunch_nb.host.frozen"]
 _SPARE_RANKS = 64  # at most so many are started ahead; each holds about 8 MB
 _SPARE_AFTER = 0.1  # seconds without a launch after which the next agent is started ahead of its task
 _TRIES = 5  # to start an agent while somebody kills forkservers

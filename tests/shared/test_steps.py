@@ -197,6 +197,26 @@ def test_pausing_again_while_a_rank_has_not_looked_yet_leaves_nobody_behind():
     assert world.protocols[0].log == world.protocols[1].log
 
 
+def test_pausing_again_in_the_moment_of_the_release_is_staying_paused():
+    world = two()
+    world.ask("pause")
+    run_until(world, world.events.paused.is_set)
+    leader, stopping = world.protocols[0], world.protocols[0]._stopping
+
+    def stopping_late() -> bool:
+        if not world.events.pause.is_set():
+            world.ask("pause")
+        return stopping()
+
+    leader._stopping = stopping_late
+    world.ask("resume")
+    made = list(world.made)
+    for number in range(100):
+        world.move(number % 2)
+        assert world.events.paused.is_set()
+    assert world.made == made and len(leader.log) == 1
+
+
 def test_a_stop_acts_where_the_ranks_are_paused():
     world = two()
     world.ask("pause")

@@ -248,6 +248,7 @@ export default () => {
       model.on("change:pulse", show);
       const ticking = setInterval(() => {
         head.tick();
+        terminal.restyle();
       }, 500);
       redraw();
       show();

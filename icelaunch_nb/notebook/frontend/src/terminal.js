@@ -84,9 +84,13 @@ export function openTerminal(host, signal) {
   };
   const sizes = new ResizeObserver(() => requestAnimationFrame(refit));
   sizes.observe(host);
-  const restyle = () => requestAnimationFrame(() => {
+  let dressed = "";
+  const restyle = () => {
+    const { backgroundColor, color } = getComputedStyle(host);
+    if (dressed === backgroundColor + color) return;
+    dressed = backgroundColor + color;
     term.options.theme = themeOf(host);
-  });
+  };
   const themes = new MutationObserver(restyle);
   themes.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "data-jp-theme-name", "class", "data-vscode-theme-kind"] });
   signal.addEventListener("abort", () => {
@@ -97,6 +101,8 @@ export function openTerminal(host, signal) {
   refit();
   return {
     term, search, follow,
+    /** A theme's style sheet may arrive long after its name. */
+    restyle,
     following: () => state.following,
     onFollow: (/** @type {() => void} */ listener) => listeners.add(listener),
     /** A following terminal stays at its end; xterm itself leaves one alone that was scrolled up. */
