@@ -45,23 +45,35 @@ _POLL = 0.002  # seconds; a flag is a byte in memory, looking at it costs nothin
 on_listening: Callable[[], None] | None = None
 
 
+class _Memory:
+    """The board as this process has mapped it. Flags hold this and not their `Events`: without a cycle, the map goes with them."""
+
+    def __init__(self, board: mmap.mmap) -> None:
+        self.keep(board)
+
+    def keep(self, board: mmap.mmap) -> None:
+        """From here on that map is the board."""
+        # A memoryview's item is read and written by one 8-byte move; struct.pack_into clears the bytes first.
+        self.bytes, self.words = board, memoryview(board).cast("q")
+
+
 class Flag:
     """One event, with the methods of `threading.Event`, seen by every process of the run."""
 
-    def __init__(self, board: Events, name: str) -> None:
-        self._board, self._at, self.name = board, _FLAGS_AT + FLAGS.index(name), name
+    def __init__(self, memory: _Memory, name: str) -> None:
+        self._memory, self._at, self.name = memory, _FLAGS_AT + FLAGS.index(name), name
 
     def set(self) -> None:
         """Sets it."""
-        self._board._map[self._at] = 1
+        self._memory.bytes[self._at] = 1
 
     def clear(self) -> None:
         """Clears it."""
-        self._board._map[self._at] = 0
+        self._memory.bytes[self._at] = 0
 
     def is_set(self) -> bool:
         """Whether it is set."""
-        return self._board._map[self._at] == 1
+        return self._memory.bytes[self._at] == 1
 
     def wait(self, timeout: float | None = None) -> bool:
         """Waits until it is set, at most `timeout` seconds; whether it is."""
@@ -91,17 +103,17 @@ class _StopFlag(Flag):
 class Counter:
     """A whole number that every process of the run sees."""
 
-    def __init__(self, board: Events, name: str) -> None:
-        self._board, self._at, self.name = board, BARS_WORD + COUNTERS.index(name), name
+    def __init__(self, memory: _Memory, name: str) -> None:
+        self._memory, self._at, self.name = memory, BARS_WORD + COUNTERS.index(name), name
 
     @property
     def value(self) -> int:
         """The number; assign to set it."""
-        return self._board._words[self._at]
+        return self._memory.words[self._at]
 
     @value.setter
     def value(self, value: int) -> None:
-        self._board._words[self._at] = int(value)
+        self._memory.words[self._at] = int(value)
 
     def __repr__(self) -> str:
         return f"<{self.name}: {self.value}>"
@@ -132,11 +144,16 @@ class Events:
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         self.path: Path | None = Path(path) if path is not None else None
-        self._keep(self._private_board() if self.path is None else _open_board(self.path))
+        self._memory = _Memory(self._private_board() if self.path is None else _open_board(self.path))
         for name in FLAGS:
-            setattr(self, name, (_StopFlag if name == "stop_all_tasks" else Flag)(self, name))
+            setattr(self, name, (_StopFlag if name == "stop_all_tasks" else Flag)(self._memory, name))
         for name in COUNTERS:
-            setattr(self, name, Counter(self, name))
+            setattr(self, name, Counter(self._memory, name))
+
+    @property
+    def words(self) -> memoryview:
+        """The board as 8-byte integers, for the protocol of `steps`."""
+        return self._memory.words
 
     @classmethod
     def of_run(cls, run_dir: str | os.PathLike[str]) -> Events:
@@ -149,13 +166,13 @@ class Events:
 
         The first one is ``progress_bar_iter`` and ``progress_bar_total``.
         """
-        words, shown = self._words, min(BARS, max(1, self._words[DEPTH_WORD]))
+        words, shown = self._memory.words, min(BARS, max(1, self._memory.words[DEPTH_WORD]))
         return [(words[at], words[at + 1]) for at in range(BARS_WORD, BARS_WORD + 2 * shown, 2)]
 
     @property
     def checkpoint_finished(self) -> float | None:
         """When ``finished_save_checkpoint`` was last set by the ranks, in seconds since the epoch; None: never."""
-        return self._words[CHECKPOINT_TIME_WORD] / 1e6 or None
+        return self._memory.words[CHECKPOINT_TIME_WORD] / 1e6 or None
 
     def move_to(self, path: Path) -> None:
         """Gives this board the file `path`, with what was set so far; done once, when a run takes the board over.
@@ -175,13 +192,9 @@ class Events:
                 raise
             except OSError:  # the first run's directory is gone, or lies on another file system: a new board from here on
                 pass
-        content = bytes(self._map)
+        content = bytes(self._memory.bytes)
         self.path = path
-        self._keep(_open_board(path, content))
-
-    def _keep(self, board: mmap.mmap) -> None:
-        # A memoryview's item is read and written by one 8-byte move; struct.pack_into clears the bytes first.
-        self._map, self._words = board, memoryview(board).cast("q")
+        self._memory.keep(_open_board(path, content))
 
     @contextlib.contextmanager
     def locked(self, patience: float = 1.0) -> Iterator[None]:

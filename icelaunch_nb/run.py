@@ -382,6 +382,7 @@ class Run:
             self._read = story, offset
             if story.state.over:
                 self._host = None
+                self._events = None  # its map holds a descriptor; who asks for the events again gets them again
                 if self._control is not None:
                     os.close(self._control)
                     self._control = None

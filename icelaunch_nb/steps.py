@@ -108,7 +108,7 @@ class Protocol:
 
     def asked(self) -> bool:
         """The look at a boundary; `Steps.loop` spells it out, since a call costs as much again."""
-        return self.words[_CONTROL] != self.seen or bool(self.events._words[board.FLAGS_WORD] & self.mask)
+        return self.words[_CONTROL] != self.seen or bool(self.events.words[board.FLAGS_WORD] & self.mask)
 
     def heed(self, count: int) -> Iterator[float]:
         """What is done at boundary `count`, once its number is published, where `asked` says that there may be something."""
@@ -274,7 +274,7 @@ class Protocol:
             done or words[line + _SKIPPED] >= number or words[line + _OVER] for line, done in zip(self._lines, saved, strict=True)
         ):
             words[_FINISHED] = number
-            self.events._words[board.CHECKPOINT_TIME_WORD] = int(time.time() * 1e6)
+            self.events.words[board.CHECKPOINT_TIME_WORD] = int(time.time() * 1e6)
             self.events.finished_save_checkpoint.set()
 
 
@@ -309,7 +309,7 @@ class Steps:
         made = 0
         # Local names throughout: this is what a step costs.
         words, passed, mask, counts = protocol.words, protocol.passed, protocol.mask, self._counts
-        flags, flags_word, control = protocol.events._words, board.FLAGS_WORD, _CONTROL
+        flags, flags_word, control = protocol.events.words, board.FLAGS_WORD, _CONTROL
         bars: MutableSequence[int] | memoryview = flags if self._shows else [0] * (board.DEPTH_WORD + 1)
         bar = board.BARS_WORD + 2 * level
         try:

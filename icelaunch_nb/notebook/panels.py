@@ -18,8 +18,8 @@ from typing import Any
 from icelaunch_nb.notebook.follower import STREAMS, Follower
 from icelaunch_nb.notebook.portrait import Portrait
 
-_RATE = 1_000_000  # bytes a second of logs, of one panel
-_BURST = 1 << 18  # and how much of it may come at once
+_RATE = 850_000  # bytes a second of logs, of one panel; with all that goes around them less than 1 MB
+_BURST = 1 << 17  # and how much of it may come at once
 _REPLAY = 1 << 20  # what a front end that has just opened gets of the logs
 _BETWEEN = 0.05  # seconds between two messages with logs: 20 a second
 _PULSE = 0.1  # between two pulses

@@ -277,9 +277,9 @@ def test_the_first_bar_is_the_seeds_counters():
 def test_a_board_shows_as_many_bars_as_there_are_nested_loops(board):
     from icelaunch_nb.events import BARS_WORD, DEPTH_WORD
 
-    board._words[BARS_WORD + 2], board._words[BARS_WORD + 3], board._words[DEPTH_WORD] = 4, 5, 2
+    board.words[BARS_WORD + 2], board.words[BARS_WORD + 3], board.words[DEPTH_WORD] = 4, 5, 2
     assert Events(board.path).bars == [(0, 0), (4, 5)]
-    board._words[DEPTH_WORD] = 10**6
+    board.words[DEPTH_WORD] = 10**6
     assert len(board.bars) == 8
 
 
@@ -326,7 +326,7 @@ def test_a_checkpoints_time_is_kept():
 
     events = Events()
     assert events.checkpoint_finished is None
-    events._words[CHECKPOINT_TIME_WORD] = 1_700_000_000_250_000
+    events.words[CHECKPOINT_TIME_WORD] = 1_700_000_000_250_000
     assert events.checkpoint_finished == 1_700_000_000.25
 
 

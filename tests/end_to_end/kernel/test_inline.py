@@ -16,7 +16,7 @@ run = ice.launch(who, inline=True)
 """)
     assert kernel.value("run.result()") == {0: (kernel.pid, 0, 1, 0, 0, "cpu")}
     assert kernel.value("str(run.state), run.result() == run.result()") == ("SUCCEEDED", True)
-    assert kernel.does("run").value.startswith("<Run ")
+    assert kernel.value("repr(run)").startswith("<Run ")
 
 
 def test_results_are_the_objects_themselves(kernel: Any) -> None:

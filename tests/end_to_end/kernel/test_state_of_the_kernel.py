@@ -76,12 +76,13 @@ def test_the_launch_returns_at_once_even_when_the_host_is_cold(fresh_kernel: Any
 
 
 def test_the_repr_is_one_line_that_says_all(kernel: Any) -> None:
-    cell = kernel.does("run = launch(lambda: 1); run.result(); run")
-    assert "\n" not in cell.value
+    kernel.does("run = launch(lambda: 1); run.result()")
+    shown = kernel.value("repr(run)")
+    assert "\n" not in shown
     log_dir = re.escape(kernel.value("run.log_dir"))
-    assert re.fullmatch(rf"<Run \w+: SUCCEEDED, 2 ranks, attempt 0, 0 restarts, \d+\.\d s, {log_dir}>", cell.value)
+    assert re.fullmatch(rf"<Run \w+: SUCCEEDED, 2 ranks, attempt 0, 0 restarts, \d+\.\d s, {log_dir}>", shown)
     kernel.does("def fail():\n    raise ValueError('several\\nlines')\nfailed = launch(fail); failed.wait()")
-    shown = kernel.does("failed").value
+    shown = kernel.value("repr(failed)")
     assert "\n" not in shown and "FAILED" in shown and "ValueError" in shown
 
 

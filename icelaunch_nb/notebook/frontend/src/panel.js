@@ -27,6 +27,11 @@ class Shared {
     this.asked = new Map();
     /** @type {{ t: number, text: string }[]} */
     this.seen = [];
+    /**
+     * What is looked at. Of the newest view: an output that is brought up to date is drawn anew, and should look as before.
+     * @type {{ chosen: number | "all", byHand: boolean, attempt: number, events: boolean, forward: string }}
+     */
+    this.look = { chosen: 0, byHand: false, attempt: -1, events: false, forward: "" };
     /** @type {string[]} */
     this.flags = model.get("pulse").flags ?? [];
     this.hears = (/** @type {any} */ message, /** @type {DataView[]} */ buffers) => {
@@ -83,11 +88,7 @@ export default () => {
       const story = () => /** @type {Story} */ (model.get("story"));
       const pulse = () => /** @type {Pulse} */ (model.get("pulse"));
 
-      /** @type {number | "all"} */
-      let chosen = 0;
-      let chosenByHand = false;
-      /** The attempt on show; -1: the newest one. */
-      let attempt = -1;
+      let { chosen, byHand: chosenByHand, attempt, forward: broughtForward } = common.look; // attempt -1: the newest
       const number = () => (attempt < 0 ? Math.max(0, story().attempts.length - 1) : attempt);
 
       // What stands where.
@@ -96,9 +97,9 @@ export default () => {
       const query = /** @type {HTMLInputElement} */ (h("input", { type: "search", className: "ice-search", placeholder: "Search", "aria-label": "Search in the output shown" }));
       const attempts = /** @type {HTMLSelectElement} */ (h("select", { className: "ice-select", "aria-label": "Attempt", hidden: true }));
       const follow = h("button", { type: "button", className: "ice-tool", "aria-pressed": "true", title: "Keep the newest line in view" }, "Follow");
-      const eventsButton = h("button", { type: "button", className: "ice-tool", "aria-expanded": "false" }, "Events");
+      const eventsButton = h("button", { type: "button", className: "ice-tool", "aria-expanded": String(common.look.events) }, "Events");
       const path = h("span", { className: "ice-path", title: "Where the logs are" });
-      const events = h("ol", { className: "ice-events", hidden: true, "aria-label": "Events", tabindex: "0" });
+      const events = h("ol", { className: "ice-events", hidden: !common.look.events, "aria-label": "Events", tabindex: "0" });
       const stacks = h("div", { className: "ice-stacks", hidden: true, role: "region", "aria-label": "Stacks" });
       const failure = h("div", { className: "ice-failure", hidden: true, role: "alert" });
       const tools = h("div", { className: "ice-tools" }, attempts, query, follow, eventsButton, path);
@@ -149,20 +150,17 @@ export default () => {
 
       // What the head, the ranks and the rest show.
       let drawnAttempt = -1;
-      let broughtForward = "";
       function show() {
         const now = story();
         common.logs.path = now.path;
         const newest = now.attempts.at(-1)?.attempt;
         const first = now.failures[0]?.attempt === newest ? now.failures[0] : undefined;
         const key = first && `${first.attempt}/${first.rank}`;
-        if (first && key !== broughtForward) {
+        // A rank that fails brings itself forward; whoever looks at one by choice is left there until the run is over.
+        if (first && key && key !== broughtForward && (!chosenByHand || now.over)) {
           broughtForward = key;
-          // A rank that fails brings itself forward; whoever is looking at one by choice is left there.
-          if (!chosenByHand || now.over) {
-            chosen = first.rank;
-            drawnAttempt = -2;
-          }
+          chosen = first.rank;
+          drawnAttempt = -2;
         }
         if (drawnAttempt !== number()) {
           drawnAttempt = number();
@@ -193,6 +191,7 @@ export default () => {
         attempts.value = String(number());
         say(path, now.path);
         if (!events.hidden) showEvents();
+        common.look = { chosen, byHand: chosenByHand, attempt, events: !events.hidden, forward: broughtForward };
       }
       function showEvents() {
         events.replaceChildren(...timeline(story(), common.seen).map((event) =>
@@ -226,7 +225,7 @@ export default () => {
       eventsButton.addEventListener("click", () => {
         events.hidden = !events.hidden;
         eventsButton.setAttribute("aria-expanded", String(!events.hidden));
-        if (!events.hidden) showEvents();
+        show();
       }, { signal });
       const find = (/** @type {boolean} */ back) => {
         const options = { decorations: { matchOverviewRuler: "#d9a648", activeMatchColorOverviewRuler: "#ff8c00", matchBackground: "#8a6d1c", activeMatchBackground: "#c76b00" } };

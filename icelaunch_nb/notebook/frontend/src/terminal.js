@@ -33,11 +33,9 @@ function themeOf(element) {
  * @param {AbortSignal} signal
  */
 export function openTerminal(host, signal) {
-  const style = getComputedStyle(host);
   const term = new Terminal({
     convertEol: true, disableStdin: true, scrollback: 10000, cursorBlink: false, cursorInactiveStyle: "none", allowProposedApi: true,
-    fontFamily: style.fontFamily || "monospace", fontSize: parseFloat(style.fontSize) || 13, lineHeight: 1.15, theme: themeOf(host),
-    screenReaderMode: false, minimumContrastRatio: 4.5, rows: 14,
+    lineHeight: 1.15, screenReaderMode: false, minimumContrastRatio: 4.5, rows: 14,
   });
   const fit = new FitAddon();
   const search = new SearchAddon({ highlightLimit: 500 });
@@ -79,18 +77,21 @@ export function openTerminal(host, signal) {
     return false; // Tab goes on to the next control, Ctrl+C copies
   });
 
+  let dressed = "";
+  const restyle = () => {
+    const { backgroundColor, color, fontFamily, fontSize } = getComputedStyle(host);
+    if (!backgroundColor || dressed === backgroundColor + color + fontFamily + fontSize) return; // none before it is in the page
+    dressed = backgroundColor + color + fontFamily + fontSize;
+    term.options.fontFamily = fontFamily || "monospace";
+    term.options.fontSize = parseFloat(fontSize) || 13;
+    term.options.theme = themeOf(host);
+  };
   const refit = () => {
+    restyle();
     if (host.clientWidth > 40) fit.fit();
   };
   const sizes = new ResizeObserver(() => requestAnimationFrame(refit));
   sizes.observe(host);
-  let dressed = "";
-  const restyle = () => {
-    const { backgroundColor, color } = getComputedStyle(host);
-    if (dressed === backgroundColor + color) return;
-    dressed = backgroundColor + color;
-    term.options.theme = themeOf(host);
-  };
   const themes = new MutationObserver(restyle);
   themes.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "data-jp-theme-name", "class", "data-vscode-theme-kind"] });
   signal.addEventListener("abort", () => {
