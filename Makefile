@@ -14,6 +14,9 @@ python := $(venv)/bin/python
 interpreter := import sys; print(sys.implementation.cache_tag, sys.base_prefix.strip("/").replace("/", "-").replace(" ", "-"), sep="-")
 stamp := $(venv)/.ready-$(shell $(PYTHON) -c '$(interpreter)' 2>/dev/null)
 
+# The panel's bundle is made when the package is installed.
+frontend := $(wildcard icelaunch_nb/notebook/frontend/*.json icelaunch_nb/notebook/frontend/src/*)
+
 .PHONY: demo test setup packages clean
 .DELETE_ON_ERROR:
 
@@ -24,12 +27,12 @@ demo: setup
 test: export PATH := $(venv)/bin:$(PATH):/usr/sbin:/sbin
 test: setup packages
 	$(python) -m ruff check .
-	$(python) -m pytest tests
+	$(python) -m pytest tests -m "not slow"
 	$(python) -m pytest --nbval --nbval-current-env --nbval-cell-timeout 120 --nbval-sanitize-with notebooks/sanitize.cfg notebooks
 
 setup: $(stamp)
 
-$(stamp): pyproject.toml requirements-dev.txt
+$(stamp): pyproject.toml requirements-dev.txt hatch_build.py $(frontend)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed; make PYTHON=... picks one")'
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || $(call install,python3-venv)
 	@if [ "$$($(python) -c '$(interpreter)' 2>/dev/null)" != "$$($(PYTHON) -c '$(interpreter)')" ] \
