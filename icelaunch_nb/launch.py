@@ -51,7 +51,7 @@ def launch_agent(
         ConfigError: Something can't work. No process was started.
         PackingError: The function or an argument can't be pickled. No process was started.
         RunFailed: A rank failed and no restart was left.
-        RunStopped: The run was stopped.
+        RunStopped: The run was stopped before all its ranks returned.
         KeyboardInterrupt: The cell was interrupted; the run is stopped.
 
     Source: the ``launch_agent`` of ice-learn, which follows ``torch.distributed.launcher.api.launch_agent``.

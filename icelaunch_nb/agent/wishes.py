@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ class Wishes:
     """
 
     def __init__(self, control: Path, parent: int | None, on_stop: Callable[[float, str], None], give_up: Callable[[str], None]) -> None:
-        self.grace, self.reason = 0.0, ""
+        self.grace, self.reason, self._deadline = 0.0, "", 0.0
         self.bell, self._ring = os.pipe()
         self.hurry, self._ring_hurry = os.pipe()
         # Read and write: so the FIFO never reports its end while kernels come and go.
@@ -92,9 +93,15 @@ class Wishes:
             watched.remove(self._parent)
 
     def _stop(self, grace: float, reason: str) -> None:
+        deadline = time.monotonic() + grace
         if self._rang.is_set():
+            if deadline < self._deadline:  # asked again, with less patience
+                self._deadline = deadline
+                timer = threading.Timer(grace, os.write, (self._ring_hurry, b"!"))
+                timer.daemon = True
+                timer.start()
             return
-        self.grace, self.reason = grace, reason
+        self.grace, self.reason, self._deadline = grace, reason, deadline
         self._rang.set()
         os.write(self._ring, b"!")
         self._on_stop(grace, reason)

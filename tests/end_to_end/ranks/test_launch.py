@@ -123,6 +123,18 @@ def test_kill_ends_ranks_that_ignore_sigterm(runs: Path) -> None:
     assert run.state == "STOPPED"
 
 
+def test_a_later_stop_with_less_grace_counts(runs: Path) -> None:
+    run = ice.launch(jobs.leave_children_and_wait, (str(runs / "child"),))
+    deadline = time.monotonic() + 30
+    while not (runs / "child").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    run.stop(grace=600)
+    run.stop(grace=0.1)
+    assert run.wait(20)
+    assert run.state == "STOPPED"
+
+
 def test_a_stop_before_the_agent_is_there_is_not_lost() -> None:
     run = ice.launch(time.sleep, (60,), nproc_per_node=2)
     run.stop(0)
