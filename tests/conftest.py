@@ -22,3 +22,8 @@ def state_of_its_own() -> Iterator[None]:
     else:
         os.environ["XDG_STATE_HOME"] = before
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Browser tests come last: playwright keeps an event loop running in this thread, and asyncio.run refuses to start another."""
+    items.sort(key=lambda item: "browser" in item.path.parts)
