@@ -157,8 +157,10 @@ class Book:
         return self.panel(cell).locator(".xterm-rows").inner_text()
 
     def sees(self, cell: int, text: str, timeout: float = 10) -> None:
-        """Waits until the terminal of a cell's panel shows `text`. It draws only what is on the screen, so that is where it goes."""
-        self.panel(cell).locator(".ice-screen").scroll_into_view_if_needed()
+        """Waits until the terminal of a cell's panel shows `text`.
+
+        It draws only what is on the screen, so each look brings it there; the page may draw the panel anew at a run's end.
+        """
         self.page.wait_for_function(_SEES, arg=[cell, text], timeout=timeout * 1000, polling=20)
 
     def word(self, cell: int, word: str, timeout: float = 10) -> None:
@@ -190,5 +192,8 @@ _DONE = f"""(cell) => {{ {_WIDGET}
   const model = nb.content.widgets[cell].model;
   return model.executionState !== 'running' && model.executionCount !== null;
 }}"""
-_SEES = """([cell, text]) => (document.querySelectorAll('.jp-Notebook .jp-Cell')[cell]?.querySelector('.xterm-rows')?.innerText ?? '')
-  .replaceAll('\\u00a0', ' ').includes(text)"""
+_SEES = """([cell, text]) => {
+  const found = document.querySelectorAll('.jp-Notebook .jp-Cell')[cell];
+  found?.querySelector('.ice-screen')?.scrollIntoView({ block: 'nearest' });
+  return (found?.querySelector('.xterm-rows')?.innerText ?? '').replaceAll('\\u00a0', ' ').includes(text);
+}"""

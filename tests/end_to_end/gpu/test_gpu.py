@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pynvml
 import pytest
@@ -76,3 +78,13 @@ def test_no_context_in_the_host_or_its_forkserver() -> None:
             assert not ours & on_gpu
     finally:
         pynvml.nvmlShutdown()
+
+
+def test_launching_makes_no_context_here() -> None:
+    """In a process that has imported torch, as a user's kernel has, and not touched CUDA."""
+    code = (
+        "import torch, icelaunch_nb as ice\n"
+        "print(ice.launch(lambda: str(ice.get_context().device)).result(100)[0], torch.cuda.is_initialized())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=110, check=True)
+    assert done.stdout.splitlines()[-1] == "cuda:0 False"
