@@ -130,7 +130,7 @@ def test_what_a_rank_prints_is_text(book):
 def test_a_bar_moves_in_its_line(book):
     book.done(book.cell(
         "def bar():\n    for i in range(101):\n        print(f'\\rbar {i}%', end='', file=sys.stderr)\n"
-        "    print('\\nafter')\n    time.sleep(60)"
+        "    print('\\nafter', file=sys.stderr)\n    time.sleep(60)"
     ))
     cell = _launch(book, "bar", "nproc_per_node=1")
     book.sees(cell, "after")
