@@ -60,8 +60,9 @@ class Icelaunch(Launcher):
 
     def load(self) -> None:
         import icelaunch_nb
+        from icelaunch_nb.notebook.hosts import hosts
 
-        icelaunch_nb.load_ipython_extension(None)  # what %load_ext calls
+        hosts.for_environ(os.environ)  # what %load_ext does, the magics aside
         self._ice = icelaunch_nb
 
     def launch(self, fn: Callable[..., Any], args: tuple[Any, ...], *, ranks: int, folder: str, restarts: int, shown: bool) -> Any:
