@@ -13,6 +13,7 @@ from icelaunch_nb.processes import Process
 from icelaunch_nb.run import Run
 from icelaunch_nb.rundir import JournalWriter, RunDir
 from icelaunch_nb.runs import remember
+from icelaunch_nb.surroundings import variables
 
 
 def run_here(run_dir: RunDir, spec: dict[str, Any], fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Run:
@@ -27,10 +28,9 @@ def run_here(run_dir: RunDir, spec: dict[str, Any], fn: Callable[..., Any], args
     journal.write("agent", pid=os.getpid(), started=me.started if me else 0)
     journal.write("attempt", attempt=0, restart_count=0, world_size=1, ranks=[entry])
     environ = _rank_environ(run_dir, spec)
-    before = {name: os.environ.get(name) for name in environ}
-    os.environ.update(environ)
     try:
-        value = fn(*args, **kwargs)
+        with variables(environ):
+            value = fn(*args, **kwargs)
     except BaseException as error:
         failure = {
             "rank": 0, "local_rank": 0, "attempt": 0, "time": time.time(), "pid": os.getpid(), "kind": "raised", "exitcode": None,
@@ -39,12 +39,6 @@ def run_here(run_dir: RunDir, spec: dict[str, Any], fn: Callable[..., Any], args
         journal.write("failure", attempt=0, failures=[failure])
         journal.write("end", state="FAILED")
         raise
-    finally:
-        for name, old in before.items():
-            if old is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = old
     journal.write("end", state="SUCCEEDED")
     remember(run_dir.path)
     run = Run(run_dir.path)

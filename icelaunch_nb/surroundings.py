@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 import types
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from icelaunch_nb import cpython, imports
@@ -42,6 +43,25 @@ class Surroundings:
             dict(os.environ), cwd, [str(path) for path in sys.path],
             os.path.abspath(main_file) if isinstance(main_file, str) else None,
         )
+
+
+@contextlib.contextmanager
+def variables(extra: Mapping[str, str]) -> Iterator[None]:
+    """This process's environment with `extra` laid over, put back afterwards.
+
+    A launch within it takes them along early enough: OMP_NUM_THREADS and CUDA_VISIBLE_DEVICES must be there before torch is
+    imported.
+    """
+    before = {name: os.environ.get(name) for name in extra}
+    os.environ.update(extra)
+    try:
+        yield
+    finally:
+        for name, old in before.items():
+            if old is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = old
 
 
 def enter(surroundings: Surroundings, extra: dict[str, str]) -> None:

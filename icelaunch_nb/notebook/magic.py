@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import icelaunch_nb as ice
@@ -14,6 +13,7 @@ from icelaunch_nb.errors import ConfigError, IcelaunchError, PackingError, RunFa
 from icelaunch_nb.notebook import options as opt
 from icelaunch_nb.notebook.cellbody import Source, read_cell, show_as
 from icelaunch_nb.run import Run
+from icelaunch_nb.surroundings import variables
 
 NAME = "icelaunch"
 
@@ -53,7 +53,7 @@ class Magic:
             source = self._source(line, cell)
             made = read_cell(source, cell, self._shell.user_ns, flags=self._shell.compile.flags)
             try:
-                with _environment(options.env):
+                with variables(options.env):
                     run = ice.launch(made.function, **options.launch)
             except PackingError as error:
                 raise PackingError(error.path.replace(".carried →", " →", 1), error.type_name, error.reason) from None
@@ -193,24 +193,6 @@ def _complete_with(completer: Any, offers: Callable[[str], list[str]]) -> None:
 
 def _say(text: str) -> None:
     sys.stdout.write(text + "\n")
-
-
-@contextlib.contextmanager
-def _environment(extra: Mapping[str, str]) -> Iterator[None]:
-    """The kernel's variables and `extra`, for the moment in which a launch takes them over.
-
-    So they act early enough: OMP_NUM_THREADS and CUDA_VISIBLE_DEVICES must be there before torch is imported.
-    """
-    before = {name: os.environ.get(name) for name in extra}
-    os.environ.update(extra)
-    try:
-        yield
-    finally:
-        for name, old in before.items():
-            if old is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = old
 
 
 @contextlib.contextmanager
