@@ -1,7 +1,7 @@
 # Two commands, each doing its own set-up:
 #
 #   make demo    executes notebooks/01_quickstart.ipynb, prints its accuracy and where the result lies
-#   make test    lint, the tests, and the notebooks against their stored outputs
+#   make test    lint, types, the tests, and the notebooks against their stored outputs
 #
 # PYTHON=python3.12 picks another interpreter, VENV=path another place for the virtual environment.
 
@@ -27,6 +27,7 @@ demo: setup
 test: export PATH := $(venv)/bin:$(PATH):/usr/sbin:/sbin
 test: setup packages
 	$(python) -m ruff check .
+	$(python) -m mypy
 	$(python) -m pytest tests -m "not slow"
 	$(python) -m pytest --nbval --nbval-current-env --nbval-cell-timeout 120 --nbval-sanitize-with notebooks/sanitize.cfg notebooks
 

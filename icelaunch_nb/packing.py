@@ -10,7 +10,7 @@ Beyond plain cloudpickle:
 * A class that came from the kernel goes back as "that class of yours", so ``isinstance`` holds there.
 * What can't be pickled is named by the path to it.
 
-cloudpickle's private names that this leans on (``globals_ref``, the class tracker) stand here and nowhere else.
+cloudpickle's private names that this leans on (``globals_ref``, ``_code_reduce``, the class tracker) stand here and nowhere else.
 """
 
 from __future__ import annotations
@@ -109,8 +109,14 @@ def _rebuild_exception(cls: type[BaseException], args: tuple[Any, ...], state: d
     return error
 
 
+def _code_from(filename: str, make: Callable[..., types.CodeType], args: tuple[Any, ...]) -> types.CodeType:
+    return make(*args).replace(co_filename=filename)
+
+
 def _special(obj: Any) -> Any:
     """How to reduce what cells define and cloudpickle 3.1 can't carry; NotImplemented for everything else."""
+    if isinstance(obj, types.CodeType):  # since 3.1.3 it calls every file <dynamic-code>: no traceback would find its source
+        return _code_from, (obj.co_filename, *_cp._code_reduce(obj))
     if isinstance(obj, functools._lru_cache_wrapper) and not _importable(obj):
         return _empty_cache, (obj.cache_parameters(),), obj.__wrapped__, None, None, _fill_cache
     if type(obj) is functools.cached_property:  # holds a lock before Python 3.12

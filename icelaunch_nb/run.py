@@ -6,28 +6,25 @@ import contextlib
 import errno
 import importlib
 import os
-import signal
 import threading
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from icelaunch_nb import metrics, packing
+from icelaunch_nb import metrics
 from icelaunch_nb.config import LaunchConfig
-from icelaunch_nb.errors import Failure, IcelaunchError, RunFailed, RunLost, RunStopped
+from icelaunch_nb.errors import Failure, IcelaunchError
 from icelaunch_nb.events import Events
+from icelaunch_nb.notebook import stacks, waiting
 from icelaunch_nb.notebook.hosts import Host
+from icelaunch_nb.notebook.outcome import Outcome
 from icelaunch_nb.notebook.printer import Printer
-from icelaunch_nb.processes import Process
-from icelaunch_nb.rundir import RunDir, read_journal
+from icelaunch_nb.notebook.reading import Reading
+from icelaunch_nb.rundir import RunDir
 from icelaunch_nb.story import State, Story
 
-if TYPE_CHECKING:
-    import asyncio
-
-_unread: list[int] = []
-_STOP_ON_INTERRUPT = 5.0  # seconds of grace that an interrupted cell gives its ranks
+_unread: list[int] = []  # control FIFOs of runs that were dropped before their agent could read the wish
 
 
 class Run:
@@ -44,13 +41,10 @@ class Run:
         self._dir = RunDir(Path(path))
         self._spec = self._dir.read_spec()
         self._lock = threading.RLock()
-        self._read: tuple[Story, int] = (Story(), 0)  # and how far the journal was read; replaced together
-        self._host: Host | None = None
+        self._reading = Reading(self._dir, self._spec["time"])
         self._control: int | None = None
         self._results: dict[int, Any] | None = None
-        self._unloadable: dict[int, Exception] = {}
         self._events: Events | None = None
-        self._checked = 0.0
         self._printer: Printer | None = None
         self._panel: Any = None  # the panel that shows this run, once there is one
 
@@ -89,21 +83,32 @@ class Run:
     @property
     def events(self) -> Events:
         """The events board, shared with the ranks."""
-        if self._events is None:
-            self._events = Events.of_run(self._dir.path)
-        return self._events
+        events = self._events
+        if events is None:
+            events = self._events = Events.of_run(self._dir.path)
+        return events
 
     def started_by(self, host: Host) -> None:
         """Remembers the host that was asked for its agent, whose end would be this run's."""
-        self._host = host
+        self._reading.host = host
 
     # How it stands.
 
     @property
     def story(self) -> Story:
         """What the journal says, as of now."""
-        self._refresh()
-        return self._read[0]
+        story = self._reading.now()
+        if story.state.over:
+            self._let_go()
+        return story
+
+    def _let_go(self) -> None:
+        """A run that is over holds no descriptor; who asks for its events again gets them again."""
+        with self._lock:
+            self._events = None
+            if self._control is not None:
+                os.close(self._control)
+                self._control = None
 
     @property
     def state(self) -> State:
@@ -208,7 +213,7 @@ class Run:
             for pause in self._watch(timeout):
                 time.sleep(pause)
         except KeyboardInterrupt:
-            _end(self)
+            waiting.end(self)
             raise
         return self.state.over
 
@@ -224,7 +229,7 @@ class Run:
         """
         if not self.wait(timeout):
             raise TimeoutError(f"run {self.run_id} goes on after {timeout} s: {self!r}")
-        return self._outcome()
+        return self._come_to()
 
     def __await__(self) -> Generator[Any, None, dict[int, Any]]:
         return self._await().__await__()
@@ -235,14 +240,14 @@ class Run:
         try:
             for pause in self._watch(None):
                 await asyncio.sleep(pause)
-        except asyncio.CancelledError:
-            interrupted = _is_a_cells(asyncio.current_task())
-            with _interrupts_raise():
-                _end(self)
-            if interrupted:
-                raise KeyboardInterrupt from None
-            raise
-        return self._outcome()
+        except asyncio.CancelledError as error:
+            raise waiting.end_of_await(self, error) from None
+        return self._come_to()
+
+    def _come_to(self) -> dict[int, Any]:
+        if self._results is None:
+            self._results = Outcome(self._dir, self.story, run_id=self.run_id, program=bool(self._spec["program"])).results()
+        return dict(self._results)
 
     def _watch(self, timeout: float | None) -> Iterator[float]:
         """Shows what is new and yields how long to pause, until the end or the timeout.
@@ -292,8 +297,8 @@ class Run:
     def detach(self) -> None:
         """From here on it outlives this kernel; `attach` finds it again."""
         self._wish("detach")
-        if self._host is not None:
-            self._host.detach(self.log_dir)
+        if (host := self._reading.host) is not None:
+            host.detach(self.log_dir)
 
     def pause(self) -> None:
         """Sets ``events.pause``, clears ``events.resume``: loops over ``ctx.steps`` pause before one and the same step.
@@ -330,23 +335,7 @@ class Run:
         story = self.story
         if story.state.over or not story.attempts:
             return {}
-        attempt = story.attempts[-1]
-        asked: dict[int, tuple[Path, int]] = {}
-        for entry in attempt["ranks"]:
-            path = self._dir.rank(attempt["attempt"], entry["local_rank"]).stacks
-            with contextlib.suppress(OSError):
-                # The file is there once the rank has a handler for the signal; before that, it would end the rank.
-                asked[entry["rank"]] = (path, path.stat().st_size)
-                Process(entry["pid"], entry["started"]).send(signal.SIGUSR1)
-        found, deadline = {entry["rank"]: "" for entry in attempt["ranks"]}, time.monotonic() + timeout
-        while asked and time.monotonic() < deadline:
-            for rank, (path, before) in list(asked.items()):
-                text = path.read_bytes()[before:].decode(errors="replace")
-                if text.endswith("\n") and text == found[rank]:
-                    del asked[rank]
-                found[rank] = text
-            time.sleep(0.02)
-        return found
+        return stacks.ask(self._dir, story.attempts[-1], timeout)
 
     def _wish(self, line: str) -> None:
         """Writes into the agent's FIFO. Kept open until the end: before an agent reads it, the wish lives in our descriptor."""
@@ -359,107 +348,6 @@ class Run:
         except OSError as error:
             if error.errno != errno.EAGAIN:  # full of wishes that nobody reads: one more changes nothing
                 raise
-
-    # Reading the journal.
-
-    def _refresh(self) -> None:
-        with self._lock:
-            story, offset = self._read
-            if story.state.over:
-                return
-            events, offset = read_journal(self._dir.journal, offset)
-            for event in events:
-                story = story.after(event)
-            if not story.state.over and time.monotonic() - self._checked > 0.2:
-                self._checked = time.monotonic()
-                if self._agent_is_gone(story):
-                    # Its last words may have come between the two looks.
-                    events, offset = read_journal(self._dir.journal, offset)
-                    for event in events:
-                        story = story.after(event)
-                    if not story.state.over:
-                        story = story.after({"event": "end", "state": "LOST", "t": time.time(), "note": self._hosts_last_words(story)})
-            self._read = story, offset
-            if story.state.over:
-                self._host = None
-                self._events = None  # its map holds a descriptor; who asks for the events again gets them again
-                if self._control is not None:
-                    os.close(self._control)
-                    self._control = None
-
-    def _agent_is_gone(self, story: Story) -> bool:
-        """Whether the agent, or the host that was to start it, ended; then the journal's last line should say how."""
-        if not self._dir.path.is_dir():
-            return True
-        if self._host is not None and self._host.gone(self.log_dir):
-            return True
-        if story.agent is not None:
-            return not story.agent.alive()
-        if self._host is not None:
-            return not self._host.alive()
-        # Another kernel's run that has no agent yet: give it the time that a cold start takes.
-        return time.time() - self._spec["time"] > 60
-
-    def _hosts_last_words(self, story: Story) -> str:
-        if not self._dir.path.is_dir():
-            return "its directory is gone"
-        return self._host.last_words() if self._host is not None and story.agent is None else ""
-
-    def _outcome(self) -> dict[int, Any]:
-        story = self.story
-        note = (story.end or {}).get("note", "")
-        if story.state == State.LOST:
-            raise RunLost("\n".join(filter(None, [f"the agent of run {self.run_id} vanished; logs: {self.log_dir}", note])))
-        results = self._load_results(story)
-        if story.state == State.SUCCEEDED:
-            if self._unloadable:
-                rank = min(self._unloadable)
-                raise self._result_failed(rank, results, story) from self._unloadable[rank]
-            return results
-        if story.state == State.STOPPED:
-            expected = story.attempts[-1]["ranks"] if story.attempts and not self._spec["program"] else [None]
-            if len(results) == len(expected):
-                return results
-            meanwhile = f"; meanwhile rank {story.failures[0].rank} failed: {story.failures[0].title}" if story.failures else ""
-            raise RunStopped(f"run {self.run_id} was stopped: {note or 'it was asked to'}{meanwhile}", results)
-        world_size = story.attempts[-1]["world_size"] if story.attempts else 0
-        error = RunFailed(story.failures, results, world_size=world_size, attempt=self.attempt, log_dir=self.log_dir, note=note)
-        raise error from self._original_exception(story)
-
-    def _load_results(self, story: Story) -> dict[int, Any]:
-        if self._results is None:
-            results: dict[int, Any] = {}
-            for entry in story.attempts[-1]["ranks"] if story.attempts else []:
-                path = self._dir.rank(story.attempts[-1]["attempt"], entry["local_rank"]).result
-                if self._spec["program"]:
-                    if story.state == State.SUCCEEDED:
-                        results[entry["rank"]] = None
-                elif path.exists():
-                    try:
-                        results[entry["rank"]] = packing.load(path)
-                    except Exception as error:
-                        self._unloadable[entry["rank"]] = error
-            self._results = results
-        return dict(self._results)
-
-    def _result_failed(self, rank: int, results: dict[int, Any], story: Story) -> RunFailed:
-        """What to raise for a value that the rank could pack but this process can't build."""
-        error, attempt = self._unloadable[rank], story.attempts[-1]
-        (entry,) = (entry for entry in attempt["ranks"] if entry["rank"] == rank)
-        said = f"rank {rank}'s result can't be built here: {type(error).__name__}: {error}"
-        failure = Failure(rank, entry["local_rank"], attempt["attempt"], time.time(), entry["pid"], "result", 0,
-                          type(error).__name__, str(error), said)
-        return RunFailed([failure], results, world_size=attempt["world_size"], attempt=self.attempt, log_dir=self.log_dir)
-
-    def _original_exception(self, story: Story) -> BaseException | None:
-        if not story.failures:
-            return None
-        root = story.failures[0]
-        try:
-            original = packing.load(self._dir.rank(root.attempt, root.local_rank).exception)
-        except Exception:
-            return None  # its class can't be built here; the text of the failure says what it was
-        return original if isinstance(original, BaseException) else None
 
     # How it looks.
 
@@ -492,10 +380,11 @@ class Run:
         return attach_to, (self.log_dir,)
 
     def __del__(self) -> None:
-        control, read = getattr(self, "_control", None), getattr(self, "_read", None)
-        if control is None or read is None:
+        control = getattr(self, "_control", None)
+        if control is None:
             return
-        if read[0].agent is None and not read[0].state.over:
+        story = self._reading.last
+        if story.agent is None and not story.state.over:
             _unread.append(control)  # closing it would take back a wish that no agent has read yet
         else:
             os.close(control)
@@ -510,38 +399,3 @@ def attach_to(path: str) -> Run:
     if not os.path.isdir(path):
         raise IcelaunchError(f"{path} is no directory")
     return Run(path)
-
-
-def _end(run: Run) -> None:
-    """What an interrupt does: stops the run and waits for its end; another interrupt meanwhile kills it."""
-    try:
-        run.stop(_STOP_ON_INTERRUPT)
-        _wait_for_the_end(run, _STOP_ON_INTERRUPT + 5)
-    except KeyboardInterrupt:
-        run.kill()
-        _wait_for_the_end(run, 5)
-
-
-@contextlib.contextmanager
-def _interrupts_raise() -> Iterator[None]:
-    """ipykernel turns only the first interrupt of an awaiting cell into a cancellation, and swallows the others."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _is_a_cells(task: asyncio.Task[Any] | None) -> bool:
-    """Whether a task is a notebook cell's own, so that a KeyboardInterrupt raised in it ends in the cell and not in the loop."""
-    code = getattr(task.get_coro() if task else None, "cr_code", None)
-    return code is not None and any(name in code.co_filename for name in ("ipykernel", "IPython"))
-
-
-def _wait_for_the_end(run: Run, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not run.state.over and time.monotonic() < deadline:
-        time.sleep(0.005)

@@ -250,3 +250,11 @@ def test_cloudpickle_takes_a_functions_globals_from_globals_ref():
     pickler.dump(namespace["f"])
     again = pickle.loads(file.getvalue())
     assert again.__globals__["__name__"] == "elsewhere" and again() == 1
+
+
+def test_cloudpickle_reduces_code_to_a_constructor_and_its_arguments():
+    code = compile("def f():\n    return lambda: 1", "a cell", "exec")
+    make, args = private._code_reduce(code)
+    made = make(*args).replace(co_filename="a cell")
+    assert make is type(code)
+    assert (made.co_code, made.co_consts, list(made.co_lines())) == (code.co_code, code.co_consts, list(code.co_lines()))

@@ -324,6 +324,14 @@ def test_another_kernel_can_read_results_as_well(tmp_path):
 # Sources of cells.
 
 
+def test_code_keeps_the_name_of_its_file(tmp_path):
+    namespace = {"__name__": "__main__"}
+    exec(compile("def outer():\n    def inner():\n        pass\n    return inner", "cell 7", "exec"), namespace)
+    packing.dump(namespace["outer"], tmp_path / "call.pkl")
+    outer = packing.load(tmp_path / "call.pkl")
+    assert {outer.__code__.co_filename, outer().__code__.co_filename} == {"cell 7"}
+
+
 def test_sources_of_cells_are_collected_and_those_of_files_are_not(tmp_path):
     import linecache
 
