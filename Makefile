@@ -43,6 +43,8 @@ $(stamp): pyproject.toml requirements-dev.txt hatch_build.py $(frontend)
 	@echo "installing the package and requirements-dev.txt; torch is large, the first time takes minutes"
 	@rm -f "$(venv)"/.ready-*
 	@$(python) -m pip install --quiet --disable-pip-version-check --editable . --requirement requirements-dev.txt
+	@rm -rf "$(venv)/ipykernel6" # beside the newest one, for the tests that run on both: pytest --ipykernel 6
+	@$(python) -m pip install --quiet --disable-pip-version-check --target "$(venv)/ipykernel6" --no-deps ipykernel==6.31.0
 	@touch "$@"
 
 # Tests that take network namespaces for machines need `ip` and `unshare`, those of the panel a browser; where these can't be had,

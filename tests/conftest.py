@@ -4,10 +4,26 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--ipykernel", choices=["6", "7"], default="7", help="the ipykernel that kernels run on; `make setup` installs both")
+
+
+@pytest.fixture(scope="session")
+def ipykernel(request: pytest.FixtureRequest) -> dict[str, str]:
+    """The variables that a kernel starts with so that it runs on the ipykernel that was asked for."""
+    if request.config.getoption("ipykernel") == "7":
+        return {}
+    folder = Path(sys.prefix) / "ipykernel6"
+    assert (folder / "ipykernel").is_dir(), f"{folder} is missing: `make setup` makes it"
+    return {"PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))}
 
 
 @pytest.fixture(scope="session", autouse=True)

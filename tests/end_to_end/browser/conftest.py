@@ -41,8 +41,8 @@ def lab():
 
 
 @pytest.fixture(scope="session")
-def server(lab, tmp_path_factory):
-    server = lab.Server(tmp_path_factory.mktemp("jupyter"))
+def server(lab, tmp_path_factory, ipykernel):
+    server = lab.Server(tmp_path_factory.mktemp("jupyter"), ipykernel)
     yield server
     server.close_notebooks()
     server.close()

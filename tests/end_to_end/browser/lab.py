@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +39,14 @@ class Server:
 
     Args:
         home: A folder for its settings and notebooks.
+        environ: Variables for its kernels, beside its own.
     """
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, environ: Mapping[str, str] | None = None) -> None:
         self.home, self.token = home, secrets.token_hex(16)
         self._settings("apputils-extension", "notification", {"fetchNews": "false", "checkForUpdates": False})
         self._settings("notebook-extension", "tracker", {"windowingMode": "none"})  # every cell is in the page
+        self._kernelspec(environ or {})
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -75,6 +77,13 @@ class Server:
         folder = self.home / "settings" / "@jupyterlab" / extension
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.jupyterlab-settings").write_text(json.dumps(content))
+
+    def _kernelspec(self, environ: Mapping[str, str]) -> None:
+        """The tests' own interpreter, under the name that notebooks ask for."""
+        folder = self.home / "data" / "kernels" / "python3"
+        folder.mkdir(parents=True)
+        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        (folder / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python", "env": dict(environ)}))
 
     def theme(self, name: str) -> None:
         """For pages that are opened from now on."""

@@ -15,7 +15,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty
@@ -125,15 +125,16 @@ class Kernel:
 
     Args:
         home: A short, empty directory: its TMPDIR, its working directory, its connection file.
+        environ: Variables beside those of the tests.
     """
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, environ: Mapping[str, str]) -> None:
         self.home = home
         self._cells: dict[str, Cell] = {}
         self._manager = KernelManager(kernel_name="python3", connection_file=str(home / "kernel.json"))
         self._environ = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "RANK", "LOCAL_RANK", "WORLD_SIZE"))},
-            "TMPDIR": str(home), "IPYTHONDIR": str(home / "ipython"), "NO_COLOR": "1",
+            "TMPDIR": str(home), "IPYTHONDIR": str(home / "ipython"), "NO_COLOR": "1", **environ,
         }
         self._manager.start_kernel(env=self._environ, cwd=str(home))
         self.client = self._manager.blocking_client()
@@ -252,11 +253,11 @@ def _command(process: psutil.Process) -> list[str]:
 
 
 @contextlib.contextmanager
-def a_kernel() -> Iterator[Kernel]:
+def a_kernel(environ: Mapping[str, str]) -> Iterator[Kernel]:
     home = Path(tempfile.mkdtemp(prefix="ice-kernel-"))
     kernel = None
     try:
-        kernel = Kernel(home)
+        kernel = Kernel(home, environ)
         yield kernel
     finally:
         if kernel is not None:
@@ -265,9 +266,9 @@ def a_kernel() -> Iterator[Kernel]:
 
 
 @pytest.fixture
-def bare_kernel() -> Iterator[Kernel]:
+def bare_kernel(ipykernel: dict[str, str]) -> Iterator[Kernel]:
     """A kernel of the test's own in which nothing was run yet."""
-    with a_kernel() as kernel:
+    with a_kernel(ipykernel) as kernel:
         yield kernel
 
 
@@ -279,8 +280,8 @@ def fresh_kernel(bare_kernel: Kernel) -> Kernel:
 
 
 @pytest.fixture(scope="module")
-def kernel() -> Iterator[Kernel]:
+def kernel(ipykernel: dict[str, str]) -> Iterator[Kernel]:
     """A kernel that the tests of a module share, with `PREAMBLE` and a host."""
-    with a_kernel() as kernel:
+    with a_kernel(ipykernel) as kernel:
         kernel.does(PREAMBLE.format(home=str(kernel.home)) + "\nget_ipython().run_line_magic('load_ext', 'icelaunch_nb')")
         yield kernel

@@ -37,6 +37,10 @@ def fds():
 """
 
 
+def test_it_runs_on_the_ipykernel_that_was_asked_for(kernel: Any, request: pytest.FixtureRequest) -> None:
+    assert kernel.value("import ipykernel; ipykernel.__version__").split(".")[0] == request.config.getoption("ipykernel")
+
+
 def test_a_launch_leaves_the_kernel_as_it_was(fresh_kernel: Any) -> None:
     fresh_kernel.does(SNAPSHOT)
     fresh_kernel.does("before, open_before = snapshot(), fds()")
