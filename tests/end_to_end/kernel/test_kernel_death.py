@@ -101,7 +101,7 @@ def test_a_detached_run_outlives_its_kernel_and_leaves_nobody_either(fresh_kerne
 
 def test_a_forked_child_of_the_kernel_does_not_keep_the_host_alive(fresh_kernel: Any) -> None:
     fresh_kernel.does(HERE + "\n" + TROUBLEMAKERS["plain"] + "\nrun = launch(plain)")
-    fresh_kernel.until((fresh_kernel.home / "here-plain-1").exists, "the ranks are up")
+    fresh_kernel.until(lambda: all((fresh_kernel.home / f"here-plain-{rank}").exists() for rank in (0, 1)), "the ranks are up")
     child = fresh_kernel.value("""
 import multiprocessing
 child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
@@ -121,7 +121,7 @@ child.pid
 def test_a_process_of_ours_that_is_killed_takes_its_ranks_along(fresh_kernel: Any, victim: str) -> None:
     """Out-of-memory killers choose freely. The kernel learns of it, and its next launch works."""
     fresh_kernel.does(HERE + "\n" + TROUBLEMAKERS["children"] + "\nrun = launch(children)")
-    fresh_kernel.until((fresh_kernel.home / "here-children-1").exists, "the ranks are up")
+    fresh_kernel.until(lambda: all((fresh_kernel.home / f"here-children-{rank}").exists() for rank in (0, 1)), "the ranks are up")
     [host] = fresh_kernel.host()
     ranks = list(fresh_kernel.value("run.pids").values())
     sessions = [process for process in fresh_kernel.leftovers() if os.getsid(process.pid) in ranks]

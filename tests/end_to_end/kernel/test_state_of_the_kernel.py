@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import pytest
+
 SNAPSHOT = """
 import contextlib, gc, multiprocessing, threading, warnings
 
