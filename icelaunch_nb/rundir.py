@@ -8,7 +8,7 @@ own folders; whoever looks on reads. Whole files appear by write-then-rename, so
         journal.jsonl  agent.log                 what happened (the agent)
         events.board                             flags and counters that all of them see
         checkpoint.json                          the newest checkpoint that a rank told of (that rank)
-        control  leash                           FIFOs: wishes to the agent; the agent's life, for the ranks
+        control  leash                           FIFOs: wishes and moments to the agent; the agent's life, for the ranks
         attempt_<k>/steps.board                  how the ranks of one attempt agree on a step (they make it, if they use it)
         attempt_<k>/<local_rank>/                stdout.log  stderr.log  error.json  error.pkl  result.pkl
                                                  metrics.jsonl  stacks.txt

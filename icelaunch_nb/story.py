@@ -14,6 +14,8 @@ from typing import Any
 from icelaunch_nb.errors import Failure
 from icelaunch_nb.processes import Process
 
+_MOMENTS = 200  # more than anybody reads
+
 
 class State(str, Enum):
     """The life of a run; each member equals its name as a string.
@@ -50,6 +52,7 @@ class Story:
             ``local_rank``, ``pid``, ``started`` and ``device``.
         restarts: The ``restart`` events: ``attempt``, ``rank``, ``cause``, ``failed_at`` and ``t``.
         failures: Every failed rank of the newest attempt that failed, the cause first.
+        moments: The newest ``moment`` events: ``kind``, ``text``, ``t`` and, where it is about one, ``rank``.
         end: The ``end`` event, or what stands for it where there is none; empty before.
     """
 
@@ -58,6 +61,7 @@ class Story:
     attempts: tuple[Mapping[str, Any], ...] = ()
     restarts: tuple[Mapping[str, Any], ...] = ()
     failures: tuple[Failure, ...] = ()
+    moments: tuple[Mapping[str, Any], ...] = ()
     end: Mapping[str, Any] | None = None
 
     def after(self, event: Mapping[str, Any]) -> Story:
@@ -72,6 +76,8 @@ class Story:
                 return replace(self, failures=tuple(Failure.from_json(failure) for failure in event["failures"]))
             case "restart":
                 return replace(self, state=State.RESTARTING, restarts=(*self.restarts, event))
+            case "moment":
+                return replace(self, moments=(*self.moments, event)[-_MOMENTS:])
             case "stopping":
                 return replace(self, state=State.STOPPING)
             case "end":

@@ -21,6 +21,7 @@ from icelaunch_nb import cpython
 from icelaunch_nb.agent import rendezvous
 from icelaunch_nb.agent.elastic import IceAgent, Stopped, ask_no_dns
 from icelaunch_nb.agent.ranks import SpareRanks
+from icelaunch_nb.agent.timekeeper import Timekeeper
 from icelaunch_nb.agent.wishes import Wishes
 from icelaunch_nb.config import LaunchConfig
 from icelaunch_nb.entry import nothing
@@ -106,10 +107,12 @@ def _run(task: AgentTask, run_dir: RunDir, journal: JournalWriter, spares: Spare
     _configure_metrics(config.metrics_cfg)
     leash = os.open(run_dir.leash, os.O_RDWR | os.O_CLOEXEC)  # the only writer: see worker/leash.py
     parent = multiprocessing.parent_process()
+    timekeeper = Timekeeper(run_dir, journal)
     wishes = Wishes(
         run_dir.control,
         None if task.detach or parent is None else parent.sentinel,
         on_stop=lambda grace, reason: _announce_stop(run_dir, journal, grace, reason),
+        on_moment=lambda moment: timekeeper.note(**moment),
         give_up=lambda reason: _give_up(journal, reason),
     )
     spec = WorkerSpec(
@@ -133,6 +136,7 @@ def _run(task: AgentTask, run_dir: RunDir, journal: JournalWriter, spares: Spare
         return "FAILED", {"note": _explain(error, config)}
     finally:
         wishes.close()
+        timekeeper.stop()
         with contextlib.suppress(Exception):
             spec.rdzv_handler.shutdown()
     if not result.is_failed():

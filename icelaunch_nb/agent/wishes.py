@@ -1,4 +1,7 @@
-"""Wishes that reach the agent: stop, kill. By the run's control FIFO, by SIGTERM, or because its host is gone."""
+"""What reaches the agent: wishes (stop, kill, detach), and moments to take down.
+
+By the run's control FIFO, by SIGTERM, or because its host is gone.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,11 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from icelaunch_nb import moments
 
 # Seconds beyond the grace after which the agent stops waiting for itself (a rendezvous that blocks in C++, say).
 _MARGIN = 3.0
@@ -27,12 +32,14 @@ def term_patience(grace: float) -> float:
 class Wishes:
     """Listens in a thread, since the agent's main thread can be deep in a rendezvous.
 
-    Its callbacks run in that thread, and may come before the constructor returns. A line is a wish: ``stop <grace in seconds>``, ``kill``, ``detach``.
+    Its callbacks run in that thread, and may come before the constructor returns. A line is a wish, ``stop <grace in seconds>``,
+    ``kill`` or ``detach``, or a moment, ``moment <JSON>``.
 
     Args:
         control: The run's control FIFO.
         parent: A descriptor that becomes readable when the host is gone; None: nobody to follow.
         on_stop: Called once a stop is wished, with the grace and the reason.
+        on_moment: Called with a moment that a rank or a kernel tells.
         give_up: Called, with the reason, where the agent did not end by itself in time after a wish to stop.
 
     Attributes:
@@ -42,13 +49,20 @@ class Wishes:
         reason: Who wished it.
     """
 
-    def __init__(self, control: Path, parent: int | None, on_stop: Callable[[float, str], None], give_up: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        control: Path,
+        parent: int | None,
+        on_stop: Callable[[float, str], None],
+        on_moment: Callable[[Mapping[str, Any]], None],
+        give_up: Callable[[str], None],
+    ) -> None:
         self.grace, self.reason, self._deadline = 0.0, "", 0.0
         self.bell, self._ring = os.pipe()
         self.hurry, self._ring_hurry = os.pipe()
         # Read and write: so the FIFO never reports its end while kernels come and go.
         self._control = os.open(control, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-        self._parent, self._on_stop, self._give_up = parent, on_stop, give_up
+        self._parent, self._on_stop, self._on_moment, self._give_up = parent, on_stop, on_moment, give_up
         self._rang = threading.Event()
         self._over = threading.Event()
         signal.signal(signal.SIGTERM, lambda *_: self._stop(2.0, "its host ended it"))
@@ -80,10 +94,10 @@ class Wishes:
                     self._grant(line.decode(errors="replace"), watched)
 
     def _grant(self, line: str, watched: list[Any]) -> None:
-        word, _, number = line.partition(" ")
+        word, _, rest = line.partition(" ")
         if word == "stop":
             try:
-                self._stop(max(0.0, float(number)), "it was asked to")
+                self._stop(max(0.0, float(rest)), "it was asked to")
             except ValueError:
                 return
         elif word == "kill":
@@ -91,6 +105,8 @@ class Wishes:
             os.write(self._ring_hurry, b"!")
         elif word == "detach" and self._parent in watched:
             watched.remove(self._parent)
+        elif word == moments.WORD and (moment := moments.told(rest)) is not None:
+            self._on_moment(moment)
 
     def _stop(self, grace: float, reason: str) -> None:
         deadline = time.monotonic() + grace

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from icelaunch_nb.notebook.deeds import DEEDS, Deed
 from icelaunch_nb.notebook.follower import STREAMS, Follower
 from icelaunch_nb.notebook.portrait import Portrait
 
@@ -65,7 +66,7 @@ class Service:
         if panel.shown_again_at and time.monotonic() >= panel.shown_again_at[0]:
             panel.shown_again_at.pop(0)
             if not panel.seen:
-                self._follower.rewind(self._attempts - 1, _REPLAY)
+                self.replay()
         if story is not self._story_sent:
             self._story_sent = story
             panel.story = self._portrait.story()
@@ -108,43 +109,27 @@ class Service:
 
     def _grant(self, wish: dict[str, Any]) -> None:
         """Does what a click asks for, and says what came of it."""
-        run, what = self.panel.run, wish.get("do")
-        if what == "hello":
-            self._follower.rewind(self._attempts - 1, _REPLAY)
+        deed = DEEDS.get(str(wish.get("do")))
+        if deed is None:
             return
-        if what == "attempt":
-            self._follower.rewind(int(wish.get("attempt", 0)), _REPLAY)
-            return
-        if what == "stacks":
-            # It waits up to 3 s for ranks that are slow to answer.
-            helper = threading.Thread(target=self._answer, args=(wish, self._stacks), name="icelaunch-stacks", daemon=True)
+        if deed.slow:
+            helper = threading.Thread(target=self._answer, args=(wish, deed), name=f"icelaunch-{wish['do']}", daemon=True)
             self._helpers.append(helper)
             helper.start()
-            return
-        deeds: dict[Any, tuple[Callable[[], Any], str]] = {
-            "stop": (run.stop, "SIGTERM is on its way to the ranks; SIGKILL follows after 30 s"),
-            "kill": (run.kill, "SIGKILL is on its way to the ranks"),
-            "pause": (run.pause, "asked; ranks pause where they look at their events"),
-            "resume": (run.resume, "asked; ranks go on"),
-            "checkpoint": (run.save_checkpoint, "asked; ranks save where they look at their events"),
-        }
-        if what in deeds:
-            deed, says = deeds[what]
-            self._answer(wish, lambda: deed() or {"says": says})
+        else:
+            self._answer(wish, deed)
 
-    def _answer(self, wish: dict[str, Any], deed: Callable[[], dict[str, Any]]) -> None:
+    def _answer(self, wish: dict[str, Any], deed: Deed) -> None:
         try:
-            answer = {"ok": True, **deed()}
+            answer = {"ok": True, **deed.do(self, wish)}
         except Exception as error:
             answer = {"ok": False, "says": f"{type(error).__name__}: {error}"}
         self.panel.join_cell()
-        self.panel.send({"kind": "answer", "id": wish.get("id"), "do": wish.get("do"), **answer})
+        self.panel.send({"kind": "answer", "id": wish.get("id"), "do": wish["do"], **answer})
 
-    def _stacks(self) -> dict[str, Any]:
-        stacks = self.panel.run.stacks()
-        silent = [rank for rank, text in stacks.items() if not text]
-        says = f"no answer from rank {', '.join(map(str, silent))}" if silent else f"{len(stacks)} ranks answered"
-        return {"says": says, "stacks": {str(rank): text[-20_000:] for rank, text in stacks.items()}}
+    def replay(self, attempt: int | None = None) -> None:
+        """Sends the last lines of an attempt once more; None: of the newest one."""
+        self._follower.rewind(self._attempts - 1 if attempt is None else attempt, _REPLAY)
 
 
 class Panels:

@@ -57,6 +57,7 @@ class Portrait:
             "over": story.state.over, "started": spec["time"], "end": story.end["t"] if story.end else None,
             "note": (story.end or {}).get("note") or "", "nproc": spec["config"]["nproc_per_node"],
             "max_restarts": spec["config"]["max_restarts"], "attempts": attempts, "restarts": restarts, "failures": failures,
+            "moments": [{name: moment.get(name) for name in ("t", "kind", "text", "rank")} for moment in story.moments],
         }
 
     def pulse(self, written: Mapping[int, float]) -> dict[str, Any]:

@@ -6,69 +6,15 @@
  */
 import { clock, h, say } from "./dom.js";
 import { makeHead } from "./head.js";
-import { Logs } from "./logs.js";
 import { makeRanks } from "./ranks.js";
 import { plain } from "./sanitise.js";
 import { AllRanks, OneRank } from "./screen.js";
+import { Shared } from "./shared.js";
 import { timeline } from "./story.js";
 import { openTerminal } from "./terminal.js";
 
 /** @typedef {import("./story.js").Story} Story */
 /** @typedef {import("./story.js").Pulse} Pulse */
-
-/** What the views of one panel share: the logs, questions that wait for an answer, changes of flags. */
-class Shared {
-  /** @param {any} model */
-  constructor(model) {
-    this.model = model;
-    this.logs = new Logs();
-    this.logs.path = model.get("story").path;
-    /** @type {Map<string, (answer: any) => void>} */
-    this.asked = new Map();
-    /** @type {{ t: number, text: string }[]} */
-    this.seen = [];
-    /**
-     * What is looked at. Of the newest view: an output that is brought up to date is drawn anew, and should look as before.
-     * @type {{ chosen: number | "all", byHand: boolean, attempt: number, events: boolean, forward: string }}
-     */
-    this.look = { chosen: 0, byHand: false, attempt: -1, events: false, forward: "" };
-    /** @type {string[]} */
-    this.flags = model.get("pulse").flags ?? [];
-    this.hears = (/** @type {any} */ message, /** @type {DataView[]} */ buffers) => {
-      if (message.kind === "log") this.logs.take(message.chunks, buffers[0]);
-      if (message.kind === "answer") {
-        this.asked.get(message.id)?.(message);
-        this.asked.delete(message.id);
-      }
-    };
-    this.noticesFlags = () => {
-      const { flags, t } = /** @type {Pulse} */ (this.model.get("pulse"));
-      const words = /** @type {Record<string, string>} */ ({
-        pause: "pause asked", paused: "paused", resume: "resume asked", trigger_save_checkpoint: "checkpoint asked",
-        finished_save_checkpoint: "checkpoint saved", debugger_start: "debugger started", debugger_end: "debugger ended",
-      });
-      for (const flag of flags) if (!this.flags.includes(flag) && words[flag]) this.seen.push({ t, text: words[flag] });
-      this.flags = flags;
-    };
-    model.on("msg:custom", this.hears);
-    model.on("change:pulse", this.noticesFlags);
-    model.send({ do: "hello" });
-  }
-
-  /** @param {Record<string, unknown>} question */
-  ask(question) {
-    const id = crypto.randomUUID?.() ?? String(Math.random());
-    return /** @type {Promise<any>} */ (new Promise((resolve) => {
-      this.asked.set(id, resolve);
-      this.model.send({ ...question, id });
-    }));
-  }
-
-  close() {
-    this.model.off("msg:custom", this.hears);
-    this.model.off("change:pulse", this.noticesFlags);
-  }
-}
 
 export default () => {
   /** @type {Shared | undefined} */
@@ -194,7 +140,7 @@ export default () => {
         common.look = { chosen, byHand: chosenByHand, attempt, events: !events.hidden, forward: broughtForward };
       }
       function showEvents() {
-        events.replaceChildren(...timeline(story(), common.seen).map((event) =>
+        events.replaceChildren(...timeline(story()).map((event) =>
           h("li", { "data-kind": event.kind }, h("time", {}, clock(event.t)), h("span", {}, event.text))));
       }
       function showStacks(/** @type {Record<string, string>} */ texts) {

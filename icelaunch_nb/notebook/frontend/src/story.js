@@ -5,8 +5,9 @@ import { plain } from "./sanitise.js";
 /** @typedef {{ attempt: number, t: number, world_size: number, ranks: RankEntry[] }} Attempt */
 /** @typedef {{ attempt: number, rank: number | null, cause: string, failed_at: number | null, t: number }} Restart */
 /** @typedef {{ rank: number, attempt: number, time: number, kind: string, type: string, title: string, hint: string, traceback: string }} Failure */
+/** @typedef {{ t: number, kind: string, text: string, rank: number | null }} Moment */
 /** @typedef {{ run_id: string, name: string, path: string, state: string, over: boolean, started: number, end: number | null, note: string,
- *   nproc: number, max_restarts: number, attempts: Attempt[], restarts: Restart[], failures: Failure[] }} Story */
+ *   nproc: number, max_restarts: number, attempts: Attempt[], restarts: Restart[], failures: Failure[], moments: Moment[] }} Story */
 /** @typedef {{ t: number, progress: [number, number], flags: string[], ranks: [number, number, boolean][] }} Pulse */
 
 /** A mark beside each state's word, so that it is told without colour. */
@@ -43,12 +44,14 @@ export function rankState(story, pulse, attempt, place) {
   return { state: "running", word: "running", first: false };
 }
 
+/** Moments that ask for an eye. */
+const STANDING_OUT = /** @type {Record<string, string>} */ ({ paused: "warn", stop: "warn", debugger: "warn", saved: "good" });
+
 /**
  * @param {Story} story
- * @param {{ t: number, text: string }[]} seen flags whose change this page has seen
  * @returns {{ t: number, text: string, kind: string }[]}
  */
-export function timeline(story, seen) {
+export function timeline(story) {
   const events = [{ t: story.started, text: `launched ${plain(story.name)}`, kind: "" }];
   for (const attempt of story.attempts) {
     const ranks = attempt.ranks.length;
@@ -63,7 +66,9 @@ export function timeline(story, seen) {
   for (const failure of story.failures) {
     if (failure.attempt === last) events.push({ t: failure.time, text: `rank ${failure.rank}: ${plain(failure.title)}`, kind: "bad" });
   }
-  for (const event of seen) events.push({ ...event, kind: "" });
+  for (const { t, kind, text, rank } of story.moments) {
+    events.push({ t, text: `${rank === null ? "" : `rank ${rank}: `}${plain(text)}`, kind: STANDING_OUT[kind] ?? "" });
+  }
   if (story.end) events.push({ t: story.end, text: `${story.state.toLowerCase()}${story.note ? `: ${plain(story.note)}` : ""}`, kind: story.state === "SUCCEEDED" ? "good" : story.state === "STOPPED" ? "" : "bad" });
   return events.sort((a, b) => a.t - b.t);
 }

@@ -1,0 +1,60 @@
+"""What a panel can be asked for, and what is done about it: a line each.
+
+A wish is a message from the front end, ``{"do": "stop", "id": …}``; what its deed returns goes back as the answer, beside ``ok``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_STACK = 20_000  # characters of a rank's stacks
+
+
+@dataclass(frozen=True)
+class Deed:
+    """What is done about one kind of wish.
+
+    Attributes:
+        do: Does it, given the panel's `Service` and the wish; returns what the answer holds, ``says`` in words. An exception
+            is an answer too.
+        slow: Whether it may take longer than a moment: it gets a thread of its own then.
+    """
+
+    do: Callable[[Any, Mapping[str, Any]], Mapping[str, Any]]
+    slow: bool = False
+
+
+def _acts(method: str, says: str) -> Deed:
+    """A method of the run that returns at once."""
+
+    def do(service: Any, _wish: Mapping[str, Any]) -> Mapping[str, Any]:
+        getattr(service.panel.run, method)()
+        return {"says": says}
+
+    return Deed(do)
+
+
+def _replay(service: Any, wish: Mapping[str, Any]) -> Mapping[str, Any]:
+    service.replay(int(wish["attempt"]) if "attempt" in wish else None)
+    return {}
+
+
+def _stacks(service: Any, _wish: Mapping[str, Any]) -> Mapping[str, Any]:
+    stacks = service.panel.run.stacks()
+    silent = [rank for rank, text in stacks.items() if not text]
+    says = f"no answer from rank {', '.join(map(str, silent))}" if silent else f"{len(stacks)} ranks answered"
+    return {"says": says, "stacks": {str(rank): text[-_STACK:] for rank, text in stacks.items()}}
+
+
+DEEDS = {
+    "hello": Deed(_replay),
+    "attempt": Deed(_replay),
+    "stop": _acts("stop", "SIGTERM is on its way to the ranks; SIGKILL follows after 30 s"),
+    "kill": _acts("kill", "SIGKILL is on its way to the ranks"),
+    "pause": _acts("pause", "asked; ranks pause where they look at their events"),
+    "resume": _acts("resume", "asked; ranks go on"),
+    "checkpoint": _acts("save_checkpoint", "asked; ranks save where they look at their events"),
+    "stacks": Deed(_stacks, slow=True),  # it waits up to 3 s for ranks that are slow to answer
+}

@@ -1,0 +1,52 @@
+"""The timeline's moments lie in the journal: whoever comes later, or from another process, reads them too."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import icelaunch_nb as ice
+
+
+def work(folder: str) -> None:
+    """Steps until it is stopped; rank 1 tells a moment of its own."""
+    from icelaunch_nb import moments
+
+    context = ice.get_context()
+    if context.rank == 1:
+        moments.tell(context._run_dir, "debugger", "waits at cell 5, line 7", rank=1)
+    for _ in context.steps(range(10_000)):
+        time.sleep(0.005)
+        if context.should_checkpoint() and context.rank == 0:
+            context.checkpoint_saved(Path(folder) / "step.pt")
+
+
+def test_pause_checkpoint_debugger_and_stop_are_told_to_whoever_comes_later(tmp_path):
+    run = ice.launch(work, args=(str(tmp_path),), nproc_per_node=2, devices="cpu")
+    expected = []
+
+    def told(*kinds):
+        expected.extend(kinds)
+        deadline = time.monotonic() + 20
+        while sorted(found := [moment["kind"] for moment in run.story.moments]) != sorted(expected):
+            assert time.monotonic() < deadline, found
+            time.sleep(0.005)
+
+    told("debugger")
+    run.pause()
+    told("pause", "paused")
+    run.resume()
+    told("resume")
+    run.save_checkpoint()
+    deadline = time.monotonic() + 20
+    while not run.events.finished_save_checkpoint.is_set() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    run.stop()
+    run.wait(20)
+    moments = ice.run.attach_to(run.log_dir).story.moments
+    texts = [moment["text"] for moment in moments if moment["text"] != "asked for a checkpoint"]  # may be answered between two looks
+    assert texts[:4] == ["waits at cell 5, line 7", "asked to pause", "paused", "resumed"]
+    assert texts[4].startswith(f"checkpoint saved: {tmp_path}/step.pt, step ")
+    assert texts[5:] == ["asked to stop"]
+    assert moments[0]["rank"] == 1
+    assert [moment["t"] for moment in moments] == sorted(moment["t"] for moment in moments)
