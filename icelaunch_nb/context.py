@@ -82,6 +82,11 @@ class Context:
         """
         return self._steps.loop(iterable, total)
 
+    @property
+    def step(self) -> int:
+        """Number of the step, from 0, as `steps` counts it: through all of the innermost loops, epoch after epoch."""
+        return self._steps.step
+
     def should_checkpoint(self) -> bool:
         """Whether to save a checkpoint now: true once per request, on every rank at the same step.
 
@@ -92,7 +97,7 @@ class Context:
 
     def checkpoint_saved(self, path: str | os.PathLike[str]) -> None:
         """Says where a checkpoint lies: after a restart that is `last_checkpoint`, and the kernel sees it too."""
-        saved = {"path": os.path.abspath(os.fspath(path)), "time": time.time(), "rank": self.rank, "step": self._steps.step}
+        saved = {"path": os.path.abspath(os.fspath(path)), "time": time.time(), "rank": self.rank, "step": self.step}
         if self._run_dir is None:
             self.__dict__["_saved"] = saved
         else:
@@ -112,7 +117,7 @@ class Context:
             **metrics: Numbers, also as tensors with one element. A tensor on a GPU is waited for.
         """
         if self._metrics is not None:
-            self._metrics.add(self.rank, self._steps.step if step is None else step, metrics)
+            self._metrics.add(self.rank, self.step if step is None else step, metrics)
 
     @functools.cached_property
     def _run_dir(self) -> RunDir | None:

@@ -1,0 +1,172 @@
+"""Lightning, transformers and accelerate heed what is asked at one and the same step, and go on from the checkpoint after a restart."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import icelaunch_nb as ice
+from icelaunch_nb import steps
+
+# Importing a framework takes a rank seconds.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+def lightning(home: Path) -> dict[str, Any]:
+    import lightning
+    import torch
+
+    from icelaunch_nb.callbacks.lightning import IceCallback
+
+    class Model(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(4, 1)
+
+        def training_step(self, batch, batch_idx):
+            if (home / "fail").exists() and self.global_rank == 1 and ice.get_context().restart_count == 0:
+                raise RuntimeError("a bad batch")
+            time.sleep(0.005)
+            loss = self.layer(batch[0]).square().mean()
+            self.log("train_loss", loss)
+            return loss
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.01)
+
+    class Count(lightning.Callback):
+        made, first = 0, -1
+
+        def on_train_batch_start(self, trainer, *_):
+            Count.first = trainer.global_step if Count.first < 0 else Count.first
+            Count.made = trainer.global_step + 1
+
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.ones(80, 4)), batch_size=4)
+    trainer = lightning.Trainer(
+        max_epochs=10_000, min_steps=10_000, accelerator="cpu", devices=2, strategy="ddp", log_every_n_steps=1, logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=home, callbacks=[IceCallback(), Count()],
+    )
+    trainer.fit(Model(), loader, ckpt_path=ice.get_context().last_checkpoint)
+    return {"first": Count.first, "made": Count.made}
+
+
+def transformers(home: Path) -> dict[str, Any]:
+    import torch
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    from icelaunch_nb.callbacks.transformers import IceCallback
+
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(4, 1)
+
+        def forward(self, x):
+            if (home / "fail").exists() and ice.get_context().rank == 1 and ice.get_context().restart_count == 0:
+                raise RuntimeError("a bad batch")
+            time.sleep(0.005)
+            return {"loss": self.layer(x).square().mean()}
+
+    class Count(TrainerCallback):
+        made, first = 0, -1
+
+        def on_step_begin(self, args, state, control, **_):
+            Count.first = state.global_step if Count.first < 0 else Count.first
+            Count.made = state.global_step + 1
+
+    arguments = TrainingArguments(
+        output_dir=str(home / "out"), max_steps=100_000, per_device_train_batch_size=4, use_cpu=True, logging_steps=1, save_strategy="no",
+        report_to=[], disable_tqdm=True, dataloader_pin_memory=False,
+    )
+    rows = [{"x": torch.ones(4)} for _ in range(80)]
+    trainer = Trainer(model=Model(), args=arguments, train_dataset=rows, callbacks=[IceCallback(), Count()])
+    trainer.train(resume_from_checkpoint=ice.get_context().last_checkpoint)
+    return {"first": Count.first, "made": Count.made}
+
+
+def accelerate(home: Path) -> dict[str, Any]:
+    import torch
+    from accelerate import Accelerator
+
+    from icelaunch_nb.callbacks.accelerate import steps
+
+    accelerator, context = Accelerator(cpu=True), ice.get_context()
+    model = torch.nn.Linear(4, 1)
+    made = torch.nn.Parameter(torch.zeros(1), requires_grad=False)  # saved with the model
+    model.register_parameter("made", made)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.ones(80, 4)), batch_size=4)
+    model, optimizer, loader = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=0.01), loader)
+    if context.last_checkpoint:
+        accelerator.load_state(context.last_checkpoint)
+    first = int(made.item())
+    for _ in context.steps(range(10_000)):
+        for (x,) in steps(accelerator, loader, save_to=home / "states"):
+            if (home / "fail").exists() and context.rank == 1 and context.restart_count == 0:
+                raise RuntimeError("a bad batch")
+            time.sleep(0.005)
+            loss = model(x).square().mean()
+            accelerator.backward(loss)
+            optimizer.step()
+            optimizer.zero_grad()
+            made += 1
+            context.report(loss=loss)
+    return {"first": first, "made": int(made.item())}
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 100) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.005)
+
+
+def boundaries(run: ice.Run) -> list[int]:
+    words = steps._open_board(run._dir.steps(run.attempt))
+    return [words[steps._SLOTS + steps._SLOT * rank + steps._PASSED] for rank in range(2)]
+
+
+def goes_on(run: ice.Run, attempt: int) -> None:
+    wait_for(lambda: run.state.over or (run.attempt == attempt and run._dir.steps(attempt).exists() and min(boundaries(run)) > 5))
+    assert not run.state.over, run.failures
+
+
+@pytest.mark.parametrize("job", [lightning, transformers, accelerate], ids=lambda job: job.__name__)
+def test_requests_act_at_the_same_step_and_a_restart_resumes(job: Callable[[Path], dict[str, Any]], tmp_path: Path) -> None:
+    pytest.importorskip(job.__name__)
+    run = ice.launch(by_value(job), (tmp_path,), nproc_per_node=2, devices="cpu", max_restarts=1)
+    try:
+        goes_on(run, 0)
+        run.pause()
+        wait_for(run.events.paused.is_set)
+        assert len(set(boundaries(run))) == 1
+        at = boundaries(run)
+        run.save_checkpoint()
+        run.resume()
+        wait_for(run.events.finished_save_checkpoint.is_set)
+        assert run.last_checkpoint is not None and Path(run.last_checkpoint).exists()
+        assert min(boundaries(run)) > at[0]
+        (tmp_path / "fail").touch()
+        goes_on(run, 1)
+        run.stop(grace=60)
+        results = run.result(100)
+        assert run.state == "STOPPED" and run.restarts == 1
+        assert results[0] == results[1], "a rank stopped at another step"
+        assert results[0]["first"] > 0, "the second attempt began anew"
+        assert results[0]["made"] > results[0]["first"]
+        rows = run.metrics()
+        rows = rows.to_dict("records") if hasattr(rows, "to_dict") else rows
+        assert {(row["attempt"], row["rank"]) for row in rows if row.get("loss", row.get("train_loss")) is not None} >= {(0, 0), (1, 0)}
+        assert run.events.progress_bar_iter.value > 0
+    finally:
+        run.kill()
+
+
+def by_value(job: Callable[..., Any]) -> Callable[..., Any]:
+    """The function as a notebook's would go: ranks can't import this module."""
+    import types
+
+    return types.FunctionType(job.__code__, {**job.__globals__, "__name__": "__main__"}, job.__name__)
