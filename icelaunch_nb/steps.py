@@ -23,7 +23,8 @@ machine's board acts at one step on its ranks, and not at the same one elsewhere
 
 The board of an attempt is a file of 8-byte words in the attempt's folder, made by the first rank that needs it; a restart so
 begins with a clean one, while the flags (a pending stop, say) stay. Words 8 to 23 keep the last decisions, since a rank may be
-several behind; from word 32 on each rank has a line of its own.
+several behind; from word 32 on each rank has a line of its own. That line tells onlookers the rank's step too: boundaries passed,
+less those that were no step of its innermost loops.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ T = TypeVar("T")
 PAUSE, STOP, CHECKPOINT = 1, 2, 3
 _CONTROL, _RELEASED, _FINISHED, _CHECKPOINT = 1, 2, 3, 4  # words of the head: the newest decision, and numbers of decisions
 _RING, _RING_SIZE = 8, 16
-_SLOTS, _SLOT = 32, 8
-_PASSED, _PID, _LISTENS, _ACTED, _SAVED, _SKIPPED, _STOPPED, _OVER = range(8)  # words of a rank's line
+_SLOTS, _SLOT = 32, 16
+_PASSED, _PID, _LISTENS, _ACTED, _SAVED, _SKIPPED, _STOPPED, _OVER, _NO_STEPS = range(9)  # words of a rank's line
 MAX_RANKS = 512  # of one machine; ranks beyond act each for itself
 _WORDS = _SLOTS + _SLOT * MAX_RANKS
 
@@ -311,13 +312,14 @@ class Steps:
         words, passed, mask, counts = protocol.words, protocol.passed, protocol.mask, self._counts
         flags, flags_word, control = protocol.events.words, board.FLAGS_WORD, _CONTROL
         bars: MutableSequence[int] | memoryview = flags if self._shows else [0] * (board.DEPTH_WORD + 1)
-        bar = board.BARS_WORD + 2 * level
+        bar, no_steps = board.BARS_WORD + 2 * level, protocol.slot + _NO_STEPS
         try:
             if protocol.stopped:
                 return
             bars[bar], bars[bar + 1], bars[board.DEPTH_WORD] = 0, _length(iterable) if total is None else total, level + 1
             count = words[passed] + 1
             words[passed] = count
+            words[no_steps] = count - counts[self._deepest]
             seen = protocol.seen
             if words[control] != seen or flags[flags_word] & mask:
                 self.heed(count)
@@ -339,6 +341,7 @@ class Steps:
         finally:
             if token in self._open:
                 del self._open[self._open.index(token) :]
+                words[no_steps] = words[passed] - counts[self._deepest]
                 bars[board.DEPTH_WORD] = level + 1  # its own bar stays until the outer loop ends, at what was reached
 
     def heed(self, count: int) -> None:
@@ -381,6 +384,15 @@ def listen(path: Path, local_rank: int) -> None:
     with contextlib.suppress(OSError):  # the run directory is gone
         if local_rank < MAX_RANKS:
             _open_board(path)[_SLOTS + _SLOT * local_rank + _LISTENS] = 1
+
+
+def steps_made(path: Path, ranks: int) -> dict[int, int]:
+    """Steps made in the innermost loops, by local rank, for those of the first `ranks` that have begun one."""
+    if not path.exists():
+        return {}
+    words = _open_board(path)
+    lines = {rank: _SLOTS + _SLOT * rank for rank in range(min(ranks, MAX_RANKS))}
+    return {rank: max(0, words[line + _PASSED] - words[line + _NO_STEPS]) for rank, line in lines.items() if words[line + _PASSED]}
 
 
 def listening(path: Path) -> set[int]:

@@ -450,3 +450,13 @@ def test_asking_for_checkpoints_alone_is_no_looking_for_a_stop(monkeypatch, tmp_
     events_of(loops).trigger_save_checkpoint.set()
     assert [loops.should_checkpoint() for _ in range(3)] == [True, False, False]
     assert told == [] and steps.listening(tmp_path / "steps.board") == set()
+
+
+def test_onlookers_see_the_step_of_each_rank_in_nested_loops_too(tmp_path):
+    events, board = Events(), tmp_path / "steps.board"
+    loops = steps_of(board, events, 0, 2, shows=False)
+    assert steps.steps_made(board, 2) == {}
+    for epoch in loops.loop(range(3)):
+        for batch in loops.loop(range(4)):
+            assert steps.steps_made(board, 2) == {0: 4 * epoch + batch} == {0: loops.step}
+    assert steps.steps_made(board, 2) == {0: 12}
