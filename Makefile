@@ -29,6 +29,7 @@ test: setup packages
 	$(python) -m ruff check .
 	$(python) -m mypy
 	$(python) -m pytest tests -m "not slow"
+	$(python) -m pytest tests -m slow
 	$(python) -m pytest --nbval --nbval-current-env --nbval-cell-timeout 120 --nbval-sanitize-with notebooks/sanitize.cfg notebooks
 
 setup: $(stamp)

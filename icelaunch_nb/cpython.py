@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import multiprocessing.forkserver
+import os
 import threading
 import weakref
 from typing import Any
@@ -29,6 +30,21 @@ def forkserver_pid() -> int | None:
     """The pid of the forkserver that this process started, None before it did."""
     server: Any = multiprocessing.forkserver._forkserver
     return server._forkserver_pid
+
+
+def forkserver_end() -> int | None:
+    """What ended the forkserver that this process started: its exit code, negative for a signal; None while it lives.
+
+    It is left for multiprocessing to reap, which does so when it starts another one.
+    """
+    pid = forkserver_pid()
+    try:
+        found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) if pid is not None else None
+    except (AttributeError, ChildProcessError):  # macOS before Python 3.13; reaped already
+        return None
+    if found is None:
+        return None
+    return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
 
 
 def forget_start_method() -> None:

@@ -21,16 +21,25 @@ def run_here(run_dir: RunDir, spec: dict[str, Any], fn: Callable[..., Any], args
 
     An exception is raised as it is, its frames alive, for ``%debug``.
     """
-    journal = JournalWriter(run_dir.journal)
+    folder = run_dir.rank(0, 0).path
+    for made in (folder.parent, folder):
+        made.mkdir(mode=0o700)
+    with JournalWriter(run_dir.journal) as journal:
+        value = _run(run_dir, spec, journal, lambda: fn(*args, **kwargs))
+    remember(run_dir.path)
+    run = Run(run_dir.path)
+    run._results = {0: value}
+    return run
+
+
+def _run(run_dir: RunDir, spec: dict[str, Any], journal: JournalWriter, call: Callable[[], Any]) -> Any:
     me = Process.of(os.getpid())
-    run_dir.rank(0, 0).path.mkdir(parents=True, mode=0o700)
     entry = {"rank": 0, "local_rank": 0, "pid": os.getpid(), "started": me.started if me else 0, "device": spec["devices"][0]}
     journal.write("agent", pid=os.getpid(), started=me.started if me else 0)
     journal.write("attempt", attempt=0, restart_count=0, world_size=1, ranks=[entry])
-    environ = _rank_environ(run_dir, spec)
     try:
-        with variables(environ):
-            value = fn(*args, **kwargs)
+        with variables(_rank_environ(run_dir, spec)):
+            value = call()
     except BaseException as error:
         failure = {
             "rank": 0, "local_rank": 0, "attempt": 0, "time": time.time(), "pid": os.getpid(), "kind": "raised", "exitcode": None,
@@ -40,10 +49,7 @@ def run_here(run_dir: RunDir, spec: dict[str, Any], fn: Callable[..., Any], args
         journal.write("end", state="FAILED")
         raise
     journal.write("end", state="SUCCEEDED")
-    remember(run_dir.path)
-    run = Run(run_dir.path)
-    run._results = {0: value}
-    return run
+    return value
 
 
 def _rank_environ(run_dir: RunDir, spec: dict[str, Any]) -> dict[str, str]:

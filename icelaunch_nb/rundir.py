@@ -17,6 +17,7 @@ own folders; whoever looks on reads. Whole files appear by write-then-rename, so
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -216,15 +217,39 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 class JournalWriter:
-    """Appends what happened, a JSON object a line, each in one write. The agent is the only writer."""
+    """Appends what happened, a JSON object a line, each in one write.
+
+    The agent is the writer; after its end the host adds what the agent couldn't say, and the kernel what the host couldn't.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        size = os.fstat(self._fd).st_size
+        if size and os.pread(self._fd, 1, size - 1) != b"\n":
+            os.write(self._fd, b"\n")  # the writer before this one died within a line
 
     def write(self, event: str, **facts: Any) -> None:
-        """Adds an event, with the time in seconds since the epoch."""
-        line = json.dumps({"t": round(time.time(), 4), "event": event, **facts}, ensure_ascii=True)
-        os.write(self._fd, line.encode() + b"\n")
+        """Adds an event, with the time in seconds since the epoch.
+
+        Raises:
+            OSError: The disk is full; what was written of the line is taken back.
+        """
+        line = json.dumps({"t": round(time.time(), 4), "event": event, **facts}, ensure_ascii=True).encode() + b"\n"
+        before = os.fstat(self._fd).st_size
+        written = os.write(self._fd, line)
+        if written < len(line):
+            os.ftruncate(self._fd, before)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def close(self) -> None:
+        """Nothing more will happen."""
+        os.close(self._fd)
+
+    def __enter__(self) -> JournalWriter:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
 
 def read_journal(path: Path, offset: int) -> tuple[list[Mapping[str, Any]], int]:

@@ -49,6 +49,7 @@ def main(tasks: Connection, spare_ranks: int) -> NoReturn:
     except EOFError:
         os._exit(0)
     tasks.close()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # until `Wishes` can grant it
     run_dir = RunDir(Path(task.run_dir))
     journal = _introduce(run_dir)
     code = 1

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from icelaunch_nb import moments
+from icelaunch_nb.story import HOST_ENDED, ORPHANS_GRACE
 
 # Seconds beyond the grace after which the agent stops waiting for itself (a rendezvous that blocks in C++, say).
 _MARGIN = 3.0
@@ -32,7 +33,7 @@ def term_patience(grace: float) -> float:
 class Wishes:
     """Listens in a thread, since the agent's main thread can be deep in a rendezvous.
 
-    Its callbacks run in that thread, and may come before the constructor returns. A line is a wish, ``stop <grace in seconds>``,
+    Its callbacks run in that thread, and may come before the constructor returns. A line is a wish, ``stop <grace in seconds> [why]``,
     ``kill`` or ``detach``, or a moment, ``moment <JSON>``.
 
     Args:
@@ -65,7 +66,12 @@ class Wishes:
         self._parent, self._on_stop, self._on_moment, self._give_up = parent, on_stop, on_moment, give_up
         self._rang = threading.Event()
         self._over = threading.Event()
-        signal.signal(signal.SIGTERM, lambda *_: self._stop(2.0, "its host ended it"))
+        self._signalled, wake = os.pipe()
+        os.set_blocking(wake, False)
+        # C's handler writes there at once; Python's would wait until the main thread comes back from a rendezvous.
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         threading.Thread(target=self._listen, name="icelaunch-wishes", daemon=True).start()
 
     def bell_rang(self) -> bool:
@@ -78,16 +84,18 @@ class Wishes:
 
     def fds(self) -> list[int]:
         """Descriptors that a forked rank must not keep."""
-        return [self.bell, self._ring, self.hurry, self._ring_hurry, self._control]
+        return [self.bell, self._ring, self.hurry, self._ring_hurry, self._control, self._signalled]
 
     def _listen(self) -> None:
         pending = b""
-        watched: list[Any] = [self._control, *([self._parent] if self._parent is not None else [])]
+        watched: list[Any] = [self._control, self._signalled, *([self._parent] if self._parent is not None else [])]
         while True:
             ready, _, _ = select.select(watched, [], [])
             if self._parent in ready:
                 watched.remove(self._parent)
-                self._stop(2.0, "its host ended")
+                self._stop(ORPHANS_GRACE, HOST_ENDED)
+            if self._signalled in ready and signal.SIGTERM in os.read(self._signalled, 64):
+                self._stop(ORPHANS_GRACE, "its agent got SIGTERM")
             if self._control in ready:
                 *lines, pending = (pending + os.read(self._control, 4096)).split(b"\n")
                 for line in lines:
@@ -95,9 +103,10 @@ class Wishes:
 
     def _grant(self, line: str, watched: list[Any]) -> None:
         word, _, rest = line.partition(" ")
+        number, _, why = rest.partition(" ")
         if word == "stop":
             try:
-                self._stop(max(0.0, float(rest)), "it was asked to")
+                self._stop(max(0.0, float(number)), why or "it was asked to")
             except ValueError:
                 return
         elif word == "kill":

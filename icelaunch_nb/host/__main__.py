@@ -20,15 +20,17 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from icelaunch_nb import cpython
 from icelaunch_nb.context import RUN_DIR_VARIABLE
-from icelaunch_nb.entry import nothing, run_agent
-from icelaunch_nb.errors import signal_name
+from icelaunch_nb.entry import nothing
+from icelaunch_nb.host.agents import Agent, Servers, open_pidfd
 from icelaunch_nb.processes import Process, end_marked, end_sessions
 from icelaunch_nb.rundir import JournalWriter, RunDir, read_journal
+from icelaunch_nb.story import ORPHANS_GRACE
 from icelaunch_nb.tasks import AgentTask
 
 PRELOAD = ["torch", "torch.distributed", "icelaunch_nb.agent.main", "icelaunch_nb.worker.main", "icelaunch_nb.body", "icelaunch_nb.host.frozen"]
@@ -48,11 +50,12 @@ class Host:
 
     def __init__(self, kernel: socket.socket, kernel_pid: int) -> None:
         self._kernel, self._kernel_pid = kernel, kernel_pid
-        self._kernel_pidfd = _pidfd(kernel_pid)
+        self._kernel_pidfd = open_pidfd(kernel_pid)
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(PRELOAD)
         self._wanted: queue.SimpleQueue[AgentTask | None] = queue.SimpleQueue()
-        self._agents: dict[Any, AgentTask] = {}
+        self._agents: dict[Agent, AgentTask] = {}
+        self._servers = Servers()
         self._lock = threading.Lock()
         self._retired = False
         self._detached: set[str] = set()
@@ -106,16 +109,15 @@ class Host:
     def _wait(self, others: list[Any]) -> list[Any]:
         """Waits for any of `others`; forgets agents that ended meanwhile."""
         with self._lock:
-            agents = {agent.sentinel: agent for agent in self._agents}
+            agents = {agent.gone: agent for agent in self._agents}
         ready = multiprocessing.connection.wait([*others, self._wake_r, *agents], 1.0)
         if self._wake_r in ready:
             os.read(self._wake_r, 4096)
-        for sentinel in ready:
-            if sentinel in agents:
-                agents[sentinel].join()
+        for gone in ready:
+            if gone in agents:
                 with self._lock:
-                    task = self._agents.pop(agents[sentinel])
-                self._look_after(task, agents[sentinel].exitcode)
+                    task = self._agents.pop(agents[gone])
+                self._look_after(task, agents[gone])
         return ready
 
     def _start_agents(self) -> None:
@@ -129,42 +131,45 @@ class Host:
             warmer.join()
         with contextlib.suppress(OSError):
             self._kernel.sendall(b'{"event": "warm"}\n')
-        spare: _Spare | None = None
+        spare: Agent | None = None
         ranks = 1
         while True:
             try:
                 task = self._wanted.get(timeout=_SPARE_AFTER if spare is None else None)
             except queue.Empty:
                 with contextlib.suppress(OSError, EOFError):  # the forkserver was killed; the next try starts another
-                    spare = _Spare(self._context, ranks)
+                    spare = self._new_agent(ranks)
                 continue
             if task is None:
                 return
             ranks = min(task.ranks, _SPARE_RANKS)  # the next launch probably wants as many
+            agent = self._give(task, spare)  # without the lock: a new forkserver takes seconds to import torch
             with self._lock:
-                agent = self._give(task, spare)
-                self._agents[agent.process] = task
+                self._agents[agent] = task
                 self._starting -= 1
             spare = None
             os.write(self._wake_w, b"!")
 
-    def _give(self, task: AgentTask, spare: _Spare | None) -> _Spare:
+    def _new_agent(self, ranks: int) -> Agent:
+        self._servers.look()  # multiprocessing is about to forget a dead one
+        return Agent(self._context, ranks)
+
+    def _give(self, task: AgentTask, spare: Agent | None) -> Agent:
         """Hands a task to the spare agent, or to a new one; a killed forkserver is started again by the next try."""
         for _ in range(_TRIES):
-            if spare is not None and not spare.process.is_alive():
-                spare.tasks.close()  # its forkserver was killed
+            if spare is not None and not spare.usable():
+                spare.close()
                 spare = None
             try:
-                agent = spare or _Spare(self._context, 0)
-                agent.tasks.send(task)
-                agent.tasks.close()
+                agent = spare or self._new_agent(0)
+                agent.take(task)
                 return agent
             except (OSError, EOFError):
                 traceback.print_exc()
                 spare = None
         os._exit(1)  # the kernel sees that, and says what was just printed
 
-    def _look_after(self, task: AgentTask, exitcode: int | None) -> None:
+    def _look_after(self, task: AgentTask, agent: Agent) -> None:
         """After an agent's end: ends what it could not, and says what it could not say."""
         run_dir = RunDir(Path(task.run_dir))
         events, _ = read_journal(run_dir.journal, 0)
@@ -172,8 +177,12 @@ class Host:
             Process(rank["pid"], rank["started"]) for event in events if event["event"] == "attempt" for rank in event["ranks"]
         )
         end_marked(f"{RUN_DIR_VARIABLE}={task.run_dir}")
-        if not any(event["event"] == "end" for event in events):
-            _write_end(run_dir, "LOST", f"its agent {_end_of(exitcode)}")
+        end = next((event for event in events if event["event"] == "end"), None)
+        if end is None:
+            _write_end(run_dir, "LOST", f"its agent {agent.end(self._servers)}")
+        elif end["state"] == "FAILED" and (said := agent.servers_end(self._servers)):
+            _write_end(run_dir, "FAILED", "; ".join(filter(None, [end.get("note"), f"the forkserver {said}"])))
+        agent.close()
         with contextlib.suppress(OSError):  # a kernel that doesn't listen, or is gone
             self._kernel.send(json.dumps({"event": "gone", "run_dir": task.run_dir}).encode() + b"\n", socket.MSG_DONTWAIT)
 
@@ -191,19 +200,18 @@ class Host:
                 self._starting -= 1
             _write_end(RunDir(Path(task.run_dir)), "STOPPED", "its kernel ended before it began")
         self._wanted.put(None)
-        told: dict[Any, Process | None] = {}
+        told: dict[Agent, Callable[[], None]] = {}
         deadline = time.monotonic() + _AGENT_PATIENCE
         while not self._idle():
             with self._lock:
-                attached = [agent for agent, task in self._agents.items() if task.run_dir not in self._detached]
+                attached = {agent: task for agent, task in self._agents.items() if task.run_dir not in self._detached}
                 detached = len(self._agents) + self._starting - len(attached)
             late = time.monotonic() > deadline
-            for agent in attached:
+            for agent, task in attached.items():
                 if agent not in told:
-                    told[agent] = Process.of(agent.pid)
-                    _send(told[agent], signal.SIGTERM)
+                    told[agent] = _ask_to_stop(agent, task)
                 elif late:
-                    _send(told[agent], signal.SIGKILL)  # its ranks hang on its leash
+                    agent.send(signal.SIGKILL)  # its ranks hang on its leash
             if late and not detached and time.monotonic() > deadline + 1:
                 break
             self._wait([])
@@ -212,36 +220,21 @@ class Host:
             os.kill(pid, signal.SIGKILL)  # our own child, not reaped yet: the pid can't be anybody else's
 
 
-class _Spare:
-    """An agent without a task, and the ranks that it starts ahead of theirs. It ends when this object's connection closes, at the latest with the host."""
-
-    def __init__(self, context: Any, ranks: int) -> None:
-        theirs, self.tasks = context.Pipe(duplex=False)
-        self.process = context.Process(target=run_agent, args=(theirs, ranks), name="agent")
-        self.process.start()
-        theirs.close()
-
-
-def _send(process: Process | None, signum: int) -> None:
-    if process is not None:
-        process.send(signum)
-
-
-def _end_of(exitcode: int | None) -> str:
-    return f"was killed by {signal_name(-exitcode)}" if exitcode is not None and exitcode < 0 else f"ended with code {exitcode}"
+def _ask_to_stop(agent: Agent, task: AgentTask) -> Callable[[], None]:
+    """Says why, by the run's FIFO; whoever holds the answer keeps that open, so that the wish outlives its reader's start."""
+    try:
+        fifo = open(RunDir(Path(task.run_dir)).control, "r+b", buffering=0, opener=lambda path, _: os.open(path, os.O_RDWR | os.O_NONBLOCK))
+        fifo.write(f"stop {ORPHANS_GRACE} its kernel ended\n".encode())
+        return fifo.close
+    except OSError:  # the directory is gone
+        agent.send(signal.SIGTERM)
+        return lambda: None
 
 
 def _write_end(run_dir: RunDir, state: str, note: str) -> None:
     """A journal's last line, in an agent's place; where the directory is gone or the disk full, the kernel hears it otherwise."""
-    with contextlib.suppress(OSError):
-        JournalWriter(run_dir.journal).write("end", state=state, note=note)
-
-
-def _pidfd(pid: int) -> int | None:
-    try:
-        return os.pidfd_open(pid)
-    except (AttributeError, OSError):
-        return None
+    with contextlib.suppress(OSError), JournalWriter(run_dir.journal) as journal:
+        journal.write("end", state=state, note=note)
 
 
 def main() -> None:

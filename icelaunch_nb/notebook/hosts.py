@@ -17,7 +17,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from icelaunch_nb.errors import HostError
+from icelaunch_nb.errors import HostError, signal_name
 from icelaunch_nb.tasks import AgentTask
 
 # Variables that act on an interpreter's start or on the import of torch and what it loads: a forkserver that was started
@@ -32,6 +32,7 @@ _EARLY = re.compile(
 # get the launch environment laid over, so their own children don't inherit it.
 _FASTER_FORKS = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 _CLOSING = 6.0  # seconds that a host gets to end its runs when this process ends
+_REAPED = 0.5  # seconds that lie at most between the end of a process's descriptors and its own
 _KEPT_WARM = 2  # a host holds about 180 MB
 
 
@@ -72,6 +73,15 @@ class Host:
     def alive(self) -> bool:
         """Whether it still runs."""
         return self.process.poll() is None
+
+    def end(self) -> str:
+        """How it ended, as a clause; empty while it runs."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(_REAPED)
+        code = self.process.returncode
+        if code is None:
+            return ""
+        return f"was killed by {signal_name(-code)}" if code < 0 else f"ended with code {code}"
 
     def gone(self, run_dir: str) -> bool:
         """Whether it said that the agent of that run ended; what a full disk keeps out of the journal is heard here."""

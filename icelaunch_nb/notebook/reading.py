@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
+from typing import Any
 
 from icelaunch_nb.notebook.hosts import Host
-from icelaunch_nb.rundir import RunDir, read_journal
-from icelaunch_nb.story import Story
+from icelaunch_nb.rundir import JournalWriter, RunDir, read_journal
+from icelaunch_nb.story import HOST_ENDED, Story
 
 _BETWEEN_CHECKS = 0.2  # seconds between two looks whether the agent lives
 _COLD_START = 60.0  # that another kernel's run may be without an agent: the time of a cold start on a busy machine
+_TO_TELL = 2.0  # that a host gets to say what an agent died of
 
 
 class Reading:
@@ -29,7 +32,7 @@ class Reading:
         self._dir, self._launched = run_dir, launched
         self._lock = threading.RLock()
         self._read: tuple[Story, int] = (Story(), 0)  # and the offset in the journal; replaced together
-        self._checked = 0.0
+        self._checked = self._vanished = 0.0
 
     @property
     def last(self) -> Story:
@@ -49,11 +52,31 @@ class Reading:
                     # Its last words may have come between the two looks.
                     story, offset = self._go_on(story, offset)
                     if not story.state.over:
-                        story = story.after({"event": "end", "state": "LOST", "t": time.time(), "note": self._last_words(story)})
-            self._read = story, offset
+                        story = self._lost(story)
             if story.state.over:
+                story = self._with_the_hosts_end(story)
                 self.host = None
+            self._read = story, offset
             return story
+
+    def _lost(self, story: Story) -> Story:
+        """Nobody is left who could say how it ended; of a run that this process launched, it says so itself."""
+        end = {"t": time.time(), "event": "end", "state": "LOST", "note": self._last_words(story)}
+        if self.host is not None:
+            self._write(end)
+        return story.after(end)
+
+    def _with_the_hosts_end(self, story: Story) -> Story:
+        """Of what its host died an agent can't know; this process, whose child that was, adds it to the journal."""
+        if self.host is None or (story.end or {}).get("note") != HOST_ENDED or not (how := self.host.end()):
+            return story
+        end = {**(story.end or {}), "note": f"its host {how}"}
+        self._write({**end, "t": time.time()})
+        return story.after(end)
+
+    def _write(self, event: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError), JournalWriter(self._dir.journal) as journal:
+            journal.write(**event)
 
     def _go_on(self, story: Story, offset: int) -> tuple[Story, int]:
         events, offset = read_journal(self._dir.journal, offset)
@@ -68,12 +91,22 @@ class Reading:
         if self.host is not None and self.host.gone(str(self._dir.path)):
             return True
         if story.agent is not None:
-            return not story.agent.alive()
+            return not story.agent.alive() and self._had_time_to_tell()
         if self.host is not None:
             return not self.host.alive()
         return time.time() - self._launched > _COLD_START
 
+    def _had_time_to_tell(self) -> bool:
+        """Whether the agent has been gone for so long that its host would have said what of."""
+        now = time.monotonic()
+        self._vanished = self._vanished or now
+        hosts_silence = self.host is not None and not self.host.alive()
+        return hosts_silence or now - self._vanished > (_TO_TELL if self.host is not None else _TO_TELL / 4)
+
     def _last_words(self, story: Story) -> str:
         if not self._dir.path.is_dir():
             return "its directory is gone"
-        return self.host.last_words() if self.host is not None and story.agent is None else ""
+        if self.host is None or self.host.alive():
+            return ""
+        how = f"its host {self.host.end()}"
+        return f"{how}\n{said}" if story.agent is None and (said := self.host.last_words()) else how

@@ -65,7 +65,7 @@ def test_nothing_is_left(fresh_kernel: Any, end: str) -> None:
 def the_run_says_why_it_ended(fresh_kernel: Any, path: str) -> None:
     fresh_kernel.does(f"from icelaunch_nb.run import attach_to\nrun = attach_to({path!r})")
     assert fresh_kernel.value("str(run.state), run.pids") == ("STOPPED", {})
-    assert "its host ended" in fresh_kernel.run("run.result()").evalue
+    assert "its kernel ended" in fresh_kernel.run("run.result()").evalue
 
 
 def test_a_kernel_killed_while_its_host_is_cold(fresh_kernel: Any) -> None:

@@ -1,0 +1,173 @@
+"""One cell of the kill matrix: a run in a real kernel, brought to a moment, robbed of a process, and looked at."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import tempfile
+import time
+from pathlib import Path
+
+from kernel import Kernel, until
+from promise import promise
+
+from icelaunch_nb.processes import Process
+from icelaunch_nb.run import Run
+
+STOPPED_FOR = 1.0  # seconds, the while that a machine hangs
+PATIENCE = 60.0  # for whatever comes before the signal, on a busy machine
+COLD = ("kernel", "host", "forkserver")  # victims that can be met while the host still imports torch
+
+
+class Broken(Exception):
+    """Something is not as promised.
+
+    Args:
+        what: What.
+        late: Whether it may just be the machine that is slow.
+    """
+
+    def __init__(self, what: str, *, late: bool = False) -> None:
+        super().__init__(what)
+        self.late = late
+
+
+class Cell:
+    """One cell.
+
+    Args:
+        kernel: Where the run is launched.
+        victim: One of `promise.VICTIMS`.
+        signum: One of `promise.SIGNALS`.
+        moment: One of `promise.MOMENTS`.
+    """
+
+    def __init__(self, kernel: Kernel, victim: str, signum: str, moment: str) -> None:
+        self.kernel, self.victim, self.signum, self.moment = kernel, victim, signum, moment
+        self.promise = promise(victim, signum, moment)
+        self.place = Path(tempfile.mkdtemp(prefix="cell-", dir=kernel.home))
+        self.kernel_dies = victim == "kernel" and signum != "STOP"
+
+    def look(self) -> str:
+        """How the run ended, and after how many seconds.
+
+        Raises:
+            Broken: Not as promised.
+        """
+        self.kernel.begins(f"job.launch({str(self.place)!r}, {self.moment!r})")
+        launched = self.place / "launched"
+        if not until(launched.exists, PATIENCE):
+            raise Broken("it never launched")
+        run = Run(launched.read_text())
+        if not until(lambda: self._is_here(run), PATIENCE):
+            raise Broken(f"its moment never came: {run!r}")
+        if self.moment in ("in C", "collective"):
+            time.sleep(0.1)  # from the last Python line into the call
+        victims = self._victims(run)
+        if not victims:
+            raise Broken("there is nobody to kill", late=True)
+        self.kernel.died = self.kernel_dies
+        for process in victims:
+            process.send(getattr(signal, f"SIG{self.signum}"))
+        hit = time.monotonic()
+        if self.signum == "STOP":
+            time.sleep(STOPPED_FOR)
+            for process in victims:
+                process.send(signal.SIGCONT)
+            if run.state.over:
+                raise Broken(f"it did not go on: {self._end(run)}")
+            hit = self._let_go(run)
+        elif self.promise.states == ("SUCCEEDED",):
+            if not until(lambda: run.state in ("RUNNING", "SUCCEEDED") and run.attempt == (self.moment == "restarting"), self.promise.seconds):
+                raise Broken(f"it did not go on: {run!r}", late=True)
+            hit = self._let_go(run)
+        return self._judge(run, hit)
+
+    def _is_here(self, run: Run) -> bool:
+        here = all((self.place / f"here.{rank}").exists() for rank in (0, 1))
+        match self.moment:
+            case "starting":
+                return {"agent": bool(run.story.agent), "one rank": bool(run.pids), "all ranks": bool(run.pids)}.get(
+                    self.victim, self.victim != "forkserver" or bool(self.kernel.forkserver()))
+            case "restarting":
+                return here and (Path(run.log_dir) / "attempt_0/0/error.json").exists()
+            case "paused":
+                if here and not run.events.pause.is_set():
+                    run.pause()
+                return run.state == "PAUSED"
+            case "stopping":
+                if here and run.state == "RUNNING":
+                    run.stop(2.5)
+                return run.state == "STOPPING"
+            case "writing":
+                drafts = list(Path(run.log_dir).glob("attempt_0/*/.result*"))
+                return len(drafts) == 2 and all(draft.stat().st_size >= 4 << 20 for draft in drafts)
+        return here and run.state == "RUNNING"
+
+    def _let_go(self, run: Run) -> float:
+        (self.place / "go").touch()
+        if self.moment == "paused":
+            run.resume()
+        return time.monotonic()
+
+    def _victims(self, run: Run) -> list[Process]:
+        ranks = [Process(entry["pid"], entry["started"]) for entry in run.story.attempts[-1]["ranks"]] if run.story.attempts else []
+        alive = [process for process in ranks if process.alive()]
+        found = {
+            "kernel": [self.kernel.process], "agent": [run.story.agent], "one rank": alive[:1], "all ranks": alive,
+            "host": [Process.of(host.pid) if (host := self.kernel.host()) else None],
+            "forkserver": [Process.of(server.pid) if (server := self.kernel.forkserver()) else None],
+        }[self.victim]
+        return [process for process in found if process is not None and process.alive()]
+
+    def _judge(self, run: Run, hit: float) -> str:
+        left = self.promise.seconds - (time.monotonic() - hit)
+        if not until(lambda: run.state.over if self.kernel_dies else (self.place / "said").exists(), left):
+            raise Broken(f"still {run.state} after {self.promise.seconds} s", late=True)
+        took = time.monotonic() - hit
+        gone = self.kernel.family if self.kernel_dies else lambda: [p for p in self._of_run(run) if p.alive()]
+        if not until(lambda: not gone(), self.promise.seconds - took):
+            raise Broken(f"left after {self.promise.seconds} s: {gone()}", late=True)
+        took = time.monotonic() - hit
+        until(lambda: re.search(self.promise.words, self._end(run)), 1)  # who outlived the victim may still be writing
+        end = self._end(run)
+        state = run.state if self.kernel_dies else json.loads((self.place / "said").read_text())[0]
+        if state not in self.promise.states:
+            raise Broken(f"{state} instead of {' or '.join(self.promise.states)}: {end}")
+        if not end.startswith(f"end {state}"):
+            raise Broken(f"{state} in the kernel, in the journal: {end}")
+        if not re.search(self.promise.words, end):
+            raise Broken(f"the journal doesn't say {self.promise.words!r}: {end}")
+        self._nothing_is_lost(run)
+        if not self.kernel_dies:
+            if not until((self.place / "next").exists, PATIENCE):
+                raise Broken("the next launch did not work")
+            if (said := (self.place / "next").read_text()) != '{"0": 0, "1": 1}':
+                raise Broken(f"the next launch gave {said}")
+        return f"{state} {took:.1f} s"
+
+    def _of_run(self, run: Run) -> set[Process]:
+        """Its agent, its ranks, and their children: by their notes, since their parents may be gone."""
+        story = run.story
+        found = {story.agent} if story.agent else set()
+        found |= {Process(rank["pid"], rank["started"]) for attempt in story.attempts for rank in attempt["ranks"]}
+        pids = {pid for note in self.place.glob("children.*") for pid in json.loads(note.read_text())}
+        return found | {process for process in self.kernel.family() if process.pid in pids}
+
+    def _end(self, run: Run) -> str:
+        """The journal's last line, with the failures before it, as one text."""
+        path = Path(run.log_dir, "journal.jsonl")
+        lines = path.read_text().splitlines() if path.exists() else []
+        last = json.loads(lines[-1]) if lines else {}
+        failures = "; ".join(f"rank {failure.rank} {failure.title} {failure.hint}" for failure in run.failures)
+        return f"{last.get('event')} {last.get('state')} {last.get('note', '')} {failures}".strip()
+
+    def _nothing_is_lost(self, run: Run) -> None:
+        """Every line that a rank had written whole is in its log, in order."""
+        for count in self.place.glob("spoken.*"):
+            _, attempt, rank = count.name.split(".")
+            number = int(count.read_text() or 0)
+            log = Path(run.log_dir, f"attempt_{attempt}/{rank}/stdout.log").read_text()
+            if not log.startswith("".join(f"line {n:08d}\n" for n in range(number))):
+                raise Broken(f"output of rank {rank} is lost: {number} lines written, the log ends with {log[-40:]!r}")
