@@ -1,6 +1,6 @@
 """The kill matrix: every process of a run, killed in every way, at every moment of its life.
 
-    python tests/kill_matrix.py [--victims host,agent] [--signals KILL] [--moments running] [--at-once 4] [--ipykernel DIRECTORY]
+    python tests/kill_matrix.py [--victims host,agent] [--signals KILL] [--moments running] [--at-once 4] [--ipykernel 6]
 
 Each cell launches two ranks from a real kernel, waits for the moment, signals the victim, and looks for what is promised
 (tests/kill/promise.py): within 5 s the run goes on as its config says, or none of its processes is left, DataLoader workers and
@@ -11,10 +11,13 @@ in the same kernel works. Prints a table, and what broke below it.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import queue
+import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "kill"))
@@ -31,10 +34,10 @@ class Matrix:
 
     Args:
         cells: Victim, signal and moment of each.
-        ipykernel: Where another ipykernel lies.
+        ipykernel: Where another ipykernel lies than the installed one; None: that one.
     """
 
-    def __init__(self, cells: list[Key], ipykernel: str | None) -> None:
+    def __init__(self, cells: list[Key], ipykernel: Path | None) -> None:
         self._waiting: queue.SimpleQueue[Key] = queue.SimpleQueue()
         self._ipykernel = ipykernel
         self.said: dict[Key, str] = {}
@@ -82,17 +85,34 @@ class Matrix:
             kernel.close()
 
 
+@contextlib.contextmanager
+def decoys() -> Iterator[list[bool]]:
+    """Processes that look like ours and aren't; whether each of them lived, once this is over."""
+    looks = (["-m", "icelaunch_nb.host", "3", "1"], ["--multiprocessing-fork", "tracker_fd=5", "pipe_handle=7"], ["rank 0"], ["agent"])
+    processes = [subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)", *look]) for look in looks]
+    lived: list[bool] = []
+    try:
+        yield lived
+        lived += [process.poll() is None for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, known in (("victims", VICTIMS), ("signals", SIGNALS), ("moments", MOMENTS)):
         parser.add_argument(f"--{name}", type=lambda text: text.split(","), default=list(known), help=", ".join(known))
     parser.add_argument("--at-once", type=int, default=4, help="cells at a time (default: 4)")
-    parser.add_argument("--ipykernel", help="a directory with another ipykernel")
+    parser.add_argument("--ipykernel", choices=["6", "7"], default="7", help="the ipykernel that kernels run on; `make setup` installs both")
     chosen = parser.parse_args()
+    ipykernel = Path(sys.prefix) / "ipykernel6" if chosen.ipykernel == "6" else None
     began = time.monotonic()
     cells = [(victim, signum, moment) for moment in chosen.moments for victim in chosen.victims for signum in chosen.signals]
-    matrix = Matrix(sorted(cells, key=lambda cell: cell[2] == "starting" or cell[0] == "kernel"), chosen.ipykernel)
-    matrix.look(chosen.at_once)
+    matrix = Matrix(sorted(cells, key=lambda cell: cell[2] == "starting" or cell[0] == "kernel"), ipykernel)
+    with decoys() as lived:
+        matrix.look(chosen.at_once)
     print("| victim | signal | " + " | ".join(chosen.moments) + " |\n|" + "---|" * (len(chosen.moments) + 2))
     for victim in chosen.victims:
         for signum in chosen.signals:
@@ -100,7 +120,8 @@ def main() -> None:
     print(f"\n{len(cells)} cells, {len(matrix.broken)} broken, {time.monotonic() - began:.0f} s")
     for key, what in matrix.broken.items():
         print(f"- {', '.join(key)}: {what}")
-    sys.exit(bool(matrix.broken))
+    print("no" if all(lived) else "**a**", "decoy was hurt")
+    sys.exit(bool(matrix.broken) or not all(lived))
 
 
 if __name__ == "__main__":

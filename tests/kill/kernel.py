@@ -27,12 +27,12 @@ class Kernel:
         python_path: Where an ipykernel lies that is not the installed one; None: that one.
     """
 
-    def __init__(self, *, warm: bool, python_path: str | None) -> None:
+    def __init__(self, *, warm: bool, python_path: Path | None) -> None:
         self.home = Path(tempfile.mkdtemp(prefix="kill-"))
         environ = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
         environ |= {"TMPDIR": str(self.home), "XDG_STATE_HOME": str(self.home / "state"), "IPYTHONDIR": str(self.home / "ipython")}
         if python_path:
-            environ["PYTHONPATH"] = python_path
+            environ["PYTHONPATH"] = str(python_path)
         self._manager = KernelManager(kernel_name="python3", connection_file=str(self.home / "kernel.json"))
         self._manager.start_kernel(env=environ, cwd=str(self.home))
         self._client = self._manager.blocking_client()
