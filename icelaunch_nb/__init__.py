@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from icelaunch_nb.breakpoints import set_trace
 from icelaunch_nb.config import LaunchConfig, Std
 from icelaunch_nb.context import Context, get_context
 from icelaunch_nb.errors import (
@@ -48,6 +49,7 @@ __all__ = [
     "launch",
     "launch_agent",
     "runs",
+    "set_trace",
 ]
 
 __version__ = "0.1.0"

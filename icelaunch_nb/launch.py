@@ -84,6 +84,7 @@ def launch(
     config: LaunchConfig | None = None,
     detach: bool = False,
     inline: bool = False,
+    post_mortem: bool = False,
     **config_fields: Any,
 ) -> Run:
     """Launches `fn` on several ranks and returns at once.
@@ -101,6 +102,8 @@ def launch(
         config: Further settings; the arguments given here win over its fields.
         detach: Whether the run outlives this kernel.
         inline: Run it here, in this process, as the only rank, so that ``%debug`` works.
+        post_mortem: A rank that raises an exception stops there in the debugger (`Run.debug`), before it is torn down; meanwhile the
+            others wait where they need it.
         **config_fields: Any other field of `LaunchConfig`.
 
     Returns:
@@ -119,6 +122,8 @@ def launch(
     fn, args, kwargs = _check_entrypoint(fn), _check_args(args), _check_kwargs(kwargs)
     if isinstance(fn, str) and kwargs:
         raise ConfigError("kwargs", kwargs, "a program takes arguments by args alone")
+    if post_mortem and (inline or isinstance(fn, str)):
+        raise ConfigError("post_mortem", post_mortem, "with inline=True, %debug does it" if inline else "a program's exceptions are its own")
     if config is not None and nproc_per_node == "auto" and devices == "auto":
         nproc_per_node = config.nproc_per_node
     assigned = dev.assign_devices(devices, nproc_per_node, os.environ)
@@ -131,7 +136,8 @@ def launch(
         })
     else:
         config = replace(config, **{**config_fields, "nproc_per_node": len(assigned)})
-    request = _Request(config, fn, args, kwargs, events, assigned, set_device=True, sensible_restarts=True, detach=bool(detach))
+    request = _Request(config, fn, args, kwargs, events, assigned, set_device=True, sensible_restarts=True, detach=bool(detach),
+                       post_mortem=bool(post_mortem))
     if inline:
         return _run_inline(request)
     return _start(request, stacklevel=3)
@@ -148,6 +154,7 @@ class _Request:
     set_device: bool
     sensible_restarts: bool
     detach: bool
+    post_mortem: bool = False
 
 
 def _start(request: _Request, *, stacklevel: int) -> Run:
@@ -211,6 +218,7 @@ def _lay(request: _Request, program: list[str]) -> tuple[RunDir, dict[str, Any]]
         "devices": request.devices,
         "set_device": request.set_device,
         "sensible_restarts": request.sensible_restarts,
+        "post_mortem": request.post_mortem,
         # A user's value wins: the forkserver was started with it.
         "threads": None if "OMP_NUM_THREADS" in os.environ else dev.threads_per_rank(config.nproc_per_node),
         "loopback": _loopback_interface() if loopback else None,

@@ -7,16 +7,15 @@ rank or a kernel, sends it one line through the run's control FIFO, and it takes
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from typing import Any
 
-from icelaunch_nb.rundir import RunDir
+from icelaunch_nb.rundir import RunDir, tell_agent
 
 WORD = "moment"  # what such a line begins with
 _TEXT = 400  # characters
 _TAKEN = ("t", "event", "self")  # names that the journal's writer gives itself
-_LONGEST = 4096  # bytes of a line, which a FIFO takes whole or not at all (PIPE_BUF on Linux)
+KEPT = ("debugger_start", "debugger_step", "debugger_end")  # kinds that say how a rank stands: none of them may be left out
 
 
 def tell(run_dir: RunDir, kind: str, text: str, *, rank: int | None = None, **facts: Any) -> bool:
@@ -32,20 +31,7 @@ def tell(run_dir: RunDir, kind: str, text: str, *, rank: int | None = None, **fa
     Returns:
         Whether the line is on its way; never waits, and never raises for an agent that is gone or doesn't read.
     """
-    moment = {"kind": kind, "text": text[:_TEXT], "rank": rank, **facts}
-    line = f"{WORD} {json.dumps(moment)}\n".encode()
-    if len(line) > _LONGEST:
-        raise ValueError(f"a moment of {len(line)} bytes: at most {_LONGEST}")
-    try:
-        fd = os.open(run_dir.control, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        return os.write(fd, line) == len(line)
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
+    return tell_agent(run_dir, f"{WORD} {json.dumps({'kind': kind, 'text': text[:_TEXT], 'rank': rank, **facts})}")
 
 
 def told(words: str) -> Mapping[str, Any] | None:

@@ -8,7 +8,7 @@ import importlib
 import os
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from icelaunch_nb import metrics
 from icelaunch_nb.config import LaunchConfig
 from icelaunch_nb.errors import Failure, IcelaunchError
 from icelaunch_nb.events import Events
-from icelaunch_nb.notebook import stacks, waiting
+from icelaunch_nb.notebook import debugging, stacks, waiting
 from icelaunch_nb.notebook.hosts import Host
 from icelaunch_nb.notebook.outcome import Outcome
 from icelaunch_nb.notebook.printer import Printer
@@ -121,6 +121,11 @@ class Run:
             return self.events.paused.is_set()
         except (OSError, ValueError):  # a directory without a board
             return False
+
+    @property
+    def waiting(self) -> dict[int, str]:
+        """Where the ranks wait that are in the debugger, by global rank: ``{2: "cell 5, line 7"}``."""
+        return {rank: at["where"] for rank, at in sorted(self.story.debugged.items())}
 
     @property
     def last_checkpoint(self) -> str | None:
@@ -337,6 +342,24 @@ class Run:
             return {}
         return stacks.ask(self._dir, story.attempts[-1], timeout)
 
+    def debug(self, rank: int | None = None, commands: Iterable[str] | None = None, *, timeout: float | None = None) -> None:
+        """Opens the prompt of a rank that waits at a breakpoint (``breakpoint()``, ``ice.set_trace()``), once one does.
+
+        The prompt is pdb's: ``n``, ``s``, ``up``, ``p x`` and so on. ``c`` lets the rank go on and ends this call, ``q`` stops
+        the run as `stop` does. Interrupt or Ctrl+D leaves the prompt; the rank waits on, and another call comes back to it.
+
+        Args:
+            rank: Global rank; None: the first one that waits.
+            commands: What to type, as ``["p loss", "c"]``; None: asks for each. When they are used up the rank waits on; where
+                some are left after a ``c``, they are for its next breakpoint.
+            timeout: Seconds to wait for a breakpoint; None: until the run is over.
+
+        Raises:
+            IcelaunchError: The run is over.
+            TimeoutError: No breakpoint was reached in time.
+        """
+        debugging.session(self, rank, commands, timeout)
+
     def _wish(self, line: str) -> None:
         """Writes into the agent's FIFO. Kept open until the end: before an agent reads it, the wish lives in our descriptor."""
         if self.state.over:
@@ -374,6 +397,7 @@ class Run:
         if story.state == State.FAILED and story.failures:
             root = story.failures[0]
             parts.insert(1, f"rank {root.rank}: {' '.join(root.title.split())[:80]}")
+        parts[1:1] = [f"rank {rank} waits at {where}" for rank, where in [*self.waiting.items()][:4]]
         return f"<Run {self.run_id}: {', '.join(parts)}>"
 
     def __reduce__(self) -> tuple[Any, ...]:

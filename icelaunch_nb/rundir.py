@@ -11,7 +11,7 @@ own folders; whoever looks on reads. Whole files appear by write-then-rename, so
         control  leash                           FIFOs: wishes and moments to the agent; the agent's life, for the ranks
         attempt_<k>/steps.board                  how the ranks of one attempt agree on a step (they make it, if they use it)
         attempt_<k>/<local_rank>/                stdout.log  stderr.log  error.json  error.pkl  result.pkl
-                                                 metrics.jsonl  stacks.txt
+                                                 metrics.jsonl  stacks.txt  debugger.lock  debugger.sock
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import errno
 import json
 import os
 import re
+import select
 import stat
 import tempfile
 import time
@@ -30,6 +31,9 @@ from pathlib import Path
 from typing import Any
 
 from icelaunch_nb.errors import ConfigError, IcelaunchError
+
+
+_LONGEST = select.PIPE_BUF  # bytes of a line that a FIFO takes whole or not at all; 4096 on Linux
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,16 @@ class RankDir:
     def stacks(self) -> Path:
         """Where faulthandler writes the stacks of all threads on request."""
         return self.path / "stacks.txt"
+
+    @property
+    def debugger(self) -> Path:
+        """The socket of the rank's debugger; there while the rank is in it."""
+        return self.path / "debugger.sock"
+
+    @property
+    def debugger_lock(self) -> Path:
+        """Held while a thread or a process of the rank is in the debugger."""
+        return self.path / "debugger.lock"
 
 
 @dataclass(frozen=True)
@@ -250,6 +264,29 @@ class JournalWriter:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def tell_agent(run_dir: RunDir, line: str) -> bool:
+    """Says a line to a run's agent (`agent.wishes` knows which); whether it is on its way.
+
+    Never waits, and never raises for an agent that is gone or doesn't read.
+
+    Raises:
+        ValueError: It is so long that a FIFO wouldn't take it whole, between the lines of others.
+    """
+    data = line.encode() + b"\n"
+    if len(data) > _LONGEST:
+        raise ValueError(f"a line of {len(data)} bytes: at most {_LONGEST}")
+    try:
+        fd = os.open(run_dir.control, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return os.write(fd, data) == len(data)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
 
 
 def read_journal(path: Path, offset: int) -> tuple[list[Mapping[str, Any]], int]:

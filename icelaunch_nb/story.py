@@ -7,7 +7,7 @@ come anywhere) still holds a whole story.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -55,6 +55,8 @@ class Story:
         restarts: The ``restart`` events: ``attempt``, ``rank``, ``cause``, ``failed_at`` and ``t``.
         failures: Every failed rank of the newest attempt that failed, the cause first.
         moments: The newest ``moment`` events: ``kind``, ``text``, ``t`` and, where it is about one, ``rank``.
+        debugged: The moment that tells of it, for each rank that is in the debugger: ``where`` it waits (``cell 5, line 7``),
+            ``function``, ``why`` (``breakpoint``, or the exception), ``who`` (empty, or which thread or child).
         end: The ``end`` event, or what stands for it where there is none; empty before.
     """
 
@@ -64,6 +66,7 @@ class Story:
     restarts: tuple[Mapping[str, Any], ...] = ()
     failures: tuple[Failure, ...] = ()
     moments: tuple[Mapping[str, Any], ...] = ()
+    debugged: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     end: Mapping[str, Any] | None = None
 
     def after(self, event: Mapping[str, Any]) -> Story:
@@ -73,15 +76,24 @@ class Story:
                 return replace(self, agent=Process(event["pid"], event["started"]))
             case "attempt":
                 state = self.state if self.state == State.STOPPING else State.RUNNING
-                return replace(self, state=state, attempts=(*self.attempts, event))
+                return replace(self, state=state, attempts=(*self.attempts, event))  # its first ranks may be in the debugger already
             case "failure":
                 return replace(self, failures=tuple(Failure.from_json(failure) for failure in event["failures"]))
             case "restart":
-                return replace(self, state=State.RESTARTING, restarts=(*self.restarts, event))
+                return replace(self, state=State.RESTARTING, restarts=(*self.restarts, event), debugged={})
             case "moment":
-                return replace(self, moments=(*self.moments, event)[-_MOMENTS:])
+                return self._after_moment(event)
             case "stopping":
                 return replace(self, state=State.STOPPING)
             case "end":
-                return replace(self, state=State(event["state"]), end=event)
+                return replace(self, state=State(event["state"]), end=event, debugged={})
         return self
+
+    def _after_moment(self, moment: Mapping[str, Any]) -> Story:
+        kind, rank = moment["kind"], moment.get("rank")
+        story = self if kind == "debugger_step" else replace(self, moments=(*self.moments, moment)[-_MOMENTS:])
+        if kind in ("debugger_start", "debugger_step"):
+            return replace(story, debugged={**self.debugged, rank: moment})
+        if kind == "debugger_end":
+            return replace(story, debugged={other: at for other, at in self.debugged.items() if other != rank})
+        return story

@@ -49,6 +49,7 @@ class RankTask:
         threads: What ``torch.set_num_threads`` should get; None: leave it alone.
         device: ``"cpu"``, ``"cuda:1"``.
         set_device: Whether to make it CUDA's current device.
+        post_mortem: Whether it stops in the debugger where it raises.
         close_fds: Descriptors of the agent that a rank forked from it must not keep.
     """
 
@@ -62,4 +63,5 @@ class RankTask:
     threads: int | None = None
     device: str = "cpu"
     set_device: bool = False
+    post_mortem: bool = False
     close_fds: list[int] = field(default_factory=list)

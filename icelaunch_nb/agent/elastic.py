@@ -26,7 +26,7 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from torch.distributed.elastic.utils import macros
 
-from icelaunch_nb import steps
+from icelaunch_nb import breakpoints, steps
 from icelaunch_nb.agent.failures import OomWatch, by_cause, failure_of, is_incurable
 from icelaunch_nb.agent.ranks import Ranks, SpareRanks
 from icelaunch_nb.agent.wishes import Wishes, term_patience
@@ -113,11 +113,12 @@ class IceAgent(LocalElasticAgent):
                 log.touch(0o600)
             program = macros.substitute(list(self._settings["program"]), str(local_rank))
             environs[local_rank]["TORCHELASTIC_ERROR_FILE"] = str(rank_dir.error)
+            environs[local_rank] |= breakpoints.variables(str(rank_dir.path), self._surroundings.environ)
             tasks.append(RankTask(
                 run_dir=str(self._run_dir.path), attempt=self._attempt, local_rank=local_rank, rank=worker.global_rank,
                 surroundings=self._surroundings, rank_environ=environs[local_rank], program=[str(part) for part in program],
                 threads=self._settings["threads"], device=self._settings["devices"][local_rank],
-                set_device=self._settings["set_device"], close_fds=self._close_fds,
+                set_device=self._settings["set_device"], post_mortem=self._settings["post_mortem"], close_fds=self._close_fds,
             ))
         self._ranks = Ranks(tasks, self._start_method, self._spares)
         self._ranks.start()
@@ -178,7 +179,8 @@ class IceAgent(LocalElasticAgent):
         """What the attempt before can't keep to any more: nobody is paused, and a checkpoint that was under way is asked for again."""
         with contextlib.suppress(OSError, ValueError):
             events = Events.of_run(self._run_dir.path)
-            events.paused.clear()
+            for flag in (events.paused, events.debugger_start):
+                flag.clear()
             if steps.unfinished_checkpoint(self._run_dir.steps(self._attempt - 1)):
                 events.trigger_save_checkpoint.set()
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from icelaunch_nb import moments
 from icelaunch_nb.events import FLAGS_WORD, Events, Flag
 from icelaunch_nb.rundir import JournalWriter, RunDir
 
@@ -42,7 +43,7 @@ class Timekeeper:
             now = time.monotonic()
             self._allowance = min(_BURST, self._allowance + (now - self._counted) * _PER_SECOND)
             self._counted = now
-            if self._allowance < 1:
+            if self._allowance < 1 and kind not in moments.KEPT:
                 self._left_out += 1
                 return
             self._allowance -= 1
@@ -91,13 +92,11 @@ def _changes(events: Events, run_dir: RunDir) -> Iterator[list[tuple[str, str]]]
             saved = finished
         if "stop_all_tasks" in came:
             found.append(("stop", "asked to stop"))
-        found += [("debugger", text) for name, text in _DEBUGGER.items() if name in came]
         before = flags
         yield found
 
 
-_DEBUGGER = {"debugger_start": "a debugger started", "debugger_end": "the debugger ended"}
-_SEEN = ("pause", "paused", "resume", "trigger_save_checkpoint", "finished_save_checkpoint", "stop_all_tasks", *_DEBUGGER)
+_SEEN = ("pause", "paused", "resume", "trigger_save_checkpoint", "finished_save_checkpoint", "stop_all_tasks")
 
 
 def _saved(run_dir: RunDir, since: float) -> str:

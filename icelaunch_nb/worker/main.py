@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import json
-import linecache
 import os
 import signal
 import sys
 import tempfile
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from icelaunch_nb import context, cpython, packing
+from icelaunch_nb import context, cpython, packing, places
 from icelaunch_nb.rundir import RankDir, RunDir
 from icelaunch_nb.surroundings import Surroundings, become_main, enter
 from icelaunch_nb.tasks import RankTask
-from icelaunch_nb.worker import leash, report, streams
+from icelaunch_nb.worker import debugger, leash, report, streams
 
 
 def main(source: RankTask | Connection) -> NoReturn:
@@ -41,22 +39,25 @@ def main(source: RankTask | Connection) -> NoReturn:
         _become(task.program)
     become_main(task.surroundings)
     _settle(task, rank_dir)
-    sources = _know_sources(run_dir)
+    names = places.know_cells(run_dir)
     code = 1
     try:
         entrypoint, args, kwargs = packing.load(run_dir.call)
         packing.adopt_main_classes()
     except BaseException as error:
-        report.raised(error, rank_dir, sources, kind="loading")
+        report.raised(error, rank_dir, names, kind="loading")
         _leave(code)
     try:
         value = entrypoint(*args, **kwargs)
     except BaseException as error:  # SystemExit and KeyboardInterrupt too: whoever doesn't return has failed
-        report.raised(error, rank_dir, sources)
+        if task.post_mortem and isinstance(error, Exception):
+            debugger.post_mortem(error)
+        report.raised(error, rank_dir, names)
     else:
         # Whoever can't hand its value over has still done its work: exit code 0 lets the other ranks finish theirs.
         report.returned(value, task.rank, rank_dir)
         code = 0
+    debugger.over()
     with contextlib.suppress(Exception):
         context.over()
     _leave(code)
@@ -119,18 +120,6 @@ def _settle_torch(task: RankTask) -> None:
         torch.set_num_threads(task.threads)
     if task.set_device and task.device.startswith("cuda"):
         torch.cuda.set_device(task.device)
-
-
-def _know_sources(run_dir: RunDir) -> dict[str, str]:
-    """Puts the cells' sources where tracebacks, inspect and torch.compile look; names to show by code filename."""
-    try:
-        sources: dict[str, Any] = json.loads(run_dir.sources.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    for filename, cell in sources.items():
-        # No mtime: linecache.checkcache leaves such an entry alone, as it does for modules with a loader.
-        linecache.cache[filename] = (len(cell["source"]), None, cell["source"].splitlines(True), filename)
-    return {filename: cell["name"] for filename, cell in sources.items()}
 
 
 def _leave(code: int) -> NoReturn:

@@ -45,7 +45,7 @@ export function rankState(story, pulse, attempt, place) {
 }
 
 /** Moments that ask for an eye. */
-const STANDING_OUT = /** @type {Record<string, string>} */ ({ paused: "warn", stop: "warn", debugger: "warn", saved: "good" });
+const STANDING_OUT = /** @type {Record<string, string>} */ ({ paused: "warn", stop: "warn", debugger_start: "warn", saved: "good" });
 
 /**
  * @param {Story} story

@@ -1,0 +1,35 @@
+"""``set_trace``: a breakpoint that works in a rank, whose stdin is nobody's."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+RANK_DIR_VARIABLE = "ICELAUNCH_RANK_DIR"
+HOOK_VARIABLE, HOOK = "PYTHONBREAKPOINT", "icelaunch_nb.set_trace"
+
+
+def set_trace() -> None:
+    """Stops this rank in a debugger; ``breakpoint()`` in a rank does the same.
+
+    The run says where the rank waits, its panel offers a prompt for it, and ``run.debug(rank)`` opens one anywhere else. It
+    waits until somebody says ``continue``; the other ranks go on until they need it, in a collective say, and wait there.
+    ``quit`` stops the whole run, as `Run.stop` does. While the run stops, this does nothing.
+
+    Also in threads and DataLoader workers of a rank, and in the scripts of a run whose ranks are a program. Elsewhere (under
+    torchrun, inline in the kernel) it is Python's own ``pdb.set_trace``.
+    """
+    frame = sys._getframe(1)
+    if RANK_DIR_VARIABLE in os.environ:
+        from icelaunch_nb.worker import debugger
+
+        debugger.stop_at(frame)
+    else:
+        import pdb  # 8 ms that nobody pays who has no breakpoint
+
+        pdb.Pdb().set_trace(frame)
+
+
+def variables(rank_dir: str, environ: dict[str, str]) -> dict[str, str]:
+    """What a rank's environment says of this; a user who switched breakpoints off (``PYTHONBREAKPOINT=0``) keeps them off."""
+    return {RANK_DIR_VARIABLE: rank_dir, HOOK_VARIABLE: "0" if environ.get(HOOK_VARIABLE) == "0" else HOOK}

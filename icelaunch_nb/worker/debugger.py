@@ -1,0 +1,184 @@
+"""A rank's debugger: pdb, whose prompt anybody of the user's can come to (`prompt`).
+
+Where it differs from pdb in a terminal:
+
+* ``quit`` stops the run as `Run.stop` does: loops over ``ctx.steps`` end at one and the same step and the results arrive. pdb
+  would raise in this rank, which elastic takes for a failure, and starts all ranks again.
+* While a run is being stopped there is no prompt; whoever stands at one goes on.
+* Frames below the user's function are not shown, and stepping never leads into this package.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pdb
+import re
+import rlcompleter
+import sys
+import threading
+from multiprocessing import __file__ as _multiprocessing
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+from icelaunch_nb import places
+from icelaunch_nb.breakpoints import RANK_DIR_VARIABLE
+from icelaunch_nb.rundir import RankDir, RunDir
+from icelaunch_nb.worker.prompt import Prompt
+
+_MACHINERY = (os.path.dirname(_multiprocessing) + os.sep, threading.__file__, "<frozen ", "<string>")  # the last is a forkserver's -c
+_REASON = 200  # characters of an exception's text that the journal gets
+_NAME = 60  # and of the name of a thread
+_OFFERED = 200  # completions
+
+_here = threading.local()
+
+
+def stop_at(frame: FrameType) -> None:
+    """Stops this thread at the next line of `frame`."""
+    debugger = _debugger()
+    if not debugger.prompt_of_rank.stopping():
+        debugger.why = "breakpoint"
+        debugger.set_trace(frame)
+
+
+def post_mortem(error: BaseException) -> None:
+    """Stops this rank where `error` was raised; returns when it goes on to fail."""
+    debugger = _debugger()
+    said = "".join(str(error).splitlines()[:1])
+    debugger.why = f"{type(error).__name__}: {said}"[:_REASON]
+    debugger.reset()
+    debugger.interaction(None, error.__traceback__)
+    debugger.prompt_of_rank.leave()
+
+
+def over() -> None:
+    """The rank's function is over, and whoever stepped through its end has left the debugger."""
+    debugger = getattr(_here, "debugger", None)
+    if debugger is not None and debugger.prompt_of_rank.is_open:
+        sys.settrace(None)
+        debugger.prompt_of_rank.leave()
+
+
+def _debugger() -> RankDebugger:
+    """This thread's debugger, with the breakpoints and aliases of its earlier stops; a forked child makes its own."""
+    if getattr(_here, "pid", None) != os.getpid():
+        rank_dir = RankDir(Path(os.environ[RANK_DIR_VARIABLE]))
+        names = places.know_cells(RunDir(rank_dir.path.parent.parent))
+        _here.debugger = RankDebugger(Prompt(rank_dir, int(os.environ.get("RANK", "0"))), names)
+        _here.pid = os.getpid()
+    return _here.debugger
+
+
+class RankDebugger(pdb.Pdb):
+    """pdb at a rank's prompt.
+
+    Args:
+        prompt: Where commands come from.
+        names: Name to show by code filename.
+
+    Attributes:
+        why: ``breakpoint``, or the exception that was raised.
+    """
+
+    def __init__(self, prompt: Prompt, names: dict[str, str]) -> None:
+        streams: Any = prompt
+        super().__init__(stdin=streams, stdout=streams, skip=["icelaunch_nb", "icelaunch_nb.*"], nosigint=True)
+        self.use_rawinput = False
+        self.prompt_of_rank, self.why = prompt, "breakpoint"
+        self._names = names
+        self._goes_on = False
+        prompt.completer = self._complete_line
+
+    # When it stops, and goes on.
+
+    def interaction(self, frame: FrameType | None, traceback: Any = None, *more: Any) -> None:
+        self._goes_on = False
+        if not self.prompt_of_rank.open(**self._stands(frame, traceback)):
+            self.clear_all_breaks()
+            self.set_continue()
+            return
+        super().interaction(frame, traceback, *more)
+        if self._goes_on:
+            self.prompt_of_rank.leave()
+
+    def user_return(self, frame: FrameType, return_value: Any) -> None:
+        super().user_return(frame, return_value)
+        if self.prompt_of_rank.is_open and (frame.f_back is None or _is_machinery(frame.f_back)):
+            self.set_continue()  # there is nothing of the user's to step through any more
+            self.prompt_of_rank.leave()
+
+    def set_continue(self) -> None:
+        self._goes_on = True
+        super().set_continue()
+
+    def do_quit(self, arg: str) -> bool:
+        """q(uit).
+
+        Stops the run, as run.stop() does: loops over ctx.steps end at
+        one and the same step on all ranks, and the results arrive.
+        """
+        self.clear_all_breaks()
+        self.prompt_of_rank.stop_run()
+        self.set_continue()
+        return True
+
+    do_q = do_exit = do_EOF = do_quit  # type: ignore[assignment]
+
+    def do_run(self, arg: str) -> None:
+        """Not here: the run starts its ranks together."""
+        self.error("a rank can't be started anew by itself")
+
+    do_restart = do_run
+
+    def do_interact(self, arg: str) -> None:
+        """Not here: type statements at the prompt, with ! before those that look like commands."""
+        self.error("there is no terminal here; statements work at this prompt")
+
+    def _stands(self, frame: FrameType | None, traceback: Any) -> dict[str, str]:
+        """Where it stops and why, for the journal."""
+        line = frame.f_lineno if frame is not None else 0
+        traceback = getattr(traceback, "__traceback__", traceback)  # Python 3.13 gives the exception
+        while isinstance(traceback, TracebackType):
+            frame, line, traceback = traceback.tb_frame, traceback.tb_lineno, traceback.tb_next
+        assert frame is not None
+        who = ""
+        if os.getsid(0) != os.getpid():  # a rank leads its session
+            who = f"process {os.getpid()}"
+        elif threading.current_thread() is not threading.main_thread():
+            who = f"thread {threading.current_thread().name}"[:_NAME]
+        where = places.place(frame.f_code.co_filename, line, self._names)
+        return {"where": where, "function": frame.f_code.co_name, "why": self.why, "who": who}
+
+    # How it looks.
+
+    def get_stack(self, frame: FrameType | None, traceback: TracebackType | None) -> tuple[list[tuple[FrameType, int]], int]:
+        stack, current = super().get_stack(frame, traceback)
+        below = 0
+        while below < current and _is_machinery(stack[below][0]):
+            below += 1
+        return stack[below:], current - below
+
+    def format_stack_entry(self, frame_lineno: tuple[FrameType, int], lprefix: str = ": ") -> str:
+        text = super().format_stack_entry(frame_lineno, lprefix)
+        filename = frame_lineno[0].f_code.co_filename
+        return text.replace(self.canonic(filename) + "(", f"{self._names.get(filename, filename)}(", 1)
+
+    def _complete_line(self, line: str) -> tuple[list[str], int]:
+        """What TAB offers at the end of a line, and where in the line it begins."""
+        start = re.search(r"[\w.]*$", line).start()  # type: ignore[union-attr]
+        word, found = line[start:], []
+        if not line[:start].strip() and "." not in word:
+            found += self.completenames(word, line, start, len(line))
+        if word and self.curframe is not None:
+            completer = rlcompleter.Completer({**self.curframe.f_globals, **self.curframe_locals})
+            matches = (completer.complete(word, number) for number in range(_OFFERED))
+            found += [match for match in itertools.takewhile(lambda match: match is not None, matches) if match]
+        return sorted(set(found)), start
+
+
+def _is_machinery(frame: FrameType) -> bool:
+    """Whether a frame belongs to what starts ranks, threads and processes."""
+    filename = frame.f_code.co_filename
+    return places.is_ours(filename) or filename.startswith(_MACHINERY)
