@@ -32,7 +32,6 @@ from typing import Any
 
 from icelaunch_nb.errors import ConfigError, IcelaunchError
 
-
 _LONGEST = select.PIPE_BUF  # bytes of a line that a FIFO takes whole or not at all; 4096 on Linux
 
 

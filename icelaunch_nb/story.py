@@ -90,10 +90,10 @@ class Story:
         return self
 
     def _after_moment(self, moment: Mapping[str, Any]) -> Story:
-        kind, rank = moment["kind"], moment.get("rank")
+        kind = moment["kind"]
         story = self if kind == "debugger_step" else replace(self, moments=(*self.moments, moment)[-_MOMENTS:])
         if kind in ("debugger_start", "debugger_step"):
-            return replace(story, debugged={**self.debugged, rank: moment})
+            return replace(story, debugged={**self.debugged, moment["rank"]: moment})
         if kind == "debugger_end":
-            return replace(story, debugged={other: at for other, at in self.debugged.items() if other != rank})
+            return replace(story, debugged={other: at for other, at in self.debugged.items() if other != moment["rank"]})
         return story
