@@ -204,6 +204,8 @@ class LaunchConfig:
             json.dumps(self.rdzv_configs)
         except (TypeError, ValueError, RecursionError) as error:
             raise ConfigError("rdzv_configs", self.rdzv_configs, f"must hold numbers, strings and booleans only: {error}") from None
+        if self.rdzv_backend == "c10d" and self.rdzv_configs.get("store_type", "tcp") not in ("tcp", "file"):
+            raise ConfigError("rdzv_configs", self.rdzv_configs, 'its "store_type" must be "tcp" or "file"')
         if self.rdzv_endpoint:
             host, colon, port = self.rdzv_endpoint.rpartition(":")
             if any(c.isspace() or not c.isprintable() for c in self.rdzv_endpoint) or (

@@ -9,6 +9,7 @@ All of them are `IcelaunchError`. Which one you get says when things went wrong:
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -240,3 +241,13 @@ def _short(value: object, limit: int = 200) -> str:
     except Exception as error:  # an int of more digits than Python turns into text, a broken __repr__
         text = f"<{type(value).__name__} ({type(error).__name__} in its repr)>"
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def check_seconds(name: str, value: object, *, most: float = math.inf) -> None:
+    """Refuses what is no span of time for an argument of a handle's method.
+
+    Raises:
+        ValueError: It isn't a number of seconds from 0 to `most`.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+        raise ValueError(f"{name}={value!r}: must be seconds, 0 or more{'' if most == math.inf else f' and at most {most:,}'}")

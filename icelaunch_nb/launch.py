@@ -122,6 +122,9 @@ def launch(
     fn, args, kwargs = _check_entrypoint(fn), _check_args(args), _check_kwargs(kwargs)
     if isinstance(fn, str) and kwargs:
         raise ConfigError("kwargs", kwargs, "a program takes arguments by args alone")
+    for name, flag in (("detach", detach), ("inline", inline), ("post_mortem", post_mortem)):
+        if not isinstance(flag, bool):
+            raise ConfigError(name, flag, "must be True or False")
     if post_mortem and (inline or isinstance(fn, str)):
         raise ConfigError("post_mortem", post_mortem, "with inline=True, %debug does it" if inline else "a program's exceptions are its own")
     if config is not None and nproc_per_node == "auto" and devices == "auto":
@@ -136,8 +139,9 @@ def launch(
         })
     else:
         config = replace(config, **{**config_fields, "nproc_per_node": len(assigned)})
-    request = _Request(config, fn, args, kwargs, events, assigned, set_device=True, sensible_restarts=True, detach=bool(detach),
-                       post_mortem=bool(post_mortem))
+    request = _Request(
+        config, fn, args, kwargs, events, assigned, set_device=True, sensible_restarts=True, detach=detach, post_mortem=post_mortem
+    )
     if inline:
         return _run_inline(request)
     return _start(request, stacklevel=3)
@@ -160,6 +164,7 @@ class _Request:
 def _start(request: _Request, *, stacklevel: int) -> Run:
     request.config.validate()
     _check_events(request.events)
+    _check_call(request.entrypoint, request.args, request.kwargs)
     program = _program(request.entrypoint, request.args) if isinstance(request.entrypoint, str) else []
     run_dir, spec = _lay(request, program)
     try:
@@ -198,6 +203,7 @@ def _run_inline(request: _Request) -> Run:
     if request.config.nproc_per_node != 1:
         raise ConfigError("inline", True, f"runs one rank in this process, not {request.config.nproc_per_node}; set nproc_per_node=1")
     _check_events(request.events)
+    _check_call(request.entrypoint, request.args, request.kwargs)
     run_dir, spec = _lay(request, [])
     (request.events or Events()).move_to(run_dir.board)
     run_dir.write(run_dir.spec, json.dumps(spec))
@@ -262,6 +268,22 @@ def _check_kwargs(kwargs: object) -> dict[str, Any]:
     if not isinstance(kwargs, Mapping) or not all(isinstance(name, str) for name in kwargs):
         raise ConfigError("kwargs", kwargs, "must be a dict with str keys")
     return dict(kwargs)
+
+
+def _check_call(fn: Entrypoint, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Calls with arguments that the function can't take would fail in every rank.
+
+    A decorated function is looked at as its wrapper, which may well take others than the function that it wraps.
+    """
+    try:
+        signature = inspect.signature(fn, follow_wrapped=False)  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # a program; a builtin that doesn't tell
+        return
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        name, value = ("kwargs", kwargs) if kwargs else ("args", args)
+        raise ConfigError(name, value, f"{_name(fn)}{signature} can't be called so: {error}") from None
 
 
 def _check_events(events: object) -> None:

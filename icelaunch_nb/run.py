@@ -14,7 +14,7 @@ from typing import Any
 
 from icelaunch_nb import metrics
 from icelaunch_nb.config import LaunchConfig
-from icelaunch_nb.errors import Failure, IcelaunchError
+from icelaunch_nb.errors import Failure, IcelaunchError, check_seconds
 from icelaunch_nb.events import Events
 from icelaunch_nb.notebook import debugging, stacks, waiting
 from icelaunch_nb.notebook.hosts import Host
@@ -24,6 +24,7 @@ from icelaunch_nb.notebook.reading import Reading
 from icelaunch_nb.rundir import RunDir
 from icelaunch_nb.story import State, Story
 
+_LONGEST = 1_000_000  # seconds, as for a rendezvous: 11 days
 _unread: list[int] = []  # control FIFOs of runs that were dropped before their agent could read the wish
 
 
@@ -197,10 +198,10 @@ class Run:
         try:
             ranks = {entry["rank"]: entry["local_rank"] for entry in attempts[attempt]["ranks"]}
             number = attempts[attempt]["attempt"]
-        except IndexError:
-            raise ValueError(f"attempt={attempt}: there were {len(attempts)}, from 0") from None
-        if rank not in ranks:
-            raise ValueError(f"rank={rank}: this machine has {', '.join(map(str, ranks))}")
+        except (IndexError, TypeError):
+            raise ValueError(f"attempt={attempt!r}: there were {len(attempts)}, from 0") from None
+        if isinstance(rank, bool) or rank not in ranks:
+            raise ValueError(f"rank={rank!r}: this machine has {', '.join(map(str, ranks))}")
         path = getattr(self._dir.rank(number, ranks[rank]), stream)
         try:
             return path.read_bytes().decode(errors="replace")
@@ -213,7 +214,12 @@ class Run:
         """Waits for the end, showing what ranks print; whether it came within `timeout` seconds.
 
         Interrupting it stops the run; a second interrupt kills it.
+
+        Raises:
+            ValueError: `timeout` is no number of seconds.
         """
+        if timeout is not None:
+            check_seconds("timeout", timeout)
         try:
             for pause in self._watch(timeout):
                 time.sleep(pause)
@@ -288,8 +294,7 @@ class Run:
         and `result` gives it. Ranks that take longer than `grace` seconds get SIGTERM, and soon after SIGKILL. Ranks that never
         looked at a step or at that event get SIGTERM at once, and SIGKILL after `grace` seconds.
         """
-        if not isinstance(grace, int | float) or isinstance(grace, bool) or not 0 <= grace < 1e9:
-            raise ValueError(f"grace={grace!r}: must be seconds, 0 or more")
+        check_seconds("grace", grace, most=_LONGEST)
         with contextlib.suppress(OSError, ValueError):
             if not self.story.state.over:
                 self.events.stop_all_tasks.set()

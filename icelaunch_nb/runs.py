@@ -17,7 +17,7 @@ from pathlib import Path
 
 import platformdirs
 
-from icelaunch_nb.errors import IcelaunchError
+from icelaunch_nb.errors import ConfigError, IcelaunchError
 from icelaunch_nb.run import Run
 
 
@@ -36,8 +36,11 @@ def attach(run_id: str | os.PathLike[str] | None = None) -> Run:
         run_id: Its ``run_id`` or run directory; of several with one id, the newest. None: the newest run that lives.
 
     Raises:
+        ConfigError: `run_id` is no text and no path.
         IcelaunchError: There is no such run.
     """
+    if run_id is not None and not isinstance(run_id, str | os.PathLike):
+        raise ConfigError("run_id", run_id, "must be a run's id or directory, or None for the newest run that lives")
     if run_id is not None and os.path.isdir(run_id):
         return Run(os.path.abspath(run_id))
     found = 0
@@ -67,7 +70,13 @@ class Runs(list[Run]):
 
         Returns:
             The directories that were removed.
+
+        Raises:
+            ConfigError: One of them is negative or no number; nothing is removed.
         """
+        for name, value in (("keep", keep), ("keep_bytes", keep_bytes)):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+                raise ConfigError(name, value, "must be a number, 0 or more")
         removed, kept, used = [], 0, 0.0
         for run in self:
             if not run.state.over:

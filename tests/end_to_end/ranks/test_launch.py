@@ -284,9 +284,19 @@ def test_a_run_can_be_looked_at_by_another_process(runs: Path) -> None:
         (lambda: ice.launch(jobs.speak, config={"nproc_per_node": 2}), "config"),
         (lambda: ice.launch(jobs.speak, tee="both"), "tee"),
         (lambda: ice.launch(jobs.speak, log_dir="/dev/null"), "log_dir"),
-        (lambda: ice.launch(jobs.speak, log_dir="/proc/nothing"), "log_dir"),
+        (lambda: ice.launch(jobs.speak, ("a",), log_dir="/proc/nothing"), "log_dir"),
         (lambda: ice.launch(jobs.speak, inline=True, nproc_per_node=2), "inline"),
         (lambda: ice.launch("echo", inline=True), "inline"),
+        (lambda: ice.launch(jobs.speak), "args"),
+        (lambda: ice.launch(jobs.speak, ("a", "b")), "args"),
+        (lambda: ice.launch(jobs.speak, kwargs={"wrod": "a"}), "kwargs"),
+        (lambda: ice.launch(jobs.speak, ("a",), {"word": "b"}), "kwargs"),
+        (lambda: ice.launch(jobs.speak, ("a",), detach="no"), "detach"),
+        (lambda: ice.launch(jobs.speak, ("a",), inline=1), "inline"),
+        (lambda: ice.launch(jobs.speak, ("a",), post_mortem="yes"), "post_mortem"),
+        (lambda: ice.launch("echo", post_mortem=True), "post_mortem"),
+        (lambda: ice.launch(jobs.speak, ("a",), rdzv_endpoint="localhost:0", rdzv_configs={"store_type": "nope"}), "rdzv_configs"),
+        (lambda: ice.launch_agent(ice.LaunchConfig(1, 1, 1), jobs.speak, []), "args"),
         (lambda: ice.launch_agent(None, jobs.speak, []), "config"),
         (lambda: ice.launch_agent(ice.LaunchConfig(1, 1, 1), None, []), "entrypoint"),
         (lambda: ice.launch_agent(ice.LaunchConfig(1, 1, 1), jobs.speak, None), "args"),
@@ -303,9 +313,69 @@ def test_bad_input_is_answered_before_any_process_starts(call, field: str, runs:
 def test_what_cant_be_pickled_is_named_by_its_path(runs: Path) -> None:
     lock = threading.Lock()
     with pytest.raises(ice.PackingError, match=r"args\[1\]\['inner'\]\[0\] \(a _thread.lock\)"):
-        ice.launch(jobs.speak, (1, {"inner": [lock]}))
+        ice.launch(jobs.raise_while_others_wait, (ValueError, {"inner": [lock]}, "note"))
     with pytest.raises(ice.PackingError, match=r"kwargs\['word'\]"):
         ice.launch(jobs.speak, kwargs={"word": lock})
     with pytest.raises(ice.PackingError, match="<lambda> → lock"):
         ice.launch(lambda: lock)
     assert not list(runs.rglob("spec.json"))
+
+
+def test_a_decorated_function_takes_what_its_wrapper_takes() -> None:
+    import functools
+
+    def with_answer(fn):
+        @functools.wraps(fn)
+        def wrapper():
+            return fn(42)
+
+        return wrapper
+
+    @with_answer
+    def give(answer):
+        return answer
+
+    assert ice.launch(give).result(60) == {0: 42}
+    with pytest.raises(ice.ConfigError, match="too many positional"):
+        ice.launch(give, (1,))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> ice.Run:
+    run = ice.launch(jobs.speak, ("word",), log_dir=str(tmp_path_factory.mktemp("runs")))
+    run.wait(60)
+    return run
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda run: run.logs("0"), "rank='0': this machine has 0"),
+        (lambda run: run.logs(True), "rank=True: this machine has 0"),
+        (lambda run: run.logs(9), "rank=9: this machine has 0"),
+        (lambda run: run.logs(stream="out"), "stream='out': must be 'stdout' or 'stderr'"),
+        (lambda run: run.logs(attempt=7), "attempt=7: there were 1, from 0"),
+        (lambda run: run.logs(attempt="x"), "attempt='x': there were 1, from 0"),
+        (lambda run: run.stop("soon"), "grace='soon': must be seconds"),
+        (lambda run: run.stop(-1), "grace=-1: must be seconds"),
+        (lambda run: run.stop(float("nan")), "grace=nan: must be seconds"),
+        (lambda run: run.stop(float("inf")), "grace=inf: must be seconds"),
+        (lambda run: run.wait("1"), "timeout='1': must be seconds"),
+        (lambda run: run.wait(True), "timeout=True: must be seconds"),
+        (lambda run: run.result(-1), "timeout=-1: must be seconds"),
+        (lambda run: ice.runs().clean(keep=-1), "keep=-1: must be a number"),
+        (lambda run: ice.runs().clean(keep="3"), "keep='3': must be a number"),
+        (lambda run: ice.runs().clean(keep_bytes="1 GB"), "keep_bytes='1 GB': must be a number"),
+        (lambda run: ice.attach(5), "run_id=5: must be a run's id"),
+        (lambda run: ice.attach(["x"]), "must be a run's id"),
+        (lambda run: ice.attach("a\n'b\0"), "there is no run"),
+        (lambda run: ice.attach("/"), "/ is not the directory of a run"),
+        (lambda run: ice.Run("/"), "/ is not the directory of a run"),
+        (lambda run: ice.Events("/etc/passwd"), "/etc/passwd is no events board"),
+    ],
+)
+def test_a_handle_answers_bad_input_and_nothing_is_lost(finished: ice.Run, call, said: str) -> None:
+    with pytest.raises((ValueError, ice.IcelaunchError)) as caught:
+        call(finished)
+    assert str(caught.value).startswith(said) or said in str(caught.value)
+    assert "print word" in finished.logs()
