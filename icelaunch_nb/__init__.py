@@ -6,7 +6,7 @@ only in the run directory (`rundir`), and share the modules beside this one.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from icelaunch_nb.breakpoints import set_trace
 from icelaunch_nb.config import LaunchConfig, Std
@@ -28,6 +28,9 @@ from icelaunch_nb.run import Run
 from icelaunch_nb.runs import attach, runs
 from icelaunch_nb.story import State
 
+if TYPE_CHECKING:
+    from icelaunch_nb.notebook.form import LaunchPanel
+
 __all__ = [
     "BigCaptureWarning",
     "ConfigError",
@@ -37,6 +40,7 @@ __all__ = [
     "HostError",
     "IcelaunchError",
     "LaunchConfig",
+    "LaunchPanel",
     "PackingError",
     "Run",
     "RunFailed",
@@ -53,6 +57,15 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """`LaunchPanel` brings ipywidgets, which a notebook without a form, a script and a rank needn't pay for."""
+    if name == "LaunchPanel":
+        from icelaunch_nb.notebook.form import LaunchPanel
+
+        return LaunchPanel
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def load_ipython_extension(shell: Any) -> None:

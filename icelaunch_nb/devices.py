@@ -110,11 +110,16 @@ def _distinct(devices: object, indices: list[int]) -> list[int]:
 
 def count_gpus(environ: Mapping[str, str]) -> int:
     """Number of GPUs that CUDA would show a process with this environment."""
+    return len(visible_gpus(environ))
+
+
+def visible_gpus(environ: Mapping[str, str]) -> list[str]:
+    """NVML's UUIDs of the GPUs that CUDA would show a process with this environment, in CUDA's order."""
     names = _nvml_uuids()
     visible = environ.get("CUDA_VISIBLE_DEVICES")
     if not names or visible is None:
-        return len(names)
-    count, seen = 0, set()
+        return names
+    seen: list[str] = []
     for entry in (part.strip() for part in visible.split(",")):
         # CUDA shows the devices before the first entry that it doesn't know, and none at all where one stands twice.
         if entry.isdecimal() and int(entry) < len(names):
@@ -127,10 +132,9 @@ def count_gpus(environ: Mapping[str, str]) -> int:
                 break
             key = matches[0]
         if key in seen:
-            return 0
-        seen.add(key)
-        count += 1
-    return count
+            return []
+        seen.append(key)
+    return seen
 
 
 def _nvml_uuids() -> list[str]:

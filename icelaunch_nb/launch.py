@@ -29,6 +29,8 @@ from icelaunch_nb.surroundings import Surroundings
 from icelaunch_nb.tasks import AgentTask
 
 _FIELDS = tuple(field.name for field in fields(LaunchConfig))
+# What `launch` takes where LaunchConfig's own default, torch's of old, isn't what a notebook wants.
+DEFAULTS: dict[str, Any] = {"min_nodes": 1, "max_nodes": 1, "start_method": "forkserver", "max_restarts": 0, "rdzv_backend": "c10d"}
 
 
 def launch_agent(
@@ -113,6 +115,63 @@ def launch(
         ConfigError: Something can't work. No process was started.
         PackingError: The function or an argument can't be pickled. No process was started.
     """
+    request = _requested(
+        fn, args, kwargs, nproc_per_node=nproc_per_node, devices=devices, max_restarts=max_restarts, events=events, config=config,
+        detach=detach, inline=inline, post_mortem=post_mortem, **config_fields,
+    )
+    if inline:
+        return _run_inline(request)
+    return _start(request, stacklevel=3)
+
+
+@dataclass
+class _Request:
+    config: LaunchConfig
+    entrypoint: Entrypoint
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    events: Events | None
+    devices: list[str]
+    set_device: bool
+    sensible_restarts: bool
+    detach: bool
+    post_mortem: bool = False
+
+
+def check_launch(fn: Entrypoint, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **keywords: Any) -> list[str]:
+    """Whether `launch` would take this; starts nothing and writes nothing.
+
+    Args:
+        fn: As `launch` takes it.
+        args: As `launch` takes them.
+        kwargs: As `launch` takes them.
+        **keywords: Its other keywords.
+
+    Returns:
+        The device that each rank would have.
+
+    Raises:
+        ConfigError: What `launch` would raise.
+    """
+    return _requested(fn, args, kwargs, **keywords).devices
+
+
+def _requested(
+    fn: Entrypoint,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any] | None,
+    *,
+    nproc_per_node: int | str = "auto",
+    devices: dev.Devices = "auto",
+    max_restarts: int | None = None,
+    events: Events | None = None,
+    config: LaunchConfig | None = None,
+    detach: bool = False,
+    inline: bool = False,
+    post_mortem: bool = False,
+    **config_fields: Any,
+) -> _Request:
+    """What `launch` was asked for, checked."""
     for name in config_fields:
         if name not in _FIELDS:
             known = [*_FIELDS, *(p for p in inspect.signature(launch).parameters if p != "config_fields")]
@@ -133,32 +192,12 @@ def launch(
     if max_restarts is not None:
         config_fields["max_restarts"] = max_restarts
     if config is None:
-        config = LaunchConfig(**{
-            "min_nodes": 1, "max_nodes": 1, "start_method": "forkserver", "max_restarts": 0, "rdzv_backend": "c10d",
-            **config_fields, "nproc_per_node": len(assigned),
-        })
+        config = LaunchConfig(**{**DEFAULTS, **config_fields, "nproc_per_node": len(assigned)})
     else:
         config = replace(config, **{**config_fields, "nproc_per_node": len(assigned)})
-    request = _Request(
+    return _Request(
         config, fn, args, kwargs, events, assigned, set_device=True, sensible_restarts=True, detach=detach, post_mortem=post_mortem
     )
-    if inline:
-        return _run_inline(request)
-    return _start(request, stacklevel=3)
-
-
-@dataclass
-class _Request:
-    config: LaunchConfig
-    entrypoint: Entrypoint
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    events: Events | None
-    devices: list[str]
-    set_device: bool
-    sensible_restarts: bool
-    detach: bool
-    post_mortem: bool = False
 
 
 def _start(request: _Request, *, stacklevel: int) -> Run:

@@ -23,7 +23,8 @@ from icelaunch_nb.notebook.portrait import Portrait
 _MOMENT = 0.5  # seconds that a front end gets to say that it shows a new panel
 
 
-def _built(name: str) -> str:
+def built(name: str) -> str:
+    """A file of the front end's bundle."""
     path = Path(__file__).parent / "frontend" / "dist" / name
     try:
         return path.read_text(encoding="utf-8")
@@ -39,8 +40,8 @@ class RunPanel(anywidget.AnyWidget):
     """
 
     # Texts, not paths: anywidget has whoever watches a path's file keep every widget that was ever made of it.
-    _esm = _built("panel.js")
-    _css = _built("panel.css")
+    _esm = built("panel.js")
+    _css = built("panel.css")
 
     story = traitlets.Dict().tag(sync=True)
     pulse = traitlets.Dict().tag(sync=True)
@@ -89,6 +90,12 @@ class RunPanel(anywidget.AnyWidget):
             self._display_ids.append(handle.display_id)
         if kernel is not None:
             panels.serve(self)
+
+    def stand_in(self, cell: dict[str, Any]) -> None:
+        """It is shown as a part of another widget, which `cell` shows."""
+        self._cell, self._shown_at = cell, time.monotonic()
+        self.shown_again_at = [self._shown_at + after for after in SHOWN_AGAIN]
+        panels.serve(self)
 
     def bundle(self, *, live: bool = True) -> dict[str, Any]:
         """What an output holds: the static summary, and beside it the widget."""

@@ -1,0 +1,261 @@
+"""The launch form, as a person uses it: in a real JupyterLab, in a real browser."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+
+CELL = '''
+import enum
+from typing import Literal
+
+class Schedule(enum.Enum):
+    CONSTANT = 1
+    COSINE = 2
+
+dataset = list(range(100))
+
+def lesson(data, epochs: int = 3, *, lr: float = 0.1, shuffle: bool = True, mode: Literal["fast", "exact"] = "fast",
+           schedule: Schedule = Schedule.COSINE, note: str = "none"):
+    """Learns <b>something</b> from the data."""
+    print("learning from", len(data), "with", epochs, lr, shuffle, mode, schedule.name, note)
+    while note == "wait" and not os.path.exists("go on"):
+        time.sleep(0.01)
+    return len(data) * epochs
+'''
+
+
+class Form:
+    """The form that a cell shows."""
+
+    def __init__(self, book, call="ice.LaunchPanel(lesson)"):
+        self.book = book
+        self.cell = book.cell(f"form = {call}\nform")
+        self.box = book.page.locator(".jp-Notebook .jp-Cell").nth(self.cell).locator(".ice-form")
+        self.box.wait_for(timeout=20_000)
+        self.press("Defaults")
+
+    def field(self, key):
+        return self.box.locator(f'[data-key="{key}"]')
+
+    def fill(self, key, text):
+        self.field(key).locator("input").first.fill(text)
+
+    def error(self, key, text):
+        self.field(key).locator(".ice-error", has_text=text).wait_for(timeout=5_000)
+
+    def press(self, name):
+        self.box.get_by_role("button", name=name, exact=True).click()
+
+    def says(self, text):
+        self.box.locator(".ice-status", has_text=text).wait_for(timeout=15_000)
+
+    def value(self, expression):
+        cell = self.book.cell(f"print({expression})")
+        self.book.done(cell)
+        return self.book.output(cell).inner_text().strip()
+
+
+@pytest.fixture
+def form(book):
+    book.done(book.cell(CELL))
+    return Form(book)
+
+
+def test_fields_know_types_and_defaults(form):
+    assert form.box.locator(".ice-doc").inner_text() == "Learns <b>something</b> from the data."
+    assert form.field("argument.epochs").locator("input").input_value() == "3"
+    assert form.field("argument.shuffle").get_by_role("checkbox").is_checked()
+    assert form.field("argument.mode").locator("option").all_inner_texts() == ["fast", "exact"]
+    assert form.field("argument.schedule").get_by_role("combobox").input_value() == "COSINE"
+    assert form.field("argument.data").locator("input").get_attribute("placeholder") == "a Python expression"
+    free = form.box.locator(".ice-chip", has_text="core").locator(".ice-chip-note").inner_text()
+    assert re.match(r"\d+(\.\d)? of \d+(\.\d)? GB free · \d+ cores?, load \d", free)
+    assert not form.field("setting.max_nodes").is_visible()
+    form.box.get_by_text("Advanced").click()
+    assert "Greatest number of nodes" in form.field("setting.max_nodes").inner_text()
+
+
+def test_it_launches_what_was_filled_in_and_is_ready_again(form):
+    form.fill("argument.data", "dataset[:10]")
+    form.fill("argument.epochs", "2")
+    form.field("argument.shuffle").get_by_role("checkbox").uncheck()
+    form.field("argument.mode").get_by_role("combobox").select_option("exact")
+    form.field("argument.schedule").get_by_role("combobox").select_option("CONSTANT")
+    form.fill("argument.note", "wait")
+    form.fill("setting.nproc_per_node", "2")
+    form.press("Launch")
+    form.book.sees(form.cell, "learning from 10 with 2 0.1 False exact CONSTANT wait")
+    form.says("RUNNING")
+    assert form.box.get_by_role("button", name="Running").is_disabled()
+    go = form.book.server.home / "go on"
+    go.touch()
+    form.says("SUCCEEDED: form.run.result()")
+    form.book.word(form.cell, "SUCCEEDED")
+    assert form.value("form.run.result()") == "{0: 20, 1: 20}"
+    go.unlink()
+    form.fill("argument.note", "again")
+    form.fill("setting.nproc_per_node", "1")
+    form.press("Launch again")
+    form.book.sees(form.cell, "exact CONSTANT again")
+    form.says("SUCCEEDED")
+    assert form.value("form.run.result()") == "{0: 20}"
+    assert form.book.page.locator(".jp-Notebook .jp-Cell").nth(form.cell).locator(".ice-panel").count() == 1
+
+
+def test_the_runs_own_panel_stops_it_and_the_form_says_so(form):
+    form.fill("argument.data", "dataset")
+    form.fill("argument.note", "wait")
+    form.press("Launch")
+    form.book.sees(form.cell, "learning")
+    pressed = time.monotonic()
+    form.book.press(form.cell, "stop")
+    form.says("STOPPED")
+    assert time.monotonic() - pressed < 3
+    form.box.get_by_role("button", name="Launch again").wait_for(timeout=5_000)
+
+
+def test_what_is_wrong_is_said_as_it_is_typed_and_nothing_starts(form):
+    before = form.value("len(ice.runs())")
+    form.field("argument.epochs").locator("input").press_sequentially("x")
+    form.error("argument.epochs", "must be a whole number")
+    form.fill("argument.data", "datasett[0]")
+    form.error("argument.data", "did you mean 'dataset'?")
+    form.fill("setting.nproc_per_node", "0")
+    form.error("setting.nproc_per_node", "must be at least 1")
+    form.says("Look at data, epochs, ranks.")
+    assert form.field("argument.epochs").locator("input").get_attribute("aria-invalid") == "true"
+    form.press("Launch")
+    form.book.page.wait_for_function("() => document.activeElement?.closest('[data-key]')?.dataset.key === 'argument.data'", timeout=5_000)
+    assert form.value("len(ice.runs())") == before
+    form.fill("argument.data", "dataset")
+    form.fill("argument.epochs", "1")
+    form.fill("setting.nproc_per_node", "1")
+    form.says("1 rank, cpu")
+    assert form.box.locator(".ice-error:visible").count() == 0
+
+
+def test_what_is_missing_is_asked_for_quietly_and_then_loudly(form):
+    form.says("Needs data.")
+    assert form.box.locator(".ice-error:visible").count() == 0
+    form.press("Launch")
+    form.error("argument.data", "needs a value")
+
+
+def test_an_error_far_down_unfolds_it(form):
+    form.fill("argument.data", "1")
+    form.box.get_by_text("Advanced").click()
+    form.fill("setting.max_nodes", "2")
+    form.error("setting.rdzv_endpoint", "max_nodes=2 needs a place to meet")
+    form.box.locator("summary").click()
+    form.press("Launch")
+    form.field("setting.rdzv_endpoint").locator("input:focus").wait_for(timeout=5_000)
+
+
+def test_what_a_launch_finds_out_is_said_beside_the_field(form):
+    form.book.done(form.book.cell("import threading\nlock = threading.Lock()"))
+    form.fill("argument.data", "[lock]")
+    form.press("Launch")
+    form.error("argument.data", "can't be carried to the ranks")
+    form.fill("argument.data", "1 // 0")
+    form.field("argument.data").get_by_text("evaluated at launch").wait_for(timeout=5_000)
+    form.press("Launch")
+    form.error("argument.data", "ZeroDivisionError")
+
+
+def test_the_same_launch_as_code(form):
+    form.fill("argument.data", "dataset")
+    form.fill("setting.nproc_per_node", "2")
+    form.press("Code")
+    python, cell = form.box.locator(".ice-code pre").all()
+    form.box.locator(".ice-code pre", has_text='run = ice.launch(lesson, kwargs={"data": dataset}, nproc_per_node=2)').wait_for(timeout=5_000)
+    assert cell.inner_text() == "%%icelaunch --nproc-per-node 2\nlesson(data=dataset)"
+    form.book.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    form.press("Copy as %%icelaunch cell")
+    form.box.get_by_text("Copied").wait_for(timeout=5_000)
+    assert form.book.page.evaluate("navigator.clipboard.readText()") == cell.inner_text()
+    pasted = form.book.cell(cell.inner_text())
+    form.book.done(pasted)
+    assert "{0: 300, 1: 300}" in form.book.output(pasted).inner_text()
+    pasted = form.book.cell(python.inner_text())
+    form.book.done(pasted)
+    assert "{0: 300, 1: 300}" in form.book.output(pasted).inner_text()
+
+
+def test_a_choice_among_the_notebooks_functions_follows_the_notebook(book):
+    book.done(book.cell("def first(steps: int = 1): return steps"))
+    form = Form(book, "ice.LaunchPanel()")
+    chooser = form.box.get_by_label("Launch", exact=True)
+    chooser.select_option("first")
+    form.field("argument.steps").wait_for(timeout=5_000)
+    book.done(book.cell("def second(size: float = 0.5): return size"))
+    chooser.locator("option[value=second]").wait_for(state="attached", timeout=5_000)
+    chooser.select_option("second")
+    form.field("argument.size").wait_for(timeout=5_000)
+    form.fill("argument.size", "0.25")
+    form.press("Launch")
+    form.says("SUCCEEDED")
+    assert form.value("form.run.result()") == "{0: 0.25}"
+
+
+def test_the_last_settings_outlive_the_page_and_the_kernel(form):
+    form.fill("argument.data", "dataset[:3]")
+    form.fill("setting.nproc_per_node", "2")
+    form.says("2 ranks, cpu")
+    form.book.done(form.book.cell("again = ice.LaunchPanel(lesson)"))
+    assert form.value("again.cell") == "%%icelaunch --nproc-per-node 2\nlesson(data=dataset[:3])"
+    # Another kernel for the same notebook: all that the two have in common is the state directory and the notebook's path.
+    code = ("import subprocess, sys\nprint(subprocess.run([sys.executable, '-c', '''\n"
+            "import icelaunch_nb as ice\ndef lesson(data): pass\ndataset = []\nprint(ice.LaunchPanel(lesson).cell)\n'''], capture_output=True, text=True))")
+    cell = form.book.cell(code)
+    form.book.done(cell, 60)
+    assert "%%icelaunch --nproc-per-node 2\\nlesson(data=dataset[:3])" in form.book.output(cell).inner_text()
+
+
+def test_by_keyboard_alone(form):
+    page = form.book.page
+    first = form.field("argument.data").locator("input")
+    first.focus()
+    page.keyboard.type("dataset")
+    page.keyboard.press("Tab")
+    page.keyboard.press("ArrowUp")
+    assert form.field("argument.epochs").locator("input").input_value() == "4"
+    page.keyboard.press("Control+Enter")
+    form.book.sees(form.cell, "learning from 100 with 4")
+    form.says("SUCCEEDED")
+
+
+def test_while_a_cell_is_busy_it_answers_where_the_kernel_can_and_says_so_where_not(form):
+    subshells = form.value("__import__('ipykernel').version_info[0]") != "6"
+    busy = form.book.cell("while not os.path.exists('free'): time.sleep(.01)")
+    try:
+        form.fill("argument.data", "dataset")
+        form.says("1 rank, cpu" if subshells else "The kernel is busy with a cell")
+        assert form.field("argument.data").locator("input").input_value() == "dataset", "what was typed stays"
+    finally:
+        (form.book.server.home / "free").touch()
+        form.book.done(busy)
+        (form.book.server.home / "free").unlink()
+    form.says("1 rank, cpu")
+
+
+def test_two_views_of_a_form_show_the_same(form):
+    second = form.book.cell("form")
+    other = form.book.page.locator(".jp-Notebook .jp-Cell").nth(second).locator(".ice-form")
+    other.wait_for(timeout=10_000)
+    form.fill("argument.note", "shared")
+    note = other.locator('[data-key="argument.note"] input').element_handle()
+    form.book.page.wait_for_function("(input) => input.value === 'shared'", arg=note, timeout=5_000)
+
+
+def test_a_name_is_text(book):
+    book.done(book.cell("def risky(x='<img src=x onerror=window.hacked=1>', **rest):\n    '''<script>window.hacked = 2</script>'''"))
+    form = Form(book, "ice.LaunchPanel(risky)")
+    form.fill("argument.x", "<img src=x onerror=window.hacked=3>")
+    form.fill("argument.rest", "'<b>no</b>'")
+    form.error("argument.rest", "must be a dict")
+    form.press("Code")
+    assert form.book.page.evaluate("window.hacked") is None
+    assert form.box.locator("img, script, b").count() == 0

@@ -1,0 +1,342 @@
+"""What a form means: the launch that its fields stand for, what is wrong with them, what is kept of them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import icelaunch_nb as ice
+from icelaunch_nb.notebook import options as opt
+from icelaunch_nb.notebook.formmemory import Memory, notebook_of
+from icelaunch_nb.notebook.formstate import Form
+
+steady = settings(deadline=None, derandomize=True, database=None)
+TREES: list[str] = []
+
+
+def train(data, epochs: int = 3, *, lr: float = 0.1, shuffle: bool = True):
+    """Trains.
+
+    And more.
+    """
+
+
+def grow(path):
+    TREES.append(path)
+    return path
+
+
+for fn in (train, grow):
+    fn.__module__ = "__main__"
+
+
+@pytest.fixture
+def namespace() -> dict[str, Any]:
+    return {"ice": ice, "grow": grow, "train": train, "dataset": [1, 2, 3], "_hidden": train, "__builtins__": __builtins__}
+
+
+@pytest.fixture
+def form(namespace):
+    made = Form(namespace)
+    made.set("argument.data", "dataset[:2]")
+    return made
+
+
+def fill(form, typed):
+    for key, value in typed.items():
+        form.set(key, value)
+
+
+def problems(form):
+    return form.read().problems
+
+
+# The launch it stands for.
+
+
+def test_it_offers_the_notebooks_functions_and_takes_the_newest_first(namespace):
+    view = Form(namespace).view()
+    assert (view["functions"], view["function"], view["doc"]) == (["grow", "train"], "train", "Trains.")
+
+
+def test_a_launch_is_what_was_typed(form):
+    fill(form, {"argument.epochs": "5", "argument.shuffle": False, "setting.nproc_per_node": "2", "setting.max_restarts": "1", "setting.tee": "0:3"})
+    fn, args, kwargs, keywords = form.launched()
+    assert (fn, args, kwargs) == (train, [], {"data": [1, 2], "epochs": 5, "shuffle": False})
+    assert keywords == {"nproc_per_node": 2, "max_restarts": 1, "tee": "0:3"}
+    assert form.python() == (
+        "run = ice.launch(\n    train,\n    kwargs={\"data\": dataset[:2], \"epochs\": 5, \"shuffle\": False},\n    nproc_per_node=2,\n"
+        "    max_restarts=1,\n    tee=\"0:3\",\n)\nrun.result()"
+    )
+    assert form.cell() == "%%icelaunch --nproc-per-node 2 --max-restarts 1 --tee 0:3\ntrain(data=dataset[:2], epochs=5, shuffle=False)"
+
+
+def test_a_field_put_back_to_its_default_is_not_passed(form):
+    form.set("argument.epochs", "5")
+    form.set("argument.epochs", "3")
+    form.set("setting.max_restarts", "2")
+    form.set("setting.max_restarts", "")
+    assert form.launched()[2:] == ({"data": [1, 2]}, {})
+
+
+def test_the_code_imports_what_the_notebook_has_not(form, namespace):
+    del namespace["ice"]
+    assert form.python().startswith("import icelaunch_nb as ice\n\nrun = ice.launch(train")
+    namespace["launcher"] = ice
+    assert form.python().startswith("run = launcher.launch(train")
+
+
+@pytest.mark.parametrize(
+    ("typed", "args", "kwargs", "call"),
+    [
+        ({"a": "1"}, [1], {}, "fn(1)"),
+        ({"a": "1", "b": "3"}, [1, 3], {}, "fn(1, 3)"),
+        ({"a": "1", "c": "4"}, [1], {"c": 4}, "fn(1, c=4)"),
+        ({"a": "1", "rest": "(5, 6)"}, [1, 2, 0, 5, 6], {}, "fn(1, 2, 0, *(5, 6))"),
+        ({"a": "1", "rest": "[]"}, [1, 2, 0], {}, "fn(1, 2, 0, *[])"),
+        ({"a": "1", "names": "{'z': 1}"}, [1], {"z": 1}, "fn(1, **{'z': 1})"),
+        ({"a": "1", "d": "7", "names": "dict(z=1)"}, [1], {"d": 7, "z": 1}, "fn(1, d=7, **(dict(z=1)))"),
+    ],
+)
+def test_every_way_of_passing_an_argument(typed, args, kwargs, call):
+    seen = []
+
+    def fn(a: int, b: int = 2, /, c: int = 0, *rest, d: int = 9, **names):
+        seen.append(((a, b, c, *rest), d, names))
+
+    form = Form({"__builtins__": __builtins__, "fn": fn}, fn)
+    for name, value in typed.items():
+        form.set(f"argument.{name}", value)
+    found = form.launched()
+    assert found[1:3] == (args, kwargs)
+    assert form.cell().splitlines()[1] == call
+    fn(*found[1], **found[2])
+    eval(call, {"fn": fn})
+    assert seen[0] == seen[1], "the code does what the form does"
+
+
+def test_the_cell_is_read_as_it_was_meant(form):
+    for key, value in {"nproc_per_node": "3", "role": "it's me", "rdzv_configs": "timeout=60", "detach": True, "redirects": "1", "log_dir": "/tmp/a b"}.items():
+        form.set(f"setting.{key}", value)
+    line = form.cell().splitlines()[0].removeprefix("%%icelaunch ")
+    assert opt.read_options(line).launch == form.launched()[3]
+
+
+def test_a_function_defined_anew_is_taken_as_it_is_now(namespace):
+    form = Form(namespace, train)
+    assert [one["label"] for one in form.view()["arguments"]] == ["data", "epochs", "lr", "shuffle"]
+
+    def newer(steps: int = 1):
+        pass
+
+    newer.__name__, namespace["train"] = "train", newer
+    assert [one["label"] for one in form.view()["arguments"]] == ["steps"]
+    assert form.launched()[0] is newer
+
+
+# What is wrong.
+
+
+@pytest.mark.parametrize(
+    ("key", "typed", "said"),
+    [
+        ("argument.epochs", "three", "must be a whole number"),
+        ("argument.epochs", "", "must not be empty; the default is 3"),
+        ("argument.lr", "fast", "must be a number"),
+        ("argument.data", "", "needs a value"),
+        ("argument.data", "datasett", "name 'datasett' is not defined: did you mean 'dataset'?"),
+        ("argument.data", "nowhere[0]", "name 'nowhere' is not defined"),
+        ("argument.data", "dataset[", "not a Python expression"),
+        ("argument.data", "x = 1", "not a Python expression"),
+        ("argument.data", "import os", "not a Python expression"),
+        ("argument.data", "dataset[9]", "IndexError: list index out of range"),
+        ("argument.data", "dataset.nothing", "AttributeError: 'list' object has no attribute 'nothing'"),
+        ("setting.nproc_per_node", "0", "must be at least 1"),
+        ("setting.nproc_per_node", "many", 'must be an int, or "auto"'),
+        ("setting.nproc_per_node", "1.5", 'must be an int, or "auto"'),
+        ("setting.nproc_per_node", "1000000", "must be at most 100000"),
+        ("setting.devices", "gpu", 'must be "auto", "cpu"'),
+        ("setting.devices", "cuda:1-0", "runs backwards"),
+        ("setting.devices", "cuda:0,0", "device 0 stands twice"),
+        ("setting.max_restarts", "-1", "must be at least 0"),
+        ("setting.max_restarts", "often", "must be an int"),
+        ("setting.tee", "4", "must be 0 to 3"),
+        ("setting.tee", "3:1", "local rank 3 does not exist"),
+        ("setting.redirects", "0:1,0:2", "must be 0 to 3"),
+        ("setting.min_nodes", "2", "must not be greater than max_nodes=1"),
+        ("setting.max_nodes", "0", "must be at least 1"),
+        ("setting.rdzv_endpoint", "host:port", "must be host:port with a port from 0 to 65535"),
+        ("setting.rdzv_backend", "c10", "did you mean 'c10d'?"),
+        ("setting.rdzv_configs", "timeout", "must be NAME=VALUE"),
+        ("setting.rdzv_timeout", "0", "must be seconds greater than 0"),
+        ("setting.monitor_interval", "-1", "must be seconds, greater than 0"),
+        ("setting.start_method", "thread", "must be one of spawn, fork, forkserver"),
+        ("setting.log_dir", "/dev/null/logs", "is not a directory"),
+        ("setting.metrics_cfg", "handler=file", 'its "handler" must be "null" or "console"'),
+        ("setting.run_id", "a\0b", "must not hold a NUL character"),
+    ],
+)
+def test_what_is_wrong_is_said_at_its_field_and_nowhere_else(form, key, typed, said):
+    form.set(key, typed)
+    found = problems(form)
+    assert list(found) == [key]
+    assert said in found[key]
+    view = form.view()
+    shown = {one["key"]: one["error"] for one in [*view["arguments"], *view["main"], *view["advanced"]] if one["error"]}
+    assert shown == found
+    with pytest.raises(ice.ConfigError) as caught:
+        form.launched()
+    assert caught.value.field == key.partition(".")[2]
+    form.set(key, "dataset" if key == "argument.data" else {one["key"]: one["default"] for one in [*view["arguments"], *view["main"], *view["advanced"]]}[key])
+    assert problems(form) == {}
+
+
+def test_several_things_that_are_wrong_are_all_said(form):
+    fill(form, {"argument.epochs": "x", "setting.nproc_per_node": "0", "setting.max_restarts": "-1", "setting.max_nodes": "2", "setting.role": "a\0"})
+    assert set(problems(form)) == {"argument.epochs", "setting.nproc_per_node", "setting.max_restarts", "setting.rdzv_endpoint", "setting.role"}
+
+
+def test_functions_that_cannot_be_launched_are_said_so(namespace):
+    async def coroutine():
+        pass
+
+    coroutine.__module__ = "__main__"
+    assert "is async" in problems(Form({"coroutine": coroutine}))["function"]
+    assert problems(Form({})) == {"function": "the notebook defines no function yet"}
+    assert "can't be launched from a form" in problems(Form({"dict": dict}, dict))["function"]
+    for wrong in ("train.py", 3, [train]):
+        with pytest.raises(ice.ConfigError, match="fn=.* must be a function"):
+            Form(namespace, wrong)
+
+
+@pytest.mark.parametrize("typed", ["grow('oak')", "[grow('oak') for _ in 'ab']", "10 ** 10 ** 10", "(lambda: grow('oak'))()", "f'{grow(1)}'"])
+def test_an_expression_that_may_do_something_waits_for_the_launch(form, typed):
+    form.set("argument.data", typed)
+    view = form.view()
+    assert view["arguments"][0]["waits"] and not view["wrong"]
+    assert TREES == []
+
+
+def test_what_a_launch_evaluates_is_evaluated_once_and_its_error_stays_beside_the_field(form):
+    form.set("argument.data", "grow('oak')")
+    assert form.launched()[2]["data"] == "oak"
+    assert TREES == ["oak"]
+    TREES.clear()
+    form.set("argument.data", "1 // 0")
+    assert problems(form) == {}
+    with pytest.raises(ice.ConfigError, match="ZeroDivisionError"):
+        form.launched()
+    assert "ZeroDivisionError" in problems(form)["argument.data"]
+    form.set("argument.data", "1 // 1")
+    assert problems(form) == {}
+
+
+def test_what_cannot_be_carried_is_said_at_its_argument(form):
+    assert form.blame(ice.PackingError("kwargs['data'].lock", "_thread.lock", "no"))
+    assert "kwargs['data'].lock (a _thread.lock)" in problems(form)["argument.data"]
+    assert not form.blame(ice.PackingError("train → something", "_thread.lock", "no"))
+
+
+# Every field of LaunchConfig.
+
+
+def test_every_field_of_launch_config_is_there_with_its_sentence(form):
+    view = form.view()
+    by_name = {one["key"].partition(".")[2]: one for one in [*view["main"], *view["advanced"]]}
+    assert set(by_name) == {*(one.name for one in fields(ice.LaunchConfig)), "devices", "detach"}
+    assert all(one["sentence"] for one in by_name.values())
+    assert by_name["max_restarts"]["sentence"].startswith("How often the ranks may be restarted after a failure.")
+    assert [one["key"] for one in view["main"]] == ["setting.nproc_per_node", "setting.devices", "setting.max_restarts", "setting.tee"]
+
+
+def test_a_view_is_plain_data(form):
+    assert json.loads(json.dumps(form.view())) == form.view()
+
+
+TYPED = st.one_of(st.text(max_size=12), st.booleans(), st.sampled_from(["1", "-1", "auto", "cpu", "0:1", "dataset", "dataset[", "a=b", "\x00", "\ud800", "９"]))
+KEYS = st.sampled_from(["function", "argument.data", "argument.epochs", "argument.shuffle", "argument.no", "setting.no", "nothing", "",
+                        *(f"setting.{option.key}" for option in opt.OPTIONS)])
+
+
+@steady
+@given(st.lists(st.tuples(KEYS, TYPED), max_size=6))
+def test_whatever_is_typed_is_answered_and_kept(tmp_path_factory, typed):
+    namespace = {"train": train, "grow": grow, "dataset": [1], "ice": ice, "__builtins__": __builtins__}
+    form = Form(namespace)
+    for key, value in typed:
+        form.set(key, value)
+    view = form.view()
+    assert set(view["wrong"]) >= set(view["missing"])
+    try:
+        fn, *_ = form.launched()
+    except ice.ConfigError:
+        pass
+    else:
+        assert fn in (train, grow) and not form.read(now=True).problems
+    again = Form(namespace)
+    again.restore(json.loads(json.dumps(form.kept())))
+    again._late = form._late
+    assert again.view() == form.view()
+
+
+# What is kept.
+
+
+def test_it_is_as_it_was_left(form, namespace, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    form.set("setting.nproc_per_node", "4")
+    memory = Memory("/home/me/train.ipynb")
+    memory.write(form.name, form.kept())
+    memory.write("other", {"settings": {"nproc_per_node": "8"}})
+    again = Form(namespace)
+    again.restore(Memory("/home/me/train.ipynb").read(again.name))
+    assert again.cell() == "%%icelaunch --nproc-per-node 4\ntrain(data=dataset[:2])"
+    assert Memory("/home/me/other.ipynb").read("") == {}
+    assert memory.path.stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in memory.path.parent.iterdir()] == [memory.path.name]
+
+
+@pytest.mark.parametrize("content", [
+    "", "no json", "[]", '{"forms": 3}', '{"forms": {"": 3}}', '{"forms": {"": {"settings": 1, "arguments": {"train": 2}, "function": 3}}}', "\ud800",
+])
+def test_what_was_kept_and_is_broken_is_forgotten(namespace, tmp_path, monkeypatch, content):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    memory = Memory("/home/me/train.ipynb")
+    memory.path.parent.mkdir(parents=True)
+    memory.path.write_bytes(content.encode(errors="surrogatepass"))
+    form = Form(namespace)
+    form.restore(memory.read(""))
+    assert form.cell() == "%%icelaunch\ntrain(data=...)"
+    memory.write("", form.kept())
+    assert memory.read("") == json.loads(json.dumps(form.kept()))
+
+
+def test_a_state_directory_that_cannot_be_written_keeps_nothing_and_says_nothing(form, tmp_path, monkeypatch):
+    (tmp_path / "icelaunch_nb").write_text("a file where a folder should be")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    memory = Memory("/home/me/train.ipynb")
+    memory.write("", form.kept())
+    assert memory.read("") == {}
+
+
+def test_what_no_longer_fits_the_function_is_left_out(form, namespace):
+    form.set("argument.shuffle", False)
+    form.set("argument.epochs", "7")
+
+    def newer(data, shuffle: str = "no", epochs: bool = True):
+        pass
+
+    newer.__module__, newer.__name__, namespace["train"] = "__main__", "train", newer
+    assert form.cell() == "%%icelaunch\ntrain(data=dataset[:2])"
+
+
+def test_the_notebook_is_found(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert notebook_of({"JPY_SESSION_NAME": "/a/b.ipynb"}, {}) == "/a/b.ipynb"
+    assert notebook_of({}, {"__vsc_ipynb_file__": "/c/d.ipynb"}) == "/c/d.ipynb"
+    assert notebook_of({}, {}) == str(tmp_path)

@@ -1,0 +1,144 @@
+"""A function's parameters as fields: their kinds, defaults, and what becomes of what is typed."""
+
+from __future__ import annotations
+
+import enum
+import functools
+from typing import Annotated, Literal, Union
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from icelaunch_nb.notebook.parameters import Missing, literal, parameters
+
+steady = settings(deadline=None, derandomize=True, database=None)
+
+
+class Color(enum.Enum):
+    RED = 1
+    BLUE = "b"
+
+
+def one(fn, name="x"):
+    return next(p for p in parameters(fn) if p.name == name)
+
+
+def refuse(text):
+    raise AssertionError(f"{text} was evaluated")
+
+
+@pytest.mark.parametrize(
+    ("annotation", "default", "kind", "shown"),
+    [
+        (bool, True, "checkbox", True),
+        (bool, ..., "checkbox", False),
+        (int, 3, "number", "3"),
+        (int, ..., "number", ""),
+        (float, 0.5, "number", "0.5"),
+        (float, 2, "number", "2"),
+        (str, "a b", "text", "a b"),
+        (str, "two\nlines", "expression", '"two\\nlines"'),
+        (int | None, None, "number", ""),
+        (Union[str, None], None, "text", ""),  # noqa: UP007
+        (bool | None, None, "select", "None"),
+        (Literal["fast", "slow"], "slow", "select", "slow"),
+        (Literal[1, "1"], ..., "select", ""),
+        (Literal["a"] | None, None, "select", "None"),
+        (Color, Color.BLUE, "select", "BLUE"),
+        (Annotated[int, "positive"], 1, "number", "1"),
+        (list[int], [1, 2], "expression", "[1, 2]"),
+        (dict, ..., "expression", ""),
+        (int, "three", "expression", '"three"'),
+        (int | str, 3, "expression", "3"),
+        ("NotDefined", 3, "expression", "3"),
+        (..., False, "checkbox", False),
+        (..., 7, "number", "7"),
+        (..., 1e-3, "number", "0.001"),
+        (..., "text", "text", "text"),
+        (..., Color.RED, "select", "RED"),
+        (..., None, "expression", "None"),
+        (..., (1, 2), "expression", "(1, 2)"),
+        (..., print, "expression", ""),
+        (..., ..., "expression", ""),
+    ],
+)
+def test_kinds_and_defaults(annotation, default, kind, shown):
+    def fn(x):
+        pass
+
+    fn.__annotations__ = {} if annotation is ... else {"x": annotation}
+    fn.__defaults__ = None if default is ... else (default,)
+    found = one(fn)
+    assert (found.kind, found.default, found.required) == (kind, shown, default is ...)
+    if default is not ... and (kind != "expression" and shown != ""):
+        assert found.read(found.default, refuse) == default
+
+
+@pytest.mark.parametrize(
+    ("annotation", "typed", "value"),
+    [
+        (bool, True, True), (int, " 12 ", 12), (int, "1_000", 1000), (float, "1e-3", 0.001), (str, "  kept ", "  kept "), (str, "", ""),
+        (int | None, "", None), (str | None, "", None), (str | None, "x", "x"), (Literal[1, "1"], "1", 1), (Literal[1, "1"], '"1"', "1"),
+        (Color, "RED", Color.RED), (bool | None, "False", False), (Color | None, "None", None),
+    ],
+)
+def test_what_is_typed_becomes_a_value(annotation, typed, value):
+    def fn(x):
+        pass
+
+    fn.__annotations__ = {"x": annotation}
+    read = one(fn).read(typed, refuse)
+    assert (type(read), read) == (type(value), value)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "typed", "error", "said"),
+    [
+        (int, "three", ValueError, "must be a whole number"), (int, "1.5", ValueError, "must be a whole number"), (float, "x", ValueError, "must be a number"),
+        (int, "", Missing, "needs a value"), (int, "  ", Missing, "needs a value"), (Literal["a", "b"], "c", ValueError, "must be one of a, b"),
+        (Color, "", Missing, "choose one"), (list, "", Missing, "needs a value"),
+    ],
+)
+def test_what_cannot_be_is_said(annotation, typed, error, said):
+    def fn(x):
+        pass
+
+    fn.__annotations__ = {"x": annotation}
+    with pytest.raises(error, match=said):
+        one(fn).read(typed, refuse)
+
+
+def test_ways_of_passing():
+    def fn(a, /, b, *rest, c=1, **names):
+        pass
+
+    assert [(p.name, p.place) for p in parameters(fn)] == [("a", "position"), ("b", "either"), ("rest", "rest"), ("c", "name"), ("names", "names")]
+
+
+def test_partials_methods_and_what_has_no_signature():
+    class Trainer:
+        def fit(self, epochs: int = 2):
+            pass
+
+    assert [(p.name, p.default) for p in parameters(Trainer().fit)] == [("epochs", "2")]
+    assert [(p.name, p.default) for p in parameters(functools.partial(Trainer().fit, epochs=5))] == [("epochs", "5")]
+    with pytest.raises(ValueError):
+        parameters(dict)
+
+
+@steady
+@given(st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(), st.binary(), st.lists(st.text()), st.sampled_from(Color)))
+def test_a_literal_means_its_value(value):
+    assert eval(literal(value)) == value
+
+
+@steady
+@given(st.one_of(st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(), st.lists(st.integers(), max_size=4), st.none(), st.sampled_from(Color)))
+def test_a_field_that_is_left_alone_means_its_default(default):
+    def fn(x=default):
+        pass
+
+    found = one(fn)
+    if found.default != "" or isinstance(default, str):  # an empty field isn't passed
+        assert found.read(found.default, eval) == default
