@@ -203,18 +203,22 @@ def dump(obj: Any, path: Path, *, homeward: bool = False) -> list[types.Function
         fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise NotWritten(error.errno, error.strerror) from error
+    file = open(fd, "wb", buffering=1 << 20)
     try:
-        with open(fd, "wb", buffering=1 << 20) as file:
-            buffers: list[pickle.PickleBuffer] = []
-            pickler = Pickler(_Sheet(file), buffers.append, homeward)
-            pickler.dump(obj)
-            try:
-                _append_buffers(file, buffers)
-            except OSError as error:
-                raise NotWritten(error.errno, error.strerror) from error
-        draft.rename(path)
+        buffers: list[pickle.PickleBuffer] = []
+        pickler = Pickler(_Sheet(file), buffers.append, homeward)
+        pickler.dump(obj)
+        try:
+            _append_buffers(file, buffers)
+            file.close()
+            draft.rename(path)
+        except OSError as error:
+            raise NotWritten(error.errno, error.strerror) from error
     except BaseException:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a full disk again, for what was buffered
+            file.close()
+        with contextlib.suppress(OSError):
+            draft.unlink()
         raise
     return pickler.functions
 

@@ -7,6 +7,7 @@ own folders; whoever looks on reads. Whole files appear by write-then-rename, so
         spec.json  call.pkl  sources.json        what was asked (the kernel writes it; call.pkl goes when the run is over)
         journal.jsonl  agent.log                 what happened (the agent)
         events.board                             flags and counters that all of them see
+        ballast                                  space for the last words on a full disk, until the run is over
         checkpoint.json                          the newest checkpoint that a rank told of (that rank)
         control  leash                           FIFOs: wishes and moments to the agent; the agent's life, for the ranks
         attempt_<k>/steps.board                  how the ranks of one attempt agree on a step (they make it, if they use it)
@@ -24,12 +25,15 @@ import re
 import select
 import stat
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from icelaunch_nb import disk
+from icelaunch_nb.disk import write_whole
 from icelaunch_nb.errors import ConfigError, IcelaunchError
 
 _LONGEST = select.PIPE_BUF  # bytes of a line that a FIFO takes whole or not at all; 4096 on Linux
@@ -184,6 +188,8 @@ def make_run_dir(log_dir: str | None, run_id: str) -> RunDir:
         run_dir = RunDir(Path(tempfile.mkdtemp(prefix=f"{readable}_", dir=base)))
         for fifo in (run_dir.control, run_dir.leash):
             os.mkfifo(fifo, 0o600)
+            os.chmod(fifo, 0o600)  # whatever the umask
+        disk.take_on_ballast(run_dir.path)
     except (OSError, ValueError) as error:
         raise ConfigError("log_dir", str(base), f"a run's directory can't be made there: {getattr(error, 'strerror', error)}") from None
     return run_dir
@@ -220,15 +226,6 @@ def check_owner(path: Path) -> None:
         raise IcelaunchError(f"{path} belongs to user {owner}, not to you: nothing in it is loaded")
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write-then-rename, mode 0600."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with open(fd, "wb") as file:
-        file.write(data)
-    draft.rename(path)
-
-
 class JournalWriter:
     """Appends what happened, a JSON object a line, each in one write.
 
@@ -236,6 +233,7 @@ class JournalWriter:
     """
 
     def __init__(self, path: Path) -> None:
+        self._folder, self._lock = path.parent, threading.Lock()
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         size = os.fstat(self._fd).st_size
         if size and os.pread(self._fd, 1, size - 1) != b"\n":
@@ -248,9 +246,12 @@ class JournalWriter:
             OSError: The disk is full; what was written of the line is taken back.
         """
         line = json.dumps({"t": round(time.time(), 4), "event": event, **facts}, ensure_ascii=True).encode() + b"\n"
+        with self._lock:
+            disk.pressing(lambda: self._write(line), self._folder)
+
+    def _write(self, line: bytes) -> None:
         before = os.fstat(self._fd).st_size
-        written = os.write(self._fd, line)
-        if written < len(line):
+        if os.write(self._fd, line) < len(line):
             os.ftruncate(self._fd, before)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

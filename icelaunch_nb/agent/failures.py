@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from icelaunch_nb import disk
 from icelaunch_nb.errors import Failure, signal_name
 from icelaunch_nb.rundir import RankDir
 
@@ -42,11 +43,11 @@ def failure_of(
         unwatched: Whether its forkserver was killed, so that its exit code can't be had.
         oom: What the cgroup says about memory (`OomWatch.news`), empty for nothing.
     """
-    told = _told(rank_dir)
+    told, full = _told(rank_dir), disk.complaint(rank_dir.path)
     if told is not None:
         return Failure(
             rank, local_rank, attempt, float(told.get("time", ended)), pid, told["kind"], exitcode,
-            told["type_name"], told["message"], told["traceback"], _hint_for(told),
+            told["type_name"], told["message"], told["traceback"], _hint_for(told) or full,
         )
     if unwatched:
         return Failure(rank, local_rank, attempt, ended, pid, "killed", None, "the forkserver that watched it was killed", "", "",
@@ -57,7 +58,7 @@ def failure_of(
         return Failure(rank, local_rank, attempt, ended, pid, "killed", exitcode, f"killed by {name}" + " after it had returned" * late, "", last_words,
                        _SIGNAL_HINTS.get(name, "").format(oom=oom) or oom)
     return Failure(rank, local_rank, attempt, ended, pid, "exited", exitcode,
-                   f"exited with code {exitcode} {'after it had' if late else 'before it'} returned", "", last_words)
+                   f"exited with code {exitcode} {'after it had' if late else 'before it'} returned", "", last_words, full)
 
 
 def _told(rank_dir: RankDir) -> dict[str, Any] | None:

@@ -24,6 +24,7 @@ from icelaunch_nb.agent.ranks import SpareRanks
 from icelaunch_nb.agent.timekeeper import Timekeeper
 from icelaunch_nb.agent.wishes import Wishes
 from icelaunch_nb.config import LaunchConfig
+from icelaunch_nb.disk import drop_ballast
 from icelaunch_nb.entry import nothing
 from icelaunch_nb.events import Events
 from icelaunch_nb.processes import Process
@@ -58,12 +59,15 @@ def main(tasks: Connection, spare_ranks: int) -> NoReturn:
         journal.write("end", state=state, **facts)
         code = 0 if state == "SUCCEEDED" else 1
     except BaseException as error:
-        traceback.print_exc()
-        journal.write("end", state="FAILED", note=f"the agent failed: {type(error).__name__}: {error}")
+        with contextlib.suppress(OSError):  # a full disk: the host and the kernel say so
+            traceback.print_exc()
+            journal.write("end", state="FAILED", note=f"the agent failed: {type(error).__name__}: {error}")
+    drop_ballast(run_dir.path)
     with contextlib.suppress(OSError):
         run_dir.call.unlink()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(code)
 
 

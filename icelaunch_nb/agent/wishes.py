@@ -20,6 +20,7 @@ from icelaunch_nb.story import HOST_ENDED, ORPHANS_GRACE
 # Seconds beyond the grace after which the agent stops waiting for itself (a rendezvous that blocks in C++, say).
 _MARGIN = 3.0
 _TERM_PATIENCE = 5.0
+_LOOK = 1.0  # seconds between two looks whether the run directory is still there
 
 
 def term_patience(grace: float) -> float:
@@ -62,6 +63,7 @@ class Wishes:
         self.bell, self._ring = os.pipe()
         self.hurry, self._ring_hurry = os.pipe()
         # Read and write: so the FIFO never reports its end while kernels come and go.
+        self._path = control
         self._control = os.open(control, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         self._parent, self._on_stop, self._on_moment, self._give_up = parent, on_stop, on_moment, give_up
         self._rang = threading.Event()
@@ -90,7 +92,9 @@ class Wishes:
         pending = b""
         watched: list[Any] = [self._control, self._signalled, *([self._parent] if self._parent is not None else [])]
         while True:
-            ready, _, _ = select.select(watched, [], [])
+            ready, _, _ = select.select(watched, [], [], _LOOK)
+            if not ready and not self._path.exists():
+                self._stop(ORPHANS_GRACE, "its directory is gone")
             if self._parent in ready:
                 watched.remove(self._parent)
                 self._stop(ORPHANS_GRACE, HOST_ENDED)

@@ -26,6 +26,7 @@ from typing import Any
 
 from icelaunch_nb import cpython
 from icelaunch_nb.context import RUN_DIR_VARIABLE
+from icelaunch_nb.disk import drop_ballast
 from icelaunch_nb.entry import nothing
 from icelaunch_nb.host.agents import Agent, Servers, open_pidfd
 from icelaunch_nb.processes import Process, end_marked, end_sessions
@@ -183,6 +184,7 @@ class Host:
         elif end["state"] == "FAILED" and (said := agent.servers_end(self._servers)):
             _write_end(run_dir, "FAILED", "; ".join(filter(None, [end.get("note"), f"the forkserver {said}"])))
         agent.close()
+        drop_ballast(run_dir.path)
         with contextlib.suppress(OSError):  # a kernel that doesn't listen, or is gone
             self._kernel.send(json.dumps({"event": "gone", "run_dir": task.run_dir}).encode() + b"\n", socket.MSG_DONTWAIT)
 

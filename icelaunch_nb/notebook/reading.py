@@ -7,6 +7,7 @@ import threading
 import time
 from typing import Any
 
+from icelaunch_nb import disk
 from icelaunch_nb.notebook.hosts import Host
 from icelaunch_nb.rundir import JournalWriter, RunDir, read_journal
 from icelaunch_nb.story import HOST_ENDED, Story
@@ -107,6 +108,6 @@ class Reading:
         if not self._dir.path.is_dir():
             return "its directory is gone"
         if self.host is None or self.host.alive():
-            return ""
+            return disk.complaint(self._dir.path)
         how = f"its host {self.host.end()}"
         return f"{how}\n{said}" if story.agent is None and (said := self.host.last_words()) else how

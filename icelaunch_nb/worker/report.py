@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -10,8 +11,9 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
-from icelaunch_nb import packing
-from icelaunch_nb.rundir import RankDir, write_whole
+from icelaunch_nb import disk, packing
+from icelaunch_nb.disk import write_whole
+from icelaunch_nb.rundir import RankDir
 from icelaunch_nb.worker import tracebacks
 
 # Kinds that a retry can't cure: `Failure.kind`, and the exceptions that `launch` doesn't retry.
@@ -24,10 +26,10 @@ _END = 10_000  # characters kept at either end of a message
 def returned(value: Any, rank: int, rank_dir: RankDir) -> bool:
     """Packs the value; where that fails, says why instead. Whether it could be packed."""
     try:
-        packing.dump(value, rank_dir.result, homeward=True)
+        disk.pressing(lambda: packing.dump(value, rank_dir.result, homeward=True), rank_dir.path.parent.parent)
         return True
     except packing.NotWritten as error:
-        raised(error, rank_dir, {}, kind="result")
+        raised(OSError(error.errno, f"rank {rank}'s result can't be written: {error.strerror}"), rank_dir, {}, kind="result")
     except Exception as error:
         raised(packing.explain(error, {f"rank {rank}'s result": value}), rank_dir, {}, kind="result")
     return False
@@ -43,7 +45,7 @@ def raised(error: BaseException, rank_dir: RankDir, cell_names: Mapping[str, str
     text = tracebacks.render(error, cell_names) if kind != "result" else f"{type(error).__name__}: {said}"
     if isinstance(error, SystemExit):
         kind = "exited"
-    write_whole(rank_dir.error, json.dumps({
+    data = json.dumps({
         "message": {
             "message": f"{type(error).__name__}: {said}",
             "extraInfo": {"py_callstack": _clipped("".join(traceback.format_exception(error))), "timestamp": str(int(now))},
@@ -57,7 +59,9 @@ def raised(error: BaseException, rank_dir: RankDir, cell_names: Mapping[str, str
             "traceback": _clipped(text),
             "incurable": kind in ("loading", "result") or isinstance(error, _INCURABLE),
         },
-    }, default=str).encode())
+    }, default=str).encode()
+    with contextlib.suppress(OSError):  # without it, the exit code speaks, and the agent sees that the disk is full
+        disk.pressing(lambda: write_whole(rank_dir.error, data), rank_dir.path.parent.parent)
     _pack_exception(error, rank_dir)
 
 
