@@ -17,7 +17,7 @@ from typing import Any
 
 from icelaunch_nb import devices as dev
 from icelaunch_nb import inline as inline_run
-from icelaunch_nb import packing
+from icelaunch_nb import packing, retention
 from icelaunch_nb.config import Entrypoint, LaunchConfig
 from icelaunch_nb.errors import ConfigError, nearest
 from icelaunch_nb.events import Events
@@ -202,6 +202,7 @@ def _requested(
 
 def _start(request: _Request, *, stacklevel: int) -> Run:
     request.config.validate()
+    retention.kept(os.environ)
     _check_events(request.events)
     _check_call(request.entrypoint, request.args, request.kwargs)
     program = _program(request.entrypoint, request.args) if isinstance(request.entrypoint, str) else []
@@ -213,7 +214,7 @@ def _start(request: _Request, *, stacklevel: int) -> Run:
             _pack(request, run_dir, stacklevel=stacklevel + 1)
         with _blaming_log_dir(run_dir):
             run_dir.write(run_dir.spec, json.dumps(spec))
-        run = Run(run_dir.path)
+        run = Run(run_dir.path).hold()
         task = AgentTask(str(run_dir.path), Surroundings.here(), request.config.nproc_per_node, request.detach)
     except BaseException:
         shutil.rmtree(run_dir.path, ignore_errors=True)

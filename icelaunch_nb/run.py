@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from icelaunch_nb import metrics
+from icelaunch_nb import metrics, retention
 from icelaunch_nb.config import LaunchConfig
 from icelaunch_nb.errors import Failure, IcelaunchError, check_seconds
 from icelaunch_nb.events import Events
@@ -47,6 +47,7 @@ class Run:
         self._results: dict[int, Any] | None = None
         self._events: Events | None = None
         self._printer: Printer | None = None
+        self._held = False
         self._panel: Any = None  # the panel that shows this run, once there is one
 
     # What it is.
@@ -92,6 +93,13 @@ class Run:
     def started_by(self, host: Host) -> None:
         """Remembers the host that was asked for its agent, whose end would be this run's."""
         self._reading.host = host
+
+    def hold(self) -> Run:
+        """As long as this handle lives, nobody removes the directory as an old one's."""
+        if not self._held:
+            self._held = True
+            retention.watch_while(self, self._dir.path)
+        return self
 
     # How it stands.
 
@@ -387,7 +395,7 @@ class Run:
         """
         from icelaunch_nb.notebook.panel import panel_of
 
-        self._panel = panel_of(self)
+        self._panel = panel_of(self.hold())
         return self._panel
 
     def _ipython_display_(self) -> None:

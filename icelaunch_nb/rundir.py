@@ -10,6 +10,7 @@ own folders; whoever looks on reads. Whole files appear by write-then-rename, so
         ballast                                  space for the last words on a full disk, until the run is over
         checkpoint.json                          the newest checkpoint that a rank told of (that rank)
         control  leash                           FIFOs: wishes and moments to the agent; the agent's life, for the ranks
+        watchers/                                a mark of each process that looks at the run (retention.py)
         attempt_<k>/steps.board                  how the ranks of one attempt agree on a step (they make it, if they use it)
         attempt_<k>/<local_rank>/                stdout.log  stderr.log  error.json  error.pkl  result.pkl
                                                  metrics.jsonl  stacks.txt  debugger.lock  debugger.sock

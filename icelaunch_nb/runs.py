@@ -10,13 +10,13 @@ import contextlib
 import html
 import os
 import secrets
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import platformdirs
 
+from icelaunch_nb import retention
 from icelaunch_nb.errors import ConfigError, IcelaunchError
 from icelaunch_nb.run import Run
 
@@ -42,12 +42,12 @@ def attach(run_id: str | os.PathLike[str] | None = None) -> Run:
     if run_id is not None and not isinstance(run_id, str | os.PathLike):
         raise ConfigError("run_id", run_id, "must be a run's id or directory, or None for the newest run that lives")
     if run_id is not None and os.path.isdir(run_id):
-        return Run(os.path.abspath(run_id))
+        return Run(os.path.abspath(run_id)).hold()
     found = 0
     for run in _newest_first():
         found += 1
         if (run_id is None and not run.state.over) or run.run_id == run_id:
-            return run
+            return run.hold()
     if run_id is None:
         raise IcelaunchError(f"no run is alive; {found} are over: icelaunch_nb.runs() lists them")
     raise IcelaunchError(f"there is no run {os.fspath(run_id)!r}; icelaunch_nb.runs() lists {found}")
@@ -62,7 +62,7 @@ class Runs(list[Run]):
     """A list of runs that shows as a table."""
 
     def clean(self, keep: int = 10, keep_bytes: float = float("inf")) -> list[str]:
-        """Removes the directories of old runs, never of one that lives.
+        """Removes the directories of old runs, never of one that lives or that somebody looks at.
 
         Args:
             keep: So many of the newest runs that are over stay.
@@ -77,22 +77,15 @@ class Runs(list[Run]):
         for name, value in (("keep", keep), ("keep_bytes", keep_bytes)):
             if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
                 raise ConfigError(name, value, "must be a number, 0 or more")
-        removed, kept, used = [], 0, 0.0
-        for run in self:
-            if not run.state.over:
-                continue
-            kept, used = kept + 1, used + _size(Path(run.log_dir))
-            if kept > keep or used > keep_bytes:
-                shutil.rmtree(run.log_dir, ignore_errors=True)
-                removed.append(run.log_dir)
-        return removed
+        over = [Path(run.log_dir) for run in self if run.state.over]
+        return [str(path) for path in retention.sift(over, retention.Kept(keep, keep_bytes))]
 
     def _rows(self) -> Iterator[tuple[str, ...]]:
         for run in self:
             story = run.story
             age = _duration(time.time() - run.started)
             yield (run.run_id, run.name, str(story.state), str(run.config.nproc_per_node), str(run.restarts), f"{age} ago",
-                   _duration(run.elapsed), _bytes(_size(Path(run.log_dir))), run.log_dir)
+                   _duration(run.elapsed), _bytes(retention.size(Path(run.log_dir))), run.log_dir)
 
     def __repr__(self) -> str:
         rows = [_HEAD, *self._rows()]
@@ -121,16 +114,6 @@ def _newest_first() -> Iterator[Run]:
             except (OSError, IcelaunchError):
                 with contextlib.suppress(OSError):
                     link.unlink()
-
-
-def _size(path: Path) -> int:
-    """Bytes on disk, sparse and shared blocks as the file system counts them."""
-    total = 0
-    for folder, _, files in os.walk(path):
-        for name in files:
-            with contextlib.suppress(OSError):
-                total += os.lstat(os.path.join(folder, name)).st_blocks * 512
-    return total
 
 
 def _bytes(count: float) -> str:

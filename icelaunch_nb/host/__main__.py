@@ -29,6 +29,7 @@ from icelaunch_nb.context import RUN_DIR_VARIABLE
 from icelaunch_nb.disk import drop_ballast
 from icelaunch_nb.entry import nothing
 from icelaunch_nb.host.agents import Agent, Servers, open_pidfd
+from icelaunch_nb.host.tidying import Tidying
 from icelaunch_nb.processes import Process, end_marked, end_sessions
 from icelaunch_nb.rundir import JournalWriter, RunDir, read_journal
 from icelaunch_nb.story import ORPHANS_GRACE
@@ -56,7 +57,7 @@ class Host:
         self._context.set_forkserver_preload(PRELOAD)
         self._wanted: queue.SimpleQueue[AgentTask | None] = queue.SimpleQueue()
         self._agents: dict[Agent, AgentTask] = {}
-        self._servers = Servers()
+        self._servers, self._tidying = Servers(), Tidying()
         self._lock = threading.Lock()
         self._retired = False
         self._detached: set[str] = set()
@@ -150,6 +151,7 @@ class Host:
                 self._starting -= 1
             spare = None
             os.write(self._wake_w, b"!")
+            self._tidying.after(task)
 
     def _new_agent(self, ranks: int) -> Agent:
         self._servers.look()  # multiprocessing is about to forget a dead one

@@ -1,0 +1,176 @@
+"""Which runs are kept on disk, and the removal of the others.
+
+Runs in the default place (``icelaunch_nb-<uid>`` in the temporary directory) are kept as long as there are at most
+``ICELAUNCH_KEEP_RUNS`` of them (100) and as they take at most ``ICELAUNCH_KEEP_BYTES`` (10e9); ``inf`` keeps all. The oldest go first;
+the host sees to it after launches. What lies in a `log_dir` of the user's own goes only by ``icelaunch_nb.runs().clean()``.
+Neither removes a run that lives, or one that somebody looks at.
+
+Whoever looks at a run leaves a file named after its own process in ``watchers/``. No lock: that would take a descriptor for each
+finished run that a notebook still shows, and a mark of a process that is gone says so by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import secrets
+import shutil
+import stat
+import time
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from icelaunch_nb.errors import ConfigError
+from icelaunch_nb.processes import Process
+from icelaunch_nb.rundir import RunDir, read_journal
+
+_GONE = ".gone-"  # what a directory's name begins with while it is being removed
+_UNBORN = 86400.0  # seconds after which a directory without an agent is nobody's
+
+
+class Kept(NamedTuple):
+    """How much is kept.
+
+    Attributes:
+        runs: So many.
+        bytes: As long as they take no more than this on disk.
+    """
+
+    runs: float = 100
+    bytes: float = 10e9
+
+
+def kept(environ: Mapping[str, str]) -> Kept:
+    """What the environment says.
+
+    Raises:
+        ConfigError: One of the variables is not a number, 0 or more.
+    """
+    values = []
+    for name, default in (("ICELAUNCH_KEEP_RUNS", Kept().runs), ("ICELAUNCH_KEEP_BYTES", Kept().bytes)):
+        text = environ.get(name, "")
+        try:
+            value = float(text or default)
+        except ValueError:
+            value = math.nan
+        if not value >= 0:
+            raise ConfigError(name, text, "must be a number, 0 or more, or inf")
+        values.append(value)
+    return Kept(*values)
+
+
+def tidy(base: Path, keep: Kept) -> list[Path]:
+    """Removes the oldest runs in `base`, and what an earlier removal left half done.
+
+    Returns:
+        What was removed.
+    """
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(base):
+            if entry.name.startswith(_GONE):
+                shutil.rmtree(entry.path, ignore_errors=True)
+        runs = sorted((path for path in base.iterdir() if _ours(path)), key=_age)
+        return sift(runs, keep)
+    return []
+
+
+def sift(newest_first: Iterable[Path], keep: Kept) -> list[Path]:
+    """Removes those beyond what is kept, except living ones and ones that somebody looks at; these count, too.
+
+    Returns:
+        What was removed.
+    """
+    removed, number, used = [], 0, 0.0
+    for path in newest_first:
+        number, used = number + 1, used + size(path)
+        if (number > keep.runs or used > keep.bytes) and not lives(path) and not watched(path) and remove(path):
+            removed.append(path)
+    return removed
+
+
+def lives(path: Path) -> bool:
+    """Whether something may still happen in a run: its journal has no end, and nobody knows its agent to be gone."""
+    try:
+        events, _ = read_journal(RunDir(path).journal, 0)
+    except OSError:
+        return True
+    if any(event["event"] == "end" for event in events):
+        return False
+    for event in events:
+        if event["event"] == "agent":
+            return Process(event["pid"], event["started"]).alive()
+    return _age(path) < _UNBORN
+
+
+def remove(path: Path) -> bool:
+    """Removes a run's directory; whether it did. It disappears at once, so nobody attaches to a half of it."""
+    gone = path.with_name(f"{_GONE}{path.name}")
+    try:
+        path.rename(gone)
+    except OSError:
+        return False
+    shutil.rmtree(gone, ignore_errors=True)
+    return True
+
+
+def watch(path: Path) -> Callable[[], object]:
+    """Marks a run as looked at by this process, until the answer is called."""
+    me = Process.of(os.getpid())
+    mark = path / "watchers" / f"{os.getpid()}-{me.started if me else 0}-{secrets.token_hex(4)}"
+    try:
+        mark.parent.mkdir(mode=0o700, exist_ok=True)
+        os.close(os.open(mark, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    except OSError:  # a full disk, somebody else's directory
+        return lambda: None
+    return lambda: _unmark(mark)
+
+
+def watch_while(holder: object, path: Path) -> None:
+    """Marks a run as looked at as long as `holder` lives."""
+    weakref.finalize(holder, watch(path))
+
+
+def watched(path: Path) -> bool:
+    """Whether a living process looks at a run."""
+    with contextlib.suppress(OSError):
+        for mark in os.listdir(path / "watchers"):
+            pid, _, rest = mark.partition("-")
+            with contextlib.suppress(ValueError):
+                if Process(int(pid), float(rest.partition("-")[0])).alive():
+                    return True
+    return False
+
+
+def size(path: Path) -> int:
+    """Bytes on disk, sparse and shared blocks as the file system counts them."""
+    total = 0
+    for folder, _, files in os.walk(path):
+        for name in files:
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(folder, name)).st_blocks * 512
+    return total
+
+
+def _unmark(mark: Path) -> None:
+    if mark.name.startswith(f"{os.getpid()}-"):  # not in a forked copy of the process
+        with contextlib.suppress(OSError):
+            mark.unlink()
+
+
+def _ours(path: Path) -> bool:
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and RunDir(path).control.exists()
+
+
+def _age(path: Path) -> float:
+    """Seconds since the launch."""
+    try:
+        return time.time() - RunDir(path).control.stat().st_ctime
+    except OSError:
+        return 0.0

@@ -1,0 +1,156 @@
+"""Old runs go by number and size; never a living one, and never one that somebody looks at."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import icelaunch_nb as ice
+from icelaunch_nb import retention
+from icelaunch_nb.processes import Process
+from icelaunch_nb.retention import Kept, kept, lives, remove, sift, tidy, watch, watched
+from icelaunch_nb.rundir import JournalWriter, make_run_dir
+
+ME = Process.of(os.getpid())
+
+
+def a_run(base, number, *, agent=None, end="SUCCEEDED", weight=0):
+    run_dir = make_run_dir(str(base), f"run{number}")
+    run_dir.write_json(run_dir.spec, {})
+    with JournalWriter(run_dir.journal) as journal:
+        if agent is not None:
+            journal.write("agent", pid=agent.pid, started=agent.started)
+        if end:
+            journal.write("end", state=end)
+    if weight:
+        (run_dir.path / "weight").write_bytes(b"x" * weight)
+    time.sleep(0.002)  # ages differ
+    return run_dir.path
+
+
+def left(base):
+    return sorted(path.name.partition("_")[0] for path in base.iterdir())
+
+
+def test_the_oldest_beyond_the_number_go(tmp_path):
+    for number in range(5):
+        a_run(tmp_path, number)
+    removed = tidy(tmp_path, Kept(runs=2))
+    assert left(tmp_path) == ["run3", "run4"]
+    assert sorted(path.name.partition("_")[0] for path in removed) == ["run0", "run1", "run2"]
+
+
+def test_the_oldest_beyond_the_size_go(tmp_path):
+    for number in range(4):
+        a_run(tmp_path, number, weight=1 << 20)
+    tidy(tmp_path, Kept(bytes=2.9e6))
+    assert left(tmp_path) == ["run2", "run3"]
+
+
+def test_all_are_kept_where_that_is_asked_for(tmp_path):
+    for number in range(3):
+        a_run(tmp_path, number, weight=1 << 20)
+    assert tidy(tmp_path, kept({"ICELAUNCH_KEEP_RUNS": "inf", "ICELAUNCH_KEEP_BYTES": "inf"})) == []
+    assert len(left(tmp_path)) == 3
+
+
+@pytest.mark.parametrize("facts", [
+    {"agent": ME, "end": ""},  # running
+    {"agent": None, "end": ""},  # starting
+])
+def test_a_living_run_stays(facts, tmp_path):
+    path = a_run(tmp_path, 0, **facts)
+    assert lives(path)
+    assert tidy(tmp_path, Kept(0, 0)) == []
+    assert path.is_dir()
+
+
+def test_a_run_whose_agent_is_gone_is_an_old_one_though_it_never_said_so(tmp_path):
+    path = a_run(tmp_path, 0, agent=Process(ME.pid, ME.started - 1000), end="")  # the pid lives again, as somebody else
+    assert not lives(path)
+    assert tidy(tmp_path, Kept(0)) == [path]
+
+
+def test_one_that_is_looked_at_stays_until_it_isnt(tmp_path):
+    path = a_run(tmp_path, 0)
+    done = watch(path)
+    assert tidy(tmp_path, Kept(0)) == []
+    done()
+    assert not watched(path)
+    assert tidy(tmp_path, Kept(0)) == [path]
+
+
+def test_the_mark_of_a_process_that_is_gone_holds_nothing(tmp_path):
+    path = a_run(tmp_path, 0)
+    code = f"import os, pathlib\nfrom icelaunch_nb.retention import watch\nwatch(pathlib.Path({str(path)!r}))\nos.kill(os.getpid(), {int(signal.SIGKILL)})"
+    subprocess.run([sys.executable, "-c", code], check=False)
+    assert os.listdir(path / "watchers") and not watched(path)
+
+
+def test_a_forked_copy_takes_no_mark_away(tmp_path):
+    path = a_run(tmp_path, 0)
+    code = f"""
+import os, pathlib, sys
+from icelaunch_nb.retention import watch_while
+class Holder: pass
+holder = Holder()
+watch_while(holder, pathlib.Path({str(path)!r}))
+if os.fork() == 0:
+    sys.exit()  # its finalizers run
+os.wait()
+print(os.listdir(pathlib.Path({str(path)!r}) / "watchers"))
+"""
+    assert len(eval(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)) == 1
+    assert os.listdir(path / "watchers") == []
+
+
+def test_a_handle_holds_and_lets_go(tmp_path):
+    path = a_run(tmp_path, 0)
+    (path / "spec.json").write_text('{"run_id": "x", "time": 0, "name": "fn"}')
+    run = ice.attach(path)
+    assert watched(path)
+    descriptors = len(os.listdir("/proc/self/fd"))
+    other = ice.attach(path)
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+    del run
+    assert watched(path)
+    del other
+    assert not watched(path)
+
+
+def test_what_is_no_run_stays(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(a_run(tmp_path.parent / "elsewhere", 0))
+    assert tidy(tmp_path, Kept(0)) == []
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder", "link"]
+
+
+def test_a_removal_that_was_cut_short_is_finished_by_the_next(tmp_path):
+    (tmp_path / ".gone-run_1" / "attempt_0").mkdir(parents=True)
+    tidy(tmp_path, Kept())
+    assert os.listdir(tmp_path) == []
+
+
+def test_removing_what_is_gone_is_no_error(tmp_path):
+    assert not remove(tmp_path / "nowhere")
+    assert tidy(tmp_path / "nowhere", Kept()) == []
+    assert sift([tmp_path / "nowhere"], Kept(0)) == []
+
+
+@pytest.mark.parametrize("name", ["ICELAUNCH_KEEP_RUNS", "ICELAUNCH_KEEP_BYTES"])
+@pytest.mark.parametrize("text", ["many", "-1", "nan", "1 GB", "0x10"])
+def test_a_setting_that_is_no_number_is_said_at_the_launch(name, text, monkeypatch):
+    monkeypatch.setenv(name, text)
+    with pytest.raises(ice.ConfigError, match=f"{name}='{text}': must be a number, 0 or more, or inf"):
+        ice.launch(len, (1,))
+
+
+def test_the_defaults_are_as_they_are_told():
+    assert kept({}) == Kept(100, 10e9)
+    assert "100" in retention.__doc__ and "10e9" in retention.__doc__
