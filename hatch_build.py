@@ -32,7 +32,7 @@ def build(frontend: Path) -> bool:
     if stamp.is_file() and stamp.read_text() == made_from:
         return False
     shutil.rmtree(frontend / "dist", ignore_errors=True)
-    _npm(frontend, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
+    _npm(frontend, "ci", "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
     _npm(frontend, "run", "--silent", "build")
     stamp.write_text(made_from)
     return True

@@ -1,8 +1,8 @@
 """The panel: a run as one sees it in a notebook. A pure function of the run directory.
 
-Three things go to the front end: `story`, what the journal says, when that changes; `pulse`, what moves all the time, at most
-ten times a second; and the ranks' logs, as messages with binary buffers. Clicks come back as messages. All of it is sent by the
-thread in `panels`; what happens here happens in the thread that handles a cell or a click, and takes no time.
+This goes to the front end: `story`, what the journal says, when that changes; `pulse`, what moves all the time, at most four
+times a second; the ranks' logs and their metrics, as messages with binary buffers. Clicks come back as messages. All of it is sent
+by the thread in `panels`; what happens here happens in the thread that handles a cell or a click, and takes no time.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import traitlets
 
 from icelaunch_nb.errors import IcelaunchError
 from icelaunch_nb.notebook import subshell, summary
-from icelaunch_nb.notebook.panels import SHOWN_AGAIN, panels
+from icelaunch_nb.notebook.panels import panels
 from icelaunch_nb.notebook.portrait import Portrait
+from icelaunch_nb.notebook.service import SHOWN_AGAIN
 
 _MOMENT = 0.5  # seconds that a front end gets to say that it shows a new panel
 
@@ -55,7 +56,7 @@ class RunPanel(anywidget.AnyWidget):
         self._shown_at: float | None = None
         self._display_ids: list[str] = []
         portrait = Portrait(run)
-        super().__init__(story=portrait.story(), pulse=portrait.pulse({}))
+        super().__init__(story=portrait.story(), pulse=portrait.pulse({}, {}))
         self.on_msg(RunPanel._hear)
 
     def _hear(self, content: dict[str, Any], _buffers: Any) -> None:

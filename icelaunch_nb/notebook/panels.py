@@ -6,7 +6,6 @@ for, and is started again when one has.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import threading
@@ -15,121 +14,14 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from icelaunch_nb.notebook.deeds import DEEDS, Deed
-from icelaunch_nb.notebook.follower import STREAMS, Follower
-from icelaunch_nb.notebook.portrait import Portrait
+from icelaunch_nb.notebook.service import Service
 
-_RATE = 850_000  # bytes a second of logs, of one panel; with all that goes around them less than 1 MB
-_BURST = 1 << 17  # and how much of it may come at once
-_REPLAY = 1 << 20  # what a front end that has just opened gets of the logs
-_BETWEEN = 0.05  # seconds between two messages with logs: 20 a second
-_PULSE = 0.1  # between two pulses
-_BEAT = 1.0  # and at the latest, so that a front end knows that we live
 _LOOK = 0.01  # between two looks at the logs of a quiet run
-SHOWN_AGAIN = (0.3, 1.0, 2.5)  # after a display; a front end whose "hello" waits for a busy kernel has missed what came before
 _LINGER = 2.0  # that the thread waits for another run before it ends; ipykernel keeps sockets for each new thread that sends
 _REST = 2.0  # after something went wrong
 _KEPT = 16  # finished runs whose panels stay widgets; those of older ones turn into their summary
 
 _log = logging.getLogger(__name__)
-
-
-class Service:
-    """What the thread does for one panel.
-
-    Args:
-        panel: A `RunPanel`.
-    """
-
-    def __init__(self, panel: Any) -> None:
-        self.panel = panel
-        self._portrait = Portrait(panel.run)
-        self._follower = Follower(self._portrait.dir)
-        self._attempts = 0
-        self._allowance, self._counted = float(_BURST), time.monotonic()
-        self._next_log = self._next_pulse = 0.0
-        self._pulse_sent: tuple[float, str] = (0.0, "")
-        self._story_sent: Any = None
-        self._over_told = False
-        self._helpers: list[threading.Thread] = []
-        self.rests_until = 0.0
-
-    def turn(self) -> bool:
-        """Sends what is new; whether there is more to wait for."""
-        panel = self.panel
-        story = panel.run.story
-        while panel.wishes:
-            self._grant(panel.wishes.popleft())
-        for attempt in story.attempts[self._attempts :]:
-            self._follower.follow(attempt)
-        self._attempts = len(story.attempts)
-        if panel.shown_again_at and time.monotonic() >= panel.shown_again_at[0]:
-            panel.shown_again_at.pop(0)
-            if not panel.seen:
-                self.replay()
-        if story is not self._story_sent:
-            self._story_sent = story
-            panel.story = self._portrait.story()
-        self._follower.look()
-        self._send_logs()
-        self._send_pulse(over=story.state.over)
-        self._helpers = [helper for helper in self._helpers if helper.is_alive()]
-        waits = bool(self._follower.backlog or self._helpers or panel.wishes or (panel.shown_again_at and not panel.seen))
-        if story.state.over and not waits and not self._over_told:
-            self._over_told = True
-            panel.renew_displays()
-        return waits or not story.state.over
-
-    def _send_logs(self) -> None:
-        now = time.monotonic()
-        self._allowance = min(_BURST, self._allowance + (now - self._counted) * _RATE)
-        self._counted = now
-        if now < self._next_log or self._allowance < 1024 or not self._follower.backlog:
-            return
-        chunks = self._follower.take(int(self._allowance))
-        data = b"".join(chunk.data for chunk in chunks)
-        if not data:
-            return
-        self._allowance -= len(data)
-        self._next_log = now + _BETWEEN
-        index = [[chunk.attempt, chunk.rank, STREAMS.index(chunk.stream), chunk.start, len(chunk.data)] for chunk in chunks]
-        self.panel.send({"kind": "log", "chunks": index}, [data])
-
-    def _send_pulse(self, *, over: bool) -> None:
-        now = time.monotonic()
-        if now < self._next_pulse and not over:
-            return
-        self._next_pulse = now + _PULSE
-        pulse = self._portrait.pulse(self._follower.written(self._attempts - 1))
-        words = json.dumps({**pulse, "t": 0})
-        sent, before = self._pulse_sent
-        if words != before or (now - sent > _BEAT and not over):
-            self._pulse_sent = now, words
-            self.panel.pulse = pulse
-
-    def _grant(self, wish: dict[str, Any]) -> None:
-        """Does what a click asks for, and says what came of it."""
-        deed = DEEDS.get(str(wish.get("do")))
-        if deed is None:
-            return
-        if deed.slow:
-            helper = threading.Thread(target=self._answer, args=(wish, deed), name=f"icelaunch-{wish['do']}", daemon=True)
-            self._helpers.append(helper)
-            helper.start()
-        else:
-            self._answer(wish, deed)
-
-    def _answer(self, wish: dict[str, Any], deed: Deed) -> None:
-        try:
-            answer = {"ok": True, **deed.do(self, wish)}
-        except Exception as error:
-            answer = {"ok": False, "says": f"{type(error).__name__}: {error}"}
-        self.panel.join_cell()
-        self.panel.send({"kind": "answer", "id": wish.get("id"), "do": wish["do"], **answer})
-
-    def replay(self, attempt: int | None = None) -> None:
-        """Sends the last lines of an attempt once more; None: of the newest one."""
-        self._follower.rewind(self._attempts - 1 if attempt is None else attempt, _REPLAY)
 
 
 class Panels:

@@ -9,7 +9,8 @@ from typing import Any
 
 import psutil
 
-from icelaunch_nb.events import COUNTERS, FLAGS, Events
+from icelaunch_nb import steps
+from icelaunch_nb.events import FLAGS, Events
 from icelaunch_nb.rundir import RunDir
 
 _TRACEBACK = 8000  # characters of a rank's traceback that a panel holds
@@ -60,29 +61,41 @@ class Portrait:
             "moments": [{name: moment.get(name) for name in ("t", "kind", "text", "rank")} for moment in story.moments],
         }
 
-    def pulse(self, written: Mapping[int, float]) -> dict[str, Any]:
+    def pulse(self, written: Mapping[int, float], reported: Mapping[int, int]) -> dict[str, Any]:
         """What moves all the time: progress, flags, and each rank's signs of life.
 
         Args:
             written: When each rank of the newest attempt wrote last, in seconds since the epoch.
+            reported: Its newest reported step, by place in that attempt; for ranks whose loops aren't ours.
         """
         story = self.run.story
         if self._events is None:
             self._events = Events.of_run(self.dir.path)
         events = self._events
         ranks = story.attempts[-1]["ranks"] if story.attempts else []
+        made = self._steps_made(story.attempts[-1]) if story.attempts else {}
         if time.monotonic() - self._sampled > _SAMPLE:
             self._sampled = time.monotonic()
             self._memory = {} if story.state.over else {entry["rank"]: self._memory_of(entry) for entry in ranks}
         return {
             "t": round(time.time(), 2),
-            "progress": [getattr(events, name).value for name in COUNTERS],
+            "bars": events.bars,
             "flags": [name for name in FLAGS if getattr(events, name).is_set()],
             "ranks": [
-                [self._memory.get(entry["rank"], 0), round(written.get(entry["rank"], 0.0), 1), self._has_returned(story.attempts[-1], entry)]
-                for entry in ranks
+                [
+                    self._memory.get(entry["rank"], 0), round(written.get(entry["rank"], 0.0), 1),
+                    self._has_returned(story.attempts[-1], entry), made.get(entry["local_rank"], reported.get(place)),
+                ]
+                for place, entry in enumerate(ranks)
             ],
         }
+
+    def _steps_made(self, attempt: Mapping[str, Any]) -> dict[int, int]:
+        """By local rank, of those whose loops are ours."""
+        try:
+            return steps.steps_made(self.dir.steps(attempt["attempt"]), 1 + max((entry["local_rank"] for entry in attempt["ranks"]), default=0))
+        except (OSError, ValueError):  # the directory is gone, or another version's
+            return {}
 
     def _memory_of(self, entry: Mapping[str, Any]) -> int:
         """Resident memory in MB; 0 for a process that is gone."""

@@ -1,4 +1,5 @@
 /** The head line: is it running, how far, did anything restart, and what can be done. */
+import { makeBars } from "./bars.js";
 import { clock, duration, h, say } from "./dom.js";
 import { plain } from "./sanitise.js";
 import { MARKS, wordFor } from "./story.js";
@@ -7,6 +8,7 @@ import { MARKS, wordFor } from "./story.js";
 /** @typedef {import("./story.js").Pulse} Pulse */
 
 const UNHEARD = 700; // milliseconds after which a click that nobody answered is explained
+const READ = 12_000; // and after which an answer has been read
 const BUSY = "The kernel is busy with a cell and acts when that is done. Interrupt (■) ends a waiting run at once.";
 
 /** label, title, and whether it makes sense now */
@@ -43,14 +45,11 @@ export function makeHead(ask, signal) {
   const elapsed = h("span", { className: "ice-elapsed", title: "elapsed" });
   const attempt = h("span", { className: "ice-attempt" });
   const buttons = h("div", { className: "ice-buttons", role: "toolbar", "aria-label": "Act on the run" });
-  const fill = h("div", { className: "ice-fill" });
-  const bar = h("div", { className: "ice-bar", role: "progressbar", "aria-label": "Progress", "aria-valuemin": "0" }, fill);
-  const count = h("span", { className: "ice-count" });
-  const progress = h("div", { className: "ice-progress", hidden: true }, bar, count);
+  const bars = makeBars();
   const restart = h("div", { className: "ice-restart", hidden: true });
   const answer = h("div", { className: "ice-answer", role: "status", "aria-live": "polite", hidden: true });
   const element = h("div", { className: "ice-head" },
-    h("div", { className: "ice-line" }, state, name, elapsed, attempt, h("span", { className: "ice-gap" }), buttons), progress, restart, answer);
+    h("div", { className: "ice-line" }, state, name, elapsed, attempt, h("span", { className: "ice-gap" }), buttons), bars.element, restart, answer);
 
   /** @type {Map<string, HTMLButtonElement>} */
   const known = new Map();
@@ -72,7 +71,9 @@ export function makeHead(ask, signal) {
       const { ok, says } = await ask(what);
       clearTimeout(late);
       button.removeAttribute("aria-busy");
-      if (mine === press) tell(`${label}: ${says}`, ok ? "done" : "bad");
+      if (mine !== press) return;
+      tell(`${label}: ${says}`, ok ? "done" : "bad");
+      if (ok) setTimeout(() => mine === press && tell("", ""), READ);
     }, { signal });
     known.set(what, button);
     buttons.append(button);
@@ -107,16 +108,10 @@ export function makeHead(ask, signal) {
       const ranks = story.nproc;
       const attempts = story.restarts.length ? ` · attempt ${story.attempts.length - 1 < 0 ? 0 : story.attempts.length} of ${story.max_restarts + 1}` : "";
       say(attempt, `${ranks} rank${ranks === 1 ? "" : "s"}${attempts}`);
-      const [done, total] = pulse.progress;
-      progress.hidden = total <= 0 && done <= 0;
-      fill.style.width = total > 0 ? `${Math.min(100, (100 * done) / total)}%` : "0";
-      bar.hidden = total <= 0;
-      bar.setAttribute("aria-valuenow", String(done));
-      if (total > 0) bar.setAttribute("aria-valuemax", String(total));
-      say(count, total > 0 ? `${done} / ${total} · ${Math.floor((100 * done) / total)} %` : `step ${done}`);
+      bars.show(pulse.bars);
       for (const [what, button] of known) {
         const hide = !makesSense(what, story, pulse);
-        if (hide && document.activeElement === button) buttons.querySelector("button:not([hidden])")?.focus?.();
+        if (hide && document.activeElement === button) /** @type {HTMLElement | null} */ (buttons.querySelector("button:not([hidden])"))?.focus();
         button.hidden = hide;
       }
       if (story.over && answer.dataset.kind !== "bad") tell("", "");

@@ -7,6 +7,8 @@ import { rankState } from "./story.js";
 
 const MARKS = /** @type {Record<string, string>} */ ({ running: "●", done: "✓", failed: "✕", ended: "○" });
 const QUIET = 5; // seconds of silence that are worth a word
+const BEHIND = 2; // steps behind the foremost rank that are; ranks in step are one apart at most, and are not read at the same moment
+const FEW = 4, SOME = 16; // ranks up to which each has room for its notes, and for its mark and number
 
 /** @param {number} megabytes */
 const inMemory = (megabytes) => (megabytes < 10_000 ? `${megabytes} MB` : `${(megabytes / 1024).toFixed(1)} GB`);
@@ -48,23 +50,29 @@ export function makeRanks(choose, signal) {
         element.replaceChildren(...marks);
         say(marks[0].children[0], "≡");
         say(marks[0].children[1], "all");
-        element.dataset.size = entries.length > 16 ? "many" : entries.length > 4 ? "some" : "few";
+        element.dataset.size = entries.length > SOME ? "many" : entries.length > FEW ? "some" : "few";
       }
       marks[0].hidden = entries.length < 2;
+      const beats = attempt === story.attempts.length - 1 ? pulse.ranks : [];
+      const foremost = Math.max(...beats.map((beat) => beat[3] ?? 0));
       entries.forEach(([rank, local, device, pid], place) => {
         const mark = marks[place + 1];
         const { state, word, first } = rankState(story, pulse, attempt, place);
-        const [memory = 0, wrote = 0] = attempt === story.attempts.length - 1 ? (pulse.ranks[place] ?? []) : [];
-        const silent = wrote && state === "running" ? pulse.t - wrote : 0;
+        const [memory = 0, wrote = 0, , step = null] = beats[place] ?? [];
+        const running = state === "running";
+        const silent = wrote && running ? pulse.t - wrote : 0;
+        const behind = running && step !== null && foremost - step > BEHIND ? foremost - step : 0;
         mark.dataset.state = state;
         mark.toggleAttribute("data-first", first);
+        mark.toggleAttribute("data-behind", behind > 0);
         say(mark.children[0], MARKS[state]);
         say(mark.children[1], String(rank));
-        const notes = [device, memory && state === "running" ? inMemory(memory) : "", silent > QUIET ? `silent ${duration(silent)}` : ""].filter(Boolean);
-        say(mark.children[2], state === "failed" ? word.split(":")[0] : notes.join(" · "));
-        const full = [`rank ${rank}: ${word}`, `local rank ${local}`, `pid ${pid}`, ...notes].join(", ");
+        const quiet = silent > QUIET ? `silent ${duration(silent)}` : "";
+        const notes = [device, step === null ? "" : `step ${step}`, memory && running ? inMemory(memory) : "", quiet].filter(Boolean);
+        say(mark.children[2], state === "failed" ? word.split(":")[0] : behind && entries.length > FEW ? `−${behind}` : notes.join(" · "));
+        const full = [`rank ${rank}: ${word}`, `local rank ${local}`, `pid ${pid}`, ...notes, behind ? `${behind} steps behind` : ""].filter(Boolean).join(", ");
         if (mark.title !== full) mark.title = full;
-        mark.setAttribute("aria-label", `rank ${rank}: ${state === "failed" ? word : state}`);
+        mark.setAttribute("aria-label", `rank ${rank}: ${state === "failed" ? word : state}${behind ? `, ${behind} steps behind` : ""}`);
       });
       for (const mark of marks) {
         const on = mark.dataset.rank === String(chosen);

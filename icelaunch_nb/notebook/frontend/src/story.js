@@ -8,7 +8,7 @@ import { plain } from "./sanitise.js";
 /** @typedef {{ t: number, kind: string, text: string, rank: number | null }} Moment */
 /** @typedef {{ run_id: string, name: string, path: string, state: string, over: boolean, started: number, end: number | null, note: string,
  *   nproc: number, max_restarts: number, attempts: Attempt[], restarts: Restart[], failures: Failure[], moments: Moment[] }} Story */
-/** @typedef {{ t: number, progress: [number, number], flags: string[], ranks: [number, number, boolean][] }} Pulse */
+/** @typedef {{ t: number, bars: [number, number][], flags: string[], ranks: [number, number, boolean, number | null][] }} Pulse ranks: MB, last word, returned, step */
 
 /** A mark beside each state's word, so that it is told without colour. */
 export const MARKS = {
@@ -42,33 +42,4 @@ export function rankState(story, pulse, attempt, place) {
   if (story.over) return story.state === "SUCCEEDED" ? { state: "done", word: "ended", first: false } : { state: "ended", word: "ended", first: false };
   if (!memory && pulse.t - story.attempts[attempt].t > 2) return { state: "ended", word: "ended", first: false };
   return { state: "running", word: "running", first: false };
-}
-
-/** Moments that ask for an eye. */
-const STANDING_OUT = /** @type {Record<string, string>} */ ({ paused: "warn", stop: "warn", debugger_start: "warn", saved: "good" });
-
-/**
- * @param {Story} story
- * @returns {{ t: number, text: string, kind: string }[]}
- */
-export function timeline(story) {
-  const events = [{ t: story.started, text: `launched ${plain(story.name)}`, kind: "" }];
-  for (const attempt of story.attempts) {
-    const ranks = attempt.ranks.length;
-    events.push({ t: attempt.t, text: `attempt ${attempt.attempt}: ${ranks} rank${ranks === 1 ? "" : "s"} started`, kind: "" });
-  }
-  for (const restart of story.restarts) {
-    const who = restart.rank === null ? "" : `rank ${restart.rank}: `;
-    if (restart.failed_at) events.push({ t: restart.failed_at, text: `${who}${plain(restart.cause)}`, kind: "bad" });
-    events.push({ t: restart.t, text: `restart ${restart.attempt} of ${story.max_restarts}`, kind: "warn" });
-  }
-  const last = story.attempts.at(-1)?.attempt;
-  for (const failure of story.failures) {
-    if (failure.attempt === last) events.push({ t: failure.time, text: `rank ${failure.rank}: ${plain(failure.title)}`, kind: "bad" });
-  }
-  for (const { t, kind, text, rank } of story.moments) {
-    events.push({ t, text: `${rank === null ? "" : `rank ${rank}: `}${plain(text)}`, kind: STANDING_OUT[kind] ?? "" });
-  }
-  if (story.end) events.push({ t: story.end, text: `${story.state.toLowerCase()}${story.note ? `: ${plain(story.note)}` : ""}`, kind: story.state === "SUCCEEDED" ? "good" : story.state === "STOPPED" ? "" : "bad" });
-  return events.sort((a, b) => a.t - b.t);
 }

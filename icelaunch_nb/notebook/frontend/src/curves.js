@@ -1,0 +1,89 @@
+/** What ranks reported, as the kernel thinned it. Python's twin is `notebook/curves.py`. Kept by the model, for all its views. */
+
+/**
+ * Some neighbouring steps of a metric: the first one's number, and the ranks' means, by their places.
+ * @typedef {Map<number, Float32Array>} Bins
+ * @typedef {{ attempt: number, name: string, width: number, ranks: number, last: number | null, bins: Bins, version: number }} Metric
+ * @typedef {{ attempt: number, name: string, width: number, whole: boolean, bins: number, ranks: number, last: number | null, left_out: number }} About
+ */
+
+export class Curves {
+  constructor() {
+    /** @type {Map<string, Metric>} */
+    this.metrics = new Map();
+    this.leftOut = 0;
+    /** @type {Set<() => void>} */
+    this.listeners = new Set();
+  }
+
+  /** @param {number} attempt */
+  of(attempt) {
+    return [...this.metrics.values()].filter((metric) => metric.attempt === attempt);
+  }
+
+  /**
+   * @param {About[]} abouts
+   * @param {DataView} data their numbers, one after the other: of each the bins' first steps, then its ranks' means, bin by bin
+   */
+  take(abouts, data) {
+    let at = data.byteOffset;
+    const next = (/** @type {number} */ bytes) => data.buffer.slice(at, (at += bytes));
+    for (const { attempt, name, width, whole, bins, ranks, last, left_out: leftOut } of abouts) {
+      const key = `${attempt}/${name}`;
+      let metric = this.metrics.get(key);
+      if (!metric || whole) this.metrics.set(key, (metric = { attempt, name, width, ranks, last, bins: new Map(), version: metric?.version ?? 0 }));
+      const steps = new Float64Array(next(8 * bins));
+      const means = new Float32Array(next(4 * bins * ranks));
+      steps.forEach((step, number) => metric.bins.set(step, means.subarray(number * ranks, (number + 1) * ranks)));
+      metric.last = last;
+      metric.version += 1;
+      this.leftOut = leftOut;
+    }
+    for (const listener of this.listeners) listener();
+  }
+}
+
+/**
+ * A metric in columns, as uPlot draws it: steps, and the ranks folded into their mean, least and greatest.
+ * @param {Metric} metric
+ * @returns {[number[], (number | null)[], (number | null)[], (number | null)[]]}
+ */
+export function folded(metric) {
+  const steps = inOrder(metric);
+  /** @type {[number[], (number | null)[], (number | null)[], (number | null)[]]} */
+  const columns = [steps, [], [], []];
+  for (const step of steps) {
+    let count = 0, sum = 0, least = Infinity, greatest = -Infinity;
+    for (const value of metric.bins.get(step) ?? []) {
+      if (Number.isNaN(value)) continue;
+      count += 1;
+      sum += value;
+      least = Math.min(least, value);
+      greatest = Math.max(greatest, value);
+    }
+    columns[1].push(count ? sum / count : null);
+    columns[2].push(count ? least : null);
+    columns[3].push(count ? greatest : null);
+  }
+  return columns;
+}
+
+/**
+ * A metric in columns: steps, and each rank's values.
+ * @param {Metric} metric
+ * @returns {[number[], ...(number | null | undefined)[][]]}
+ */
+export function apart(metric) {
+  const steps = inOrder(metric);
+  const ranks = Array.from({ length: metric.ranks }, (_, rank) =>
+    steps.map((step) => {
+      const value = metric.bins.get(step)?.[rank];
+      return value === undefined || Number.isNaN(value) ? undefined : value; // undefined: uPlot draws on through it; null is a gap
+    }));
+  return [steps, ...ranks];
+}
+
+/** @param {Metric} metric */
+function inOrder(metric) {
+  return [...metric.bins.keys()].sort((a, b) => a - b);
+}

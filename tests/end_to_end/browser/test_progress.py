@@ -1,0 +1,100 @@
+"""How far a run is, as a person sees it: bars, each rank's step, metrics as plots, and what happened when; a reload forgets nothing."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+TRAINS = """
+def trains(slow=(), seconds=60):
+    ctx = ice.get_context()
+    end = time.time() + seconds
+    for epoch in ctx.steps(range(3)):
+        for step in ctx.steps(range(50 if seconds < 10 else 2000)):
+            ctx.report(loss=2 / (1 + step) + ctx.rank, lr=0.5)
+            if ctx.should_checkpoint():
+                ctx.checkpoint_saved("step.pt")
+            time.sleep(0.05 if ctx.rank in slow else 0.01)
+            if time.time() > end: return
+"""
+
+
+@pytest.fixture(scope="module")
+def trains(shared_book):
+    shared_book.done(shared_book.cell(TRAINS))
+
+
+def _launch(book, call="trains", rest="nproc_per_node=2"):
+    cell = book.cell(f"run = ice.launch({call}, {rest}, devices='cpu')\nrun")
+    return cell, book.panel(cell)
+
+
+def _pixels(panel, number):
+    """How many pixels of a plot's canvas are drawn on."""
+    return panel.locator(".ice-plot canvas").nth(number).evaluate(
+        "canvas => new Uint32Array(canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.buffer).filter(Boolean).length")
+
+
+def test_metrics_are_plots_of_mean_and_spread_and_a_click_shows_the_ranks_apart(book, trains):
+    _, panel = _launch(book)
+    loss = panel.get_by_role("button", name=re.compile("^loss: "))
+    loss.wait_for(timeout=20_000)
+    assert panel.locator(".ice-plot-name").all_inner_texts() == ["loss", "lr"]
+    loss.locator("canvas").wait_for()
+    panel.locator(".ice-plot-value", has_text=re.compile(r"^\d.*± 0.5")).wait_for(timeout=10_000)
+    book.page.wait_for_timeout(500)
+    assert _pixels(panel, 0) > 300
+    loss.click()
+    panel.get_by_role("button", name=re.compile("^loss: .* 2 ranks apart"), pressed=True).wait_for()
+    loss.click()
+    panel.get_by_role("button", name=re.compile("^loss: .* mean"), pressed=False).wait_for()
+    panel.get_by_role("button", name="Metrics").click()
+    assert not panel.locator(".ice-plots").is_visible()
+
+
+def test_nested_loops_have_a_bar_each_and_every_rank_its_step(book, trains):
+    _, panel = _launch(book)
+    panel.get_by_role("progressbar", name="Progress, loop 2 of 2").wait_for(timeout=20_000)
+    assert panel.get_by_role("progressbar").count() == 2
+    panel.locator(".ice-count", has_text=re.compile(r"^0 / 3 › \d+ / 2000 · \d+ %$")).wait_for(timeout=10_000)
+    for rank in (0, 1):
+        panel.get_by_role("tab", name=f"rank {rank}").locator(".ice-rank-note", has_text=re.compile(r"step \d+ · \d+ MB")).wait_for(timeout=10_000)
+
+
+def test_a_rank_that_falls_behind_is_told(book, trains):
+    _, panel = _launch(book, "trains", "args=((1,),), nproc_per_node=2")
+    panel.get_by_role("tab", name=re.compile(r"rank 1: running, \d+ steps behind")).wait_for(timeout=20_000)
+
+
+def test_what_happened_when_and_the_plots_are_there_after_a_reload_and_after_the_end(book, trains):
+    cell, panel = _launch(book)
+    panel.locator(".ice-plot canvas").first.wait_for(timeout=20_000)
+    book.press(cell, "pause")
+    book.word(cell, "PAUSED")
+    book.press(cell, "resume")
+    book.word(cell, "RUNNING")
+    book.press(cell, "checkpoint")
+    panel.get_by_role("button", name="Events").click()
+    panel.locator(".ice-events li", has_text="checkpoint saved").wait_for(timeout=10_000)
+    book.save()
+    book.open()
+    book.word(cell, "RUNNING", 20)
+    panel = book.panel(cell)
+    panel.get_by_role("button", name="Events").click()
+
+    def told():
+        events = panel.locator(".ice-events li span").all_inner_texts()
+        return [event.split(":")[0] for event in events if event != "asked for a checkpoint"]
+
+    assert told() == ["launched trains", "attempt 0", "asked to pause", "paused", "resumed", "checkpoint saved"]
+    panel.locator(".ice-plot canvas").first.wait_for(timeout=20_000)
+    book.press(cell, "stop")
+    book.word(cell, "STOPPED")
+    panel = book.panel(cell)
+    panel.locator(".ice-events li", has_text="stopped: it was asked to").wait_for(timeout=5_000)
+    assert told()[-2:] == ["asked to stop", "stopped"]
+    book.page.wait_for_timeout(500)
+    assert _pixels(panel, 0) > 300
+    second = book.cell("run.panel()")
+    book.panel(second).locator(".ice-plot canvas").first.wait_for(timeout=10_000)
