@@ -87,6 +87,7 @@ def launch(
     detach: bool = False,
     inline: bool = False,
     post_mortem: bool = False,
+    panel: bool = True,
     **config_fields: Any,
 ) -> Run:
     """Launches `fn` on several ranks and returns at once.
@@ -106,6 +107,7 @@ def launch(
         inline: Run it here, in this process, as the only rank, so that ``%debug`` works.
         post_mortem: A rank that raises an exception stops there in the debugger (`Run.debug`), before it is torn down; meanwhile the
             others wait where they need it.
+        panel: Whether a cell that ends in the run shows its panel; False: a line of text.
         **config_fields: Any other field of `LaunchConfig`.
 
     Returns:
@@ -117,11 +119,12 @@ def launch(
     """
     request = _requested(
         fn, args, kwargs, nproc_per_node=nproc_per_node, devices=devices, max_restarts=max_restarts, events=events, config=config,
-        detach=detach, inline=inline, post_mortem=post_mortem, **config_fields,
+        detach=detach, inline=inline, post_mortem=post_mortem, panel=panel, **config_fields,
     )
-    if inline:
-        return _run_inline(request)
-    return _start(request, stacklevel=3)
+    run = _run_inline(request) if inline else _start(request, stacklevel=3)
+    if not panel:
+        run.show_plainly()
+    return run
 
 
 @dataclass
@@ -169,6 +172,7 @@ def _requested(
     detach: bool = False,
     inline: bool = False,
     post_mortem: bool = False,
+    panel: bool = True,
     **config_fields: Any,
 ) -> _Request:
     """What `launch` was asked for, checked."""
@@ -181,7 +185,7 @@ def _requested(
     fn, args, kwargs = _check_entrypoint(fn), _check_args(args), _check_kwargs(kwargs)
     if isinstance(fn, str) and kwargs:
         raise ConfigError("kwargs", kwargs, "a program takes arguments by args alone")
-    for name, flag in (("detach", detach), ("inline", inline), ("post_mortem", post_mortem)):
+    for name, flag in (("detach", detach), ("inline", inline), ("post_mortem", post_mortem), ("panel", panel)):
         if not isinstance(flag, bool):
             raise ConfigError(name, flag, "must be True or False")
     if post_mortem and (inline or isinstance(fn, str)):

@@ -49,6 +49,7 @@ class Run:
         self._printer: Printer | None = None
         self._held = False
         self._panel: Any = None  # the panel that shows this run, once there is one
+        self._plain = False  # whether a cell that ends in it shows a text and no panel
 
     # What it is.
 
@@ -398,8 +399,15 @@ class Run:
         self._panel = panel_of(self.hold())
         return self._panel
 
+    def show_plainly(self) -> None:
+        """From here on a cell that ends in this handle shows it as text; `panel` still gives the panel."""
+        self._plain = True
+
     def _ipython_display_(self) -> None:
-        self.panel()._ipython_display_()
+        if self._plain:
+            importlib.import_module("IPython.display").display({"text/plain": repr(self)}, raw=True)
+        else:
+            self.panel()._ipython_display_()
 
     def __repr__(self) -> str:
         story, ranks = self.story, self._spec["config"]["nproc_per_node"]

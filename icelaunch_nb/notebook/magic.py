@@ -41,6 +41,7 @@ class Magic:
         self._shell.register_magic_function(self.line, "line", NAME)
         self._shell.register_magic_function(self.cell, "cell", NAME)
         _complete_with(self._shell.Completer, self._offers)
+        _let_through(self._shell.input_transformers_cleanup)
 
     # %%icelaunch
 
@@ -50,17 +51,21 @@ class Magic:
             if options.help:
                 _say(opt.help_text())
                 return None
+            if not cell.strip():
+                raise IcelaunchError(f"%%{NAME} runs what stands below it on every rank, and nothing does; --help prints the options")
             source = self._source(line, cell)
             made = read_cell(source, cell, self._shell.user_ns, flags=self._shell.compile.flags)
             try:
                 with variables(options.env):
-                    run = ice.launch(made.function, **options.launch)
+                    run = ice.launch(made.function, panel=options.panel, **options.launch)
             except PackingError as error:
                 raise PackingError(error.path.replace(".carried →", " →", 1), error.type_name, error.reason) from None
             self._remember(run)
             if not options.wait:
                 self._bind(options.out, run)
                 return None if made.silenced else run
+            if options.panel and getattr(self._shell, "kernel", None) is not None:
+                run._ipython_display_()  # what a front end shows there isn't printed, too
             results = run.result()
             self._bind(options.out, results)
         # As in any cell: None isn't shown.
@@ -175,6 +180,21 @@ class Magic:
         if not space:
             return [*self._commands, "--help"]
         return opt.complete_words(rest, opt.LOGS) if word == "logs" else opt.complete(rest) if word == "defaults" else []
+
+
+def _let_through(transforms: list[Any]) -> None:
+    """Has IPython call the cell magic also where nothing stands below it: it refuses by itself to, with ``--help``, too.
+
+    An empty line is put there before IPython reads the magic's line.
+    """
+    def icelaunch_without_a_body(lines: list[str]) -> list[str]:
+        if lines and re.match(rf"%%{NAME}\b(?!\?)", lines[0]) and not "".join(lines[1:]).strip():
+            return [lines[0].rstrip("\n") + "\n", "\n"]
+        return lines
+
+    names = [getattr(one, "__name__", "") for one in transforms]
+    if icelaunch_without_a_body.__name__ not in names:  # once, however often the extension is loaded
+        transforms.insert(names.index("cell_magic") if "cell_magic" in names else 0, icelaunch_without_a_body)
 
 
 def _complete_with(completer: Any, offers: Callable[[str], list[str]]) -> None:

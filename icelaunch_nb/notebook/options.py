@@ -54,6 +54,7 @@ class Options:
         env: Variables that the ranks get beside the notebook's.
         out: The name that the results are bound to; empty: none.
         wait: Whether the cell waits for the results.
+        panel: Whether the run's panel is shown.
         help: Whether the options are to be printed, and nothing else done.
     """
 
@@ -61,6 +62,7 @@ class Options:
     env: dict[str, str] = field(default_factory=dict)
     out: str = ""
     wait: bool = True
+    panel: bool = True
     help: bool = False
 
 
@@ -78,7 +80,8 @@ def read_options(line: str, defaults: Mapping[str, Any] | None = None) -> Option
     settings = merge(defaults or {}, given)
     return Options(
         launch={key: value for key, value in settings.items() if key in _OF_LAUNCH},
-        env=settings.get("env", {}), out=settings.get("out", ""), wait=not settings.get("no_wait"), help=bool(settings.get("help")),
+        env=settings.get("env", {}), out=settings.get("out", ""), wait=not settings.get("no_wait"),
+        panel=not settings.get("no_panel"), help=bool(settings.get("help")),
     )
 
 
@@ -214,6 +217,7 @@ def help_text() -> str:
         "%icelaunch stop [RUN_ID]                stops the newest living run, or the one named",
         "%icelaunch logs [RUN_ID] [--rank N] [--stream stdout|stderr] [--attempt K]",
         "                                        prints what a rank of the newest run, or the one named, wrote",
+        "%icelaunch attach [RUN_ID]              gives the newest living run, or the one named, also another notebook's",
         "%icelaunch defaults [OPTIONS]           sets what later cells use, and shows it; --reset forgets it",
     ]
     return "\n".join(lines)
@@ -370,6 +374,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("--out", "out", "The notebook's name for the results, {rank: value}; with --no-wait, for the Run.", "NAME", _identifier),
     Option("--env", "env", "A variable that the ranks get beside the notebook's; may be given several times.", "NAME=VALUE", _variable),
     Option("--no-wait", "no_wait", "Returns a Run at once, and the notebook goes on."),
+    Option("--no-panel", "no_panel", "Shows no panel: what the ranks print is printed below the cell, each line with its rank."),
     Option("--detach", "detach", "The run outlives this kernel."),
     Option("--help", "help", "Prints this.", others=("-h",)),
 )

@@ -62,6 +62,7 @@ class Cell:
         ename: Name of the exception that ended it; empty for none.
         evalue: What that exception said.
         over: Whether the kernel is done with it.
+        displayed: What it displayed, by mimetype, one after the other.
     """
 
     kernel: Kernel
@@ -73,6 +74,7 @@ class Cell:
     ename: str = ""
     evalue: str = ""
     over: bool = False
+    displayed: list[dict[str, Any]] = field(default_factory=list)
     _traceback: list[str] = field(default_factory=list)
 
     @property
@@ -109,6 +111,8 @@ class Cell:
             self.out += content["text"]
         elif kind == "stream":
             self.err += content["text"]
+        elif kind == "display_data":
+            self.displayed.append(content["data"])
         elif kind == "execute_result":
             self.value = content["data"]["text/plain"]
         elif kind == "error":

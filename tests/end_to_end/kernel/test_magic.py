@@ -109,12 +109,31 @@ def test_restarts_are_those_of_launch(magic: Any) -> None:
 
 def test_help_starts_nothing(kernel: Any, magic: Any) -> None:
     before = started(kernel)
-    for cell in (magic("--help", "1"), magic("-n 2 -h", "1"), kernel.run("%icelaunch --help"), kernel.run("%icelaunch")):
+    without_body = (kernel.run("%%icelaunch --help"), kernel.run("\n%%icelaunch -h\n\n"))
+    for cell in (magic("--help", "1"), magic("-n 2 -h", "1"), kernel.run("%icelaunch --help"), kernel.run("%icelaunch"), *without_body):
         assert not cell.ename and "--nproc-per-node N|auto" in cell.out and "How often the ranks may be restarted" in cell.out
     assert started(kernel) == before
 
 
+def test_no_panel_shows_none(kernel: Any, magic: Any) -> None:
+    [shown] = magic("-n 1", "rank").displayed
+    assert "application/vnd.jupyter.widget-view+json" in shown
+    plain = magic("-n 1 --no-panel", "print('plainly')\nrank")
+    assert plain.displayed == [] and plain.out == "[default_role0]:plainly\n"
+    [shown] = magic("-n 1 --no-panel --no-wait", "rank").displayed
+    assert list(shown) == ["text/plain"] and shown["text/plain"].startswith("<Run ")
+    assert kernel.value("_.result()") == {0: 0}
+
+
 # What is wrong.
+
+
+@pytest.mark.parametrize("cell", ["%%icelaunch", "%%icelaunch -n 2\n", "%%icelaunch -n 2\n  \n\n"])
+def test_a_cell_without_a_body_is_refused(kernel: Any, cell: str) -> None:
+    before = started(kernel)
+    ended = kernel.run(cell)
+    assert ended.ename == "IcelaunchError" and "on every rank, and nothing does" in ended.error
+    assert started(kernel) == before
 
 
 @pytest.mark.parametrize(
