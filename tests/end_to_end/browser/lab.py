@@ -52,7 +52,8 @@ class Server:
             self.port = probe.getsockname()[1]
         self._log = open(home / "server.log", "wb")
         environ = {
-            **os.environ, "JUPYTER_CONFIG_DIR": str(home / "config"), "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
+            # In a virtual environment its own kernel would come before the one that `_kernelspec` lays.
+            **os.environ, "JUPYTER_PREFER_ENV_PATH": "0", "JUPYTER_CONFIG_DIR": str(home / "config"), "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
             "JUPYTER_DATA_DIR": str(home / "data"), "IPYTHONDIR": str(home / "ipython"), "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
             "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"), "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         }
