@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from icelaunch_nb.context import ATTEMPT_VARIABLE, DEVICE_VARIABLE, RUN_DIR_VARIABLE
 from icelaunch_nb.disk import drop_ballast
 from icelaunch_nb.processes import Process
+from icelaunch_nb.rankenv import Place, rank_environ
 from icelaunch_nb.run import Run
 from icelaunch_nb.rundir import JournalWriter, RunDir
 from icelaunch_nb.runs import remember
@@ -40,7 +40,7 @@ def _run(run_dir: RunDir, spec: dict[str, Any], journal: JournalWriter, call: Ca
     journal.write("agent", pid=os.getpid(), started=me.started if me else 0)
     journal.write("attempt", attempt=0, restart_count=0, world_size=1, ranks=[entry])
     try:
-        with variables(_rank_environ(run_dir, spec)):
+        with variables(rank_environ(Place("127.0.0.1", _free_port()), spec, run_dir.path, 0, os.environ)):
             value = call()
     except BaseException as error:
         failure = {
@@ -54,18 +54,7 @@ def _run(run_dir: RunDir, spec: dict[str, Any], journal: JournalWriter, call: Ca
     return value
 
 
-def _rank_environ(run_dir: RunDir, spec: dict[str, Any]) -> dict[str, str]:
-    config = spec["config"]
+def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environ = {
-        "RANK": 0, "LOCAL_RANK": 0, "GROUP_RANK": 0, "ROLE_RANK": 0, "ROLE_NAME": config["role"], "WORLD_SIZE": 1,
-        "LOCAL_WORLD_SIZE": 1, "GROUP_WORLD_SIZE": 1, "ROLE_WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
-        "TORCHELASTIC_RESTART_COUNT": 0, "TORCHELASTIC_MAX_RESTARTS": config["max_restarts"], "TORCHELASTIC_RUN_ID": spec["run_id"],
-        "TORCHELASTIC_USE_AGENT_STORE": False, DEVICE_VARIABLE: spec["devices"][0], RUN_DIR_VARIABLE: run_dir.path, ATTEMPT_VARIABLE: 0,
-    }
-    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
-        if spec["loopback"] and name not in os.environ:
-            environ[name] = spec["loopback"]
-    return {name: str(value) for name, value in environ.items()}
+        return probe.getsockname()[1]

@@ -8,7 +8,6 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from typing import Any
 
 from icelaunch_nb import devices as dev
 from icelaunch_nb import inline as inline_run
-from icelaunch_nb import packing, retention
+from icelaunch_nb import loopback, packing, retention
 from icelaunch_nb.config import Entrypoint, LaunchConfig
 from icelaunch_nb.errors import ConfigError, nearest
 from icelaunch_nb.events import Events
@@ -258,7 +257,7 @@ def _lay(request: _Request, program: list[str]) -> tuple[RunDir, dict[str, Any]]
     """The run directory, and what will stand in its spec.json."""
     config = request.config
     run_id = config.run_id or secrets.token_hex(4)
-    loopback = not config.rdzv_endpoint or _loopback_endpoint(config.rdzv_endpoint)
+    at_home = not config.rdzv_endpoint or loopback.is_loopback(config.rdzv_endpoint)
     return make_run_dir(config.log_dir, run_id), {
         "run_id": run_id,
         "name": _name(request.entrypoint),
@@ -271,7 +270,7 @@ def _lay(request: _Request, program: list[str]) -> tuple[RunDir, dict[str, Any]]
         "post_mortem": request.post_mortem,
         # A user's value wins: the forkserver was started with it.
         "threads": None if "OMP_NUM_THREADS" in os.environ else dev.threads_per_rank(config.nproc_per_node),
-        "loopback": _loopback_interface() if loopback else None,
+        "loopback": loopback.interface() if at_home else None,
         "detach": request.detach,
         "python": sys.version.split()[0],
     }
@@ -363,15 +362,3 @@ def _name(entrypoint: Entrypoint) -> str:
     if isinstance(entrypoint, str):
         return entrypoint
     return getattr(entrypoint, "__qualname__", None) or type(entrypoint).__qualname__
-
-
-def _loopback_endpoint(endpoint: str) -> bool:
-    host = endpoint.rpartition(":")[0] or endpoint
-    return host in ("localhost", "127.0.0.1", "::1", "[::1]")
-
-
-def _loopback_interface() -> str | None:
-    names = [name for _, name in socket.if_nameindex()]
-    return next((name for name in ("lo", "lo0") if name in names), None)
-
-

@@ -30,9 +30,9 @@ from icelaunch_nb import breakpoints, steps
 from icelaunch_nb.agent.failures import OomWatch, by_cause, failure_of, is_incurable
 from icelaunch_nb.agent.ranks import Ranks, SpareRanks
 from icelaunch_nb.agent.wishes import Wishes, term_patience
-from icelaunch_nb.context import ATTEMPT_VARIABLE, DEVICE_VARIABLE, RUN_DIR_VARIABLE
 from icelaunch_nb.errors import Failure, fold
 from icelaunch_nb.events import Events
+from icelaunch_nb.rankenv import Place, rank_environ
 from icelaunch_nb.rundir import JournalWriter, RunDir
 from icelaunch_nb.surroundings import Surroundings
 from icelaunch_nb.tasks import RankTask
@@ -259,29 +259,19 @@ class IceAgent(LocalElasticAgent):
         })
 
     def _rank_environ(self, group: WorkerGroup, worker: Any) -> dict[str, str]:
-        """torch elastic's variables for one rank, and ours.
-
-        https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables
-        """
         spec, environ = group.spec, self._surroundings.environ
-        values = {
-            "LOCAL_RANK": worker.local_rank, "RANK": worker.global_rank, "GROUP_RANK": group.group_rank,
-            "ROLE_RANK": worker.role_rank, "ROLE_NAME": spec.role, "LOCAL_WORLD_SIZE": spec.local_world_size,
-            "WORLD_SIZE": worker.world_size, "GROUP_WORLD_SIZE": group.group_world_size,
-            "ROLE_WORLD_SIZE": worker.role_world_size, "MASTER_ADDR": group.master_addr, "MASTER_PORT": group.master_port,
-            "TORCHELASTIC_RESTART_COUNT": self._restart_count(), "TORCHELASTIC_MAX_RESTARTS": spec.max_restarts,
-            "TORCHELASTIC_RUN_ID": spec.rdzv_handler.get_run_id(),
-            "TORCHELASTIC_USE_AGENT_STORE": spec.rdzv_handler.use_agent_store,
-            "TORCH_NCCL_ASYNC_ERROR_HANDLING": environ.get("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1"),
-            DEVICE_VARIABLE: self._settings["devices"][worker.local_rank],
-            RUN_DIR_VARIABLE: self._run_dir.path, ATTEMPT_VARIABLE: self._attempt,
+        known: dict[str, Any] = {  # torch annotates what it fills in later as None
+            "master_addr": group.master_addr, "master_port": group.master_port, "group_rank": group.group_rank, "group_world_size": group.group_world_size,
         }
+        place = Place(
+            **known, rank=worker.global_rank, local_rank=worker.local_rank, role_rank=worker.role_rank, world_size=worker.world_size,
+            local_world_size=spec.local_world_size, role_world_size=worker.role_world_size, restart_count=self._restart_count(),
+            use_agent_store=spec.rdzv_handler.use_agent_store,
+        )
+        values = rank_environ(place, self._settings, self._run_dir.path, self._attempt, environ)
+        values["TORCH_NCCL_ASYNC_ERROR_HANDLING"] = environ.get("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
         if self._settings["program"]:
             values["PYTHONUNBUFFERED"] = environ.get("PYTHONUNBUFFERED", "1")
         if self._settings["threads"] is not None:
-            values["OMP_NUM_THREADS"] = self._settings["threads"]
-        for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
-            # Without it gloo listens on whatever address the host name resolves to, and asks DNS for it.
-            if self._settings["loopback"] and name not in environ:
-                values[name] = self._settings["loopback"]
-        return {name: str(value) for name, value in values.items()}
+            values["OMP_NUM_THREADS"] = str(self._settings["threads"])
+        return values

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 from datetime import timedelta
 from typing import Any
@@ -18,6 +17,7 @@ from torch.distributed.elastic.rendezvous import (
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from icelaunch_nb.config import LaunchConfig
+from icelaunch_nb.loopback import is_loopback
 
 
 def make_handler(config: LaunchConfig, run_id: str) -> RendezvousHandler:
@@ -44,16 +44,7 @@ def make_handler(config: LaunchConfig, run_id: str) -> RendezvousHandler:
 
 def local_addr(config: LaunchConfig) -> str | None:
     """``127.0.0.1`` for an endpoint on loopback, so that nobody asks DNS who this machine is; None lets torch look."""
-    host = config.rdzv_endpoint.rpartition(":")[0] or config.rdzv_endpoint
-    return "127.0.0.1" if is_loopback(host.strip("[]")) else None
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address means this machine's loopback."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return "127.0.0.1" if is_loopback(config.rdzv_endpoint) else None
 
 
 class EmbeddedRendezvous(RendezvousHandler):
