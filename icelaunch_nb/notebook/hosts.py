@@ -200,7 +200,10 @@ class Hosts:
             host = self._hosts.pop(key)
             host.retire()
             self._retired.append(host)
-        self._retired[:] = [host for host in self._retired if host.alive()]
+        for host in [host for host in self._retired if not host.alive()]:
+            host.gone("")  # hears its last messages
+            host.close()
+            self._retired.remove(host)
 
 
 def _python_path(environ: Mapping[str, str]) -> str:

@@ -32,15 +32,18 @@ def test_the_error_arrives_while_the_others_wait_in_a_barrier(runs: Path) -> Non
     assert "multiprocessing" not in str(error)
 
 
-def test_all_ranks_that_failed_are_listed_and_equal_ones_folded() -> None:
-    def all_fail() -> None:
+def test_all_ranks_that_failed_are_listed_and_equal_ones_folded(runs: Path) -> None:
+    def all_fail(here: Path) -> None:
         rank = ice.get_context().rank
+        (here / f"up-{rank}").touch()
+        while len(list(here.glob("up-*"))) < 4:  # they start one after the other, and should fail together
+            time.sleep(0.0005)
         if rank == 3:
-            time.sleep(0.01)
+            time.sleep(0.005)
             raise KeyError("other")
         raise ValueError("same")
 
-    error = fails(all_fail, nproc=4)
+    error = fails(all_fail, runs, nproc=4)
     assert sorted(f.rank for f in error.failures) == [0, 1, 2, 3]
     assert [f.time for f in error.failures] == sorted(f.time for f in error.failures)
     assert "the same way" in str(error)
