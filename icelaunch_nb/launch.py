@@ -27,6 +27,7 @@ from icelaunch_nb.runs import remember
 from icelaunch_nb.surroundings import Surroundings
 from icelaunch_nb.tasks import AgentTask
 
+HANG_AFTER = 60.0  # seconds
 _FIELDS = tuple(field.name for field in fields(LaunchConfig))
 # What `launch` takes where LaunchConfig's own default, torch's of old, isn't what a notebook wants.
 DEFAULTS: dict[str, Any] = {"min_nodes": 1, "max_nodes": 1, "start_method": "forkserver", "max_restarts": 0, "rdzv_backend": "c10d"}
@@ -86,6 +87,7 @@ def launch(
     detach: bool = False,
     inline: bool = False,
     post_mortem: bool = False,
+    hang_after: float | None = HANG_AFTER,
     panel: bool = True,
     **config_fields: Any,
 ) -> Run:
@@ -106,6 +108,8 @@ def launch(
         inline: Run it here, in this process, as the only rank, so that ``%debug`` works.
         post_mortem: A rank that raises an exception stops there in the debugger (`Run.debug`), before it is torn down; meanwhile the
             others wait where they need it.
+        hang_after: Seconds after which a rank that has printed nothing, reported nothing and made no step is marked with where it stands
+            (`Run.silent`, the panel); not while it is paused or in the debugger. None: never.
         panel: Whether a cell that ends in the run shows its panel; False: a line of text.
         **config_fields: Any other field of `LaunchConfig`.
 
@@ -118,7 +122,7 @@ def launch(
     """
     request = _requested(
         fn, args, kwargs, nproc_per_node=nproc_per_node, devices=devices, max_restarts=max_restarts, events=events, config=config,
-        detach=detach, inline=inline, post_mortem=post_mortem, panel=panel, **config_fields,
+        detach=detach, inline=inline, post_mortem=post_mortem, hang_after=hang_after, panel=panel, **config_fields,
     )
     run = _run_inline(request) if inline else _start(request, stacklevel=3)
     if not panel:
@@ -138,6 +142,7 @@ class _Request:
     sensible_restarts: bool
     detach: bool
     post_mortem: bool = False
+    hang_after: float | None = HANG_AFTER
 
 
 def check_launch(fn: Entrypoint, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **keywords: Any) -> list[str]:
@@ -171,6 +176,7 @@ def _requested(
     detach: bool = False,
     inline: bool = False,
     post_mortem: bool = False,
+    hang_after: float | None = HANG_AFTER,
     panel: bool = True,
     **config_fields: Any,
 ) -> _Request:
@@ -189,6 +195,8 @@ def _requested(
             raise ConfigError(name, flag, "must be True or False")
     if post_mortem and (inline or isinstance(fn, str)):
         raise ConfigError("post_mortem", post_mortem, "with inline=True, %debug does it" if inline else "a program's exceptions are its own")
+    if hang_after is not None and (not isinstance(hang_after, int | float) or isinstance(hang_after, bool) or not 0 < hang_after < 1e9):
+        raise ConfigError("hang_after", hang_after, "must be seconds, greater than 0, or None")
     if config is not None and nproc_per_node == "auto" and devices == "auto":
         nproc_per_node = config.nproc_per_node
     assigned = dev.assign_devices(devices, nproc_per_node, os.environ)
@@ -199,7 +207,8 @@ def _requested(
     else:
         config = replace(config, **{**config_fields, "nproc_per_node": len(assigned)})
     return _Request(
-        config, fn, args, kwargs, events, assigned, set_device=True, sensible_restarts=True, detach=detach, post_mortem=post_mortem
+        config, fn, args, kwargs, events, assigned, set_device=True, sensible_restarts=True, detach=detach, post_mortem=post_mortem,
+        hang_after=hang_after,
     )
 
 
@@ -268,6 +277,7 @@ def _lay(request: _Request, program: list[str]) -> tuple[RunDir, dict[str, Any]]
         "set_device": request.set_device,
         "sensible_restarts": request.sensible_restarts,
         "post_mortem": request.post_mortem,
+        "hang_after": request.hang_after,
         # A user's value wins: the forkserver was started with it.
         "threads": None if "OMP_NUM_THREADS" in os.environ else dev.threads_per_rank(config.nproc_per_node),
         "loopback": loopback.interface() if at_home else None,

@@ -7,7 +7,7 @@ rank or a kernel, sends it one line through the run's control FIFO, and it takes
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from icelaunch_nb.rundir import RunDir, tell_agent
@@ -15,7 +15,7 @@ from icelaunch_nb.rundir import RunDir, tell_agent
 WORD = "moment"  # what such a line begins with
 _TEXT = 400  # characters
 _TAKEN = ("t", "event", "self")  # names that the journal's writer gives itself
-KEPT = ("debugger_start", "debugger_step", "debugger_end")  # kinds that say how a rank stands: none of them may be left out
+KEPT = ("debugger_start", "debugger_step", "debugger_end", "silent", "heard")  # kinds that say how a rank stands: none of them may be left out
 
 
 def tell(run_dir: RunDir, kind: str, text: str, *, rank: int | None = None, **facts: Any) -> bool:
@@ -43,3 +43,15 @@ def told(words: str) -> Mapping[str, Any] | None:
     if not isinstance(moment, dict) or not isinstance(moment.get("kind"), str) or not isinstance(moment.get("text"), str):
         return None
     return {name: value for name, value in moment.items() if name not in _TAKEN}
+
+
+def in_words(ranks: Sequence[int]) -> str:
+    """``rank 2``, or ``ranks 0, 2-7``."""
+    parts: list[list[int]] = []
+    for rank in sorted(ranks):
+        if parts and rank == parts[-1][1] + 1:
+            parts[-1][1] = rank
+        else:
+            parts.append([rank, rank])
+    words = ", ".join(str(first) if first == last else f"{first}{', ' if last == first + 1 else '-'}{last}" for first, last in parts)
+    return f"rank{'s' * (len(ranks) != 1)} {words}"

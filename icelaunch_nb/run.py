@@ -12,11 +12,12 @@ from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from icelaunch_nb import metrics, retention
+from icelaunch_nb import metrics, places, retention, stacks
 from icelaunch_nb.config import LaunchConfig
 from icelaunch_nb.errors import Failure, IcelaunchError, check_seconds
 from icelaunch_nb.events import Events
-from icelaunch_nb.notebook import debugging, stacks, waiting
+from icelaunch_nb.moments import in_words
+from icelaunch_nb.notebook import debugging, waiting
 from icelaunch_nb.notebook.hosts import Host
 from icelaunch_nb.notebook.outcome import Outcome
 from icelaunch_nb.notebook.printer import Printer
@@ -26,6 +27,8 @@ from icelaunch_nb.story import State, Story
 
 _LONGEST = 1_000_000  # seconds, as for a rendezvous: 11 days
 _unread: list[int] = []  # control FIFOs of runs that were dropped before their agent could read the wish
+
+_TOLD = 4  # places where ranks wait or hang, in a repr
 
 
 class Run:
@@ -136,6 +139,11 @@ class Run:
     def waiting(self) -> dict[int, str]:
         """Where the ranks wait that are in the debugger, by global rank: ``{2: "cell 5, line 7"}``."""
         return {rank: at["where"] for rank, at in sorted(self.story.debugged.items())}
+
+    @property
+    def silent(self) -> dict[int, str]:
+        """Where the ranks stand that the hang watch calls silent (``launch(hang_after=60)``), by global rank; empty if that can't be told."""
+        return dict(sorted(self.story.silent.items()))
 
     @property
     def last_checkpoint(self) -> str | None:
@@ -343,18 +351,24 @@ class Run:
             self.events.finished_save_checkpoint.clear()
             self.events.trigger_save_checkpoint.set()
 
-    def stacks(self, timeout: float = 3.0) -> dict[int, str]:
+    def stacks(self, timeout: float = 3.0) -> stacks.Stacks:
         """Where every rank is now: the Python stacks of all its threads, by global rank.
 
-        A signal makes faulthandler write them, so it works without ptrace and while a rank sits in a C call.
+        Shown, equal stacks are told once, and the odd one out first. A signal makes faulthandler write them, so it works without
+        ptrace and while a rank sits in a C call. Where py-spy is installed and allowed to, it adds the frames of C and C++ code.
 
         Args:
             timeout: Seconds to wait at most for ranks that are slow to answer; those are left empty.
         """
         story = self.story
         if story.state.over or not story.attempts:
-            return {}
-        return stacks.ask(self._dir, story.attempts[-1], timeout)
+            return stacks.Stacks()
+        deadline, names = time.monotonic() + timeout, places.cell_names(self._dir)
+        found = stacks.Stacks(stacks.ask(self._dir, story.attempts[-1], timeout))
+        spied = stacks.native(self.pids, deadline - time.monotonic())
+        for rank, text in found.items():
+            found[rank] = stacks.readable(text + (stacks.NATIVE + spied[rank] if rank in spied else ""), names)
+        return found
 
     def debug(self, rank: int | None = None, commands: Iterable[str] | None = None, *, timeout: float | None = None) -> None:
         """Opens the prompt of a rank that waits at a breakpoint (``breakpoint()``, ``ice.set_trace()``), once one does.
@@ -418,7 +432,8 @@ class Run:
         if story.state == State.FAILED and story.failures:
             root = story.failures[0]
             parts.insert(1, f"rank {root.rank}: {' '.join(root.title.split())[:80]}")
-        parts[1:1] = [f"rank {rank} waits at {where}" for rank, where in [*self.waiting.items()][:4]]
+        parts[1:1] = [f"rank {rank} waits at {where}" for rank, where in [*self.waiting.items()][:_TOLD]]
+        parts[1:1] = [f"{in_words(ranks)} silent" + f" at {where}" * bool(where) for ranks, where in story.hangs()[:_TOLD]]
         return f"<Run {self.run_id}: {', '.join(parts)}>"
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -57,6 +57,7 @@ class Story:
         moments: The newest ``moment`` events: ``kind``, ``text``, ``t`` and, where it is about one, ``rank``.
         debugged: The moment that tells of it, for each rank that is in the debugger: ``where`` it waits (``cell 5, line 7``),
             ``function``, ``why`` (``breakpoint``, or the exception), ``who`` (empty, or which thread or child).
+        silent: Where each rank stands that the hang watch calls silent; empty where that can't be told.
         end: The ``end`` event, or what stands for it where there is none; empty before.
     """
 
@@ -67,6 +68,7 @@ class Story:
     failures: tuple[Failure, ...] = ()
     moments: tuple[Mapping[str, Any], ...] = ()
     debugged: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    silent: Mapping[int, str] = field(default_factory=dict)
     end: Mapping[str, Any] | None = None
 
     def after(self, event: Mapping[str, Any]) -> Story:
@@ -80,13 +82,13 @@ class Story:
             case "failure":
                 return replace(self, failures=tuple(Failure.from_json(failure) for failure in event["failures"]))
             case "restart":
-                return replace(self, state=State.RESTARTING, restarts=(*self.restarts, event), debugged={})
+                return replace(self, state=State.RESTARTING, restarts=(*self.restarts, event), debugged={}, silent={})
             case "moment":
                 return self._after_moment(event)
             case "stopping":
                 return replace(self, state=State.STOPPING)
             case "end":
-                return replace(self, state=State(event["state"]), end=event, debugged={})
+                return replace(self, state=State(event["state"]), end=event, debugged={}, silent={})
         return self
 
     def _after_moment(self, moment: Mapping[str, Any]) -> Story:
@@ -96,4 +98,15 @@ class Story:
             return replace(story, debugged={**self.debugged, moment["rank"]: moment})
         if kind == "debugger_end":
             return replace(story, debugged={other: at for other, at in self.debugged.items() if other != moment["rank"]})
+        if kind == "silent":
+            return replace(story, silent={**self.silent, **dict.fromkeys(moment["ranks"], moment["where"])})
+        if kind == "heard":
+            return replace(story, silent={rank: at for rank, at in self.silent.items() if rank not in moment["ranks"]})
         return story
+
+    def hangs(self) -> list[tuple[list[int], str]]:
+        """Silent ranks by where they stand, the fewest ranks first: the odd one out is where to look."""
+        at: dict[str, list[int]] = {}
+        for rank, where in sorted(self.silent.items()):
+            at.setdefault(where, []).append(rank)
+        return sorted(((ranks, where) for where, ranks in at.items()), key=lambda hang: (len(hang[0]), hang[0]))

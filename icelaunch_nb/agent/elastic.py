@@ -28,6 +28,7 @@ from torch.distributed.elastic.utils import macros
 
 from icelaunch_nb import breakpoints, steps
 from icelaunch_nb.agent.failures import OomWatch, by_cause, failure_of, is_incurable
+from icelaunch_nb.agent.hangs import HangWatch
 from icelaunch_nb.agent.ranks import Ranks, SpareRanks
 from icelaunch_nb.agent.wishes import Wishes, term_patience
 from icelaunch_nb.errors import Failure, fold
@@ -67,6 +68,7 @@ class IceAgent(LocalElasticAgent):
         wishes: What the kernel wishes.
         close_fds: Descriptors that ranks forked from this process must close.
         spares: Ranks that were started ahead.
+        hangs: Looks for ranks that hang; None: nobody does.
     """
 
     def __init__(
@@ -79,10 +81,11 @@ class IceAgent(LocalElasticAgent):
         wishes: Wishes,
         close_fds: list[int],
         spares: SpareRanks,
+        hangs: HangWatch | None = None,
     ) -> None:
         super().__init__(spec, DefaultLogsSpecs(log_dir="/dev/null"), start_method=settings["config"]["start_method"])
         self._run_dir, self._journal, self._surroundings, self._settings = run_dir, journal, surroundings, settings
-        self._wishes, self._close_fds, self._spares = wishes, close_fds, spares
+        self._wishes, self._close_fds, self._spares, self._hangs = wishes, close_fds, spares, hangs
         self._interval: float = settings["config"]["monitor_interval"]
         self._ranks: Ranks | None = None
         self._attempt = -1
@@ -122,14 +125,16 @@ class IceAgent(LocalElasticAgent):
             ))
         self._ranks = Ranks(tasks, self._start_method, self._spares)
         self._ranks.start()
+        entries = [
+            {"rank": task.rank, "local_rank": task.local_rank, "pid": self._ranks.identities[task.local_rank].pid,
+             "started": self._ranks.identities[task.local_rank].started, "device": task.device}
+            for task in tasks
+        ]
         self._journal.write(
-            "attempt", attempt=self._attempt, restart_count=self._restart_count(), world_size=worker_group.workers[0].world_size,
-            ranks=[
-                {"rank": task.rank, "local_rank": task.local_rank, "pid": self._ranks.identities[task.local_rank].pid,
-                 "started": self._ranks.identities[task.local_rank].started, "device": task.device}
-                for task in tasks
-            ],
+            "attempt", attempt=self._attempt, restart_count=self._restart_count(), world_size=worker_group.workers[0].world_size, ranks=entries,
         )
+        if self._hangs is not None:
+            self._hangs.follow({"attempt": self._attempt, "ranks": entries})
         return self._ranks.pids()
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,6 +21,7 @@ from torch.distributed.elastic.agent.server.api import WorkerSpec
 from icelaunch_nb import cpython
 from icelaunch_nb.agent import rendezvous
 from icelaunch_nb.agent.elastic import IceAgent, Stopped, ask_no_dns
+from icelaunch_nb.agent.hangs import HangWatch
 from icelaunch_nb.agent.ranks import SpareRanks
 from icelaunch_nb.agent.timekeeper import Timekeeper
 from icelaunch_nb.agent.wishes import Wishes
@@ -113,11 +115,17 @@ def _run(task: AgentTask, run_dir: RunDir, journal: JournalWriter, spares: Spare
     leash = os.open(run_dir.leash, os.O_RDWR | os.O_CLOEXEC)  # the only writer: see worker/leash.py
     parent = multiprocessing.parent_process()
     timekeeper = Timekeeper(run_dir, journal)
+    hangs = HangWatch(run_dir, timekeeper, settings["hang_after"])
+
+    def take(moment: Mapping[str, Any]) -> None:
+        timekeeper.note(**moment)
+        hangs.take(moment)
+
     wishes = Wishes(
         run_dir.control,
         None if task.detach or parent is None else parent.sentinel,
         on_stop=lambda grace, reason: _announce_stop(run_dir, journal, grace, reason),
-        on_moment=lambda moment: timekeeper.note(**moment),
+        on_moment=take,
         give_up=lambda reason: _give_up(journal, reason),
     )
     spec = WorkerSpec(
@@ -129,7 +137,9 @@ def _run(task: AgentTask, run_dir: RunDir, journal: JournalWriter, spares: Spare
         monitor_interval=1e-6,  # torch sleeps this long before each look; the looking itself waits for the ranks
         local_addr=rendezvous.local_addr(config),
     )
-    agent = IceAgent(spec, run_dir, journal, task.surroundings, settings, wishes, close_fds=[leash, *wishes.fds()], spares=spares)
+    agent = IceAgent(
+        spec, run_dir, journal, task.surroundings, settings, wishes, close_fds=[leash, *wishes.fds()], spares=spares, hangs=hangs,
+    )
     try:
         result = agent.run()
     except Stopped:
@@ -141,6 +151,7 @@ def _run(task: AgentTask, run_dir: RunDir, journal: JournalWriter, spares: Spare
         return "FAILED", {"note": _explain(error, config)}
     finally:
         wishes.close()
+        hangs.stop()
         timekeeper.stop()
         with contextlib.suppress(Exception):
             spec.rdzv_handler.shutdown()

@@ -27,9 +27,9 @@ from icelaunch_nb.rundir import read_journal
 HERE = Path(__file__).name
 
 
-def line_of(marker: str) -> int:
-    """The line of this file that ends with a comment."""
-    return next(number for number, line in enumerate(Path(__file__).read_text().splitlines(), 1) if line.endswith(f"# {marker}"))
+def line_of(marker: str, path: str = __file__) -> int:
+    """The line of a file that ends with a comment."""
+    return next(number for number, line in enumerate(Path(path).read_text().splitlines(), 1) if line.endswith(f"# {marker}"))
 
 
 def events_of(run: ice.Run) -> list[tuple]:

@@ -1,0 +1,146 @@
+"""Where the ranks are now: a signal makes faulthandler write their stacks, without ptrace and while a rank sits in a C call.
+
+Where py-spy is installed and may look into the ranks, the frames of C and C++ code between Python's are added.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from icelaunch_nb import places
+from icelaunch_nb.moments import in_words
+from icelaunch_nb.processes import Process
+from icelaunch_nb.rundir import RunDir
+
+_LOOK = 0.02  # seconds between two looks at what was written
+_TOO_SHORT = 0.2  # seconds in which py-spy can't even start
+_FRAME = re.compile(r'  File "(?P<file>.*)", line (?P<line>\d+) in .*')
+_BELOW = os.path.join("icelaunch_nb", "worker", "main.py")  # what calls the user's function
+_ADDRESS = re.compile(r"0x[0-9a-f]+")
+NATIVE = "\nwith native frames, by py-spy:\n"
+_SILENT = "no answer: the rank was not ready for the signal, or is stopped\n"
+
+
+def ask(
+    run_dir: RunDir, attempt: Mapping[str, Any], timeout: float, given_up: Callable[[], bool] = lambda: False
+) -> dict[int, str]:
+    """The stacks of all threads of every rank of an attempt, by global rank; empty for a rank that didn't answer.
+
+    Args:
+        run_dir: The run directory.
+        attempt: The journal's ``attempt`` event.
+        timeout: Seconds to wait at most.
+        given_up: Asked now and then whether nobody wants to know any more.
+    """
+    asked: dict[int, tuple[Path, int]] = {}
+    for entry in attempt["ranks"]:
+        path = run_dir.rank(attempt["attempt"], entry["local_rank"]).stacks
+        with contextlib.suppress(OSError):
+            # The file is there once the rank has a handler for the signal; before that, it would end the rank.
+            size = path.stat().st_size
+            if Process(entry["pid"], entry["started"]).send(signal.SIGUSR1):
+                asked[entry["rank"]] = (path, size)
+    found, deadline = {entry["rank"]: "" for entry in attempt["ranks"]}, time.monotonic() + timeout
+    while asked and time.monotonic() < deadline and not given_up():
+        for rank, (path, before) in list(asked.items()):
+            text = path.read_bytes()[before:].decode(errors="replace")
+            if text.endswith("\n") and text == found[rank]:
+                del asked[rank]
+            found[rank] = text
+        time.sleep(_LOOK)
+    return {rank: _newest(text) for rank, text in found.items()}
+
+
+def _newest(text: str) -> str:
+    """The last answer in a text: somebody else may have asked at the same time."""
+    blocks = text.strip("\n").split("\n\n")
+    current = [number for number, block in enumerate(blocks) if block.startswith("Current thread")]
+    return "\n\n".join(blocks[current[-2] + 1 :] if len(current) > 1 else blocks) + "\n" if text else ""
+
+
+def stands(text: str, names: Mapping[str, str]) -> str:
+    """Where a rank stands in its user's code: ``cell 5, line 7``; empty where that can't be told.
+
+    Args:
+        text: Its stacks, as `ask` gives them.
+        names: Name to show by code filename.
+    """
+    main = text.strip("\n").split("\n\n")[-1]  # faulthandler writes the newest thread first
+    frames = [(found["file"], int(found["line"])) for found in map(_FRAME.fullmatch, main.split("\n")) if found]
+    users = [frame for frame in frames if not places.is_library(frame[0])] or frames
+    return places.place(*users[0], names) if users else ""
+
+
+def readable(text: str, names: Mapping[str, str]) -> str:
+    """The same stacks with the cells' own names, and without what lies below the user's function.
+
+    Args:
+        text: Stacks, as `ask` gives them.
+        names: Name to show by code filename.
+    """
+    blocks = []
+    for block in text.strip("\n").split("\n\n"):
+        lines = block.split("\n")
+        below = next((number for number, line in enumerate(lines) if _BELOW in line), len(lines))
+        blocks.append("\n".join(lines[: below if below > 1 else len(lines)]))
+    text = "\n\n".join(blocks) + "\n" if text else ""
+    for filename, name in names.items():
+        text = text.replace(f'File "{filename}"', name)
+    return text
+
+
+class Stacks(dict[int, str]):
+    """The stacks of each rank by global rank; shown, equal ones are told once, the odd one out first."""
+
+    @property
+    def folded(self) -> list[tuple[list[int], str]]:
+        """Ranks that stand at the same place, with their stacks: the fewest ranks first."""
+        same: dict[str, tuple[list[int], str]] = {}
+        for rank, text in sorted(self.items()):
+            same.setdefault(_ADDRESS.sub("0x…", text.partition(NATIVE)[0]), ([], text))[0].append(rank)
+        return sorted(same.values(), key=lambda group: (len(group[0]), group[0]))
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{in_words(ranks)}:\n{text or _SILENT}" for ranks, text in self.folded)
+
+    def _repr_html_(self) -> str:
+        return "".join(
+            f"<details open><summary>{in_words(ranks)}</summary><pre>{html.escape(text or _SILENT)}</pre></details>"
+            for ranks, text in self.folded
+        )
+
+
+def native(pids: Mapping[int, int], timeout: float) -> dict[int, str]:
+    """What py-spy sees of each rank, C and C++ frames included; only of those that it may and can look into in time.
+
+    Args:
+        pids: Pid by rank.
+        timeout: Seconds.
+    """
+    program = shutil.which("py-spy") or shutil.which("py-spy", path=os.path.dirname(sys.executable))
+    if program is None or timeout < _TOO_SHORT:
+        return {}
+    deadline, found = time.monotonic() + timeout, {}
+    spies = {rank: subprocess.Popen(
+        [program, "dump", "--native", "--pid", str(pid)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    ) for rank, pid in pids.items()}
+    for rank, spy in spies.items():
+        try:
+            text, _ = spy.communicate(timeout=max(0, deadline - time.monotonic()))
+            if spy.returncode == 0:
+                found[rank] = text
+        except subprocess.TimeoutExpired:
+            spy.kill()  # Linux lets go what it looked at
+            spy.communicate()
+    return found

@@ -1,0 +1,180 @@
+"""Ranks that hang: marked with where they stand, and their stacks shown, the odd one out first."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from test_debugger import line_of as line_in
+from test_events import wait_for
+
+import icelaunch_nb as ice
+from icelaunch_nb import stacks
+from icelaunch_nb.processes import Process
+from icelaunch_nb.rundir import read_journal
+
+HERE = Path(__file__).name
+
+
+def place(marker: str) -> str:
+    return f"{HERE}, line {line_in(marker, __file__)}"
+
+
+def moments(run: ice.Run, kind: str) -> list[str]:
+    return [moment["text"] for moment in read_journal(run._dir.journal, 0)[0] if moment.get("kind") == kind]
+
+
+def hang_together() -> str:
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo")
+    events = ice.get_context().events
+    if dist.get_rank() == 2:
+        events.resume.wait()  # the culprit
+    dist.barrier()  # the victims
+    print("spoke")
+    events.pause.wait()
+    return "whole"
+
+
+def test_silent_ranks_are_marked_with_where_they_stand_and_the_mark_goes() -> None:
+    run = ice.launch(hang_together, nproc_per_node=4, hang_after=0.6)
+    wait_for(lambda: len(run.silent) == 4)
+    assert run.silent == {0: place("the victims"), 1: place("the victims"), 2: place("the culprit"), 3: place("the victims")}
+    said = repr(run)
+    assert said.index(f"rank 2 silent at {place('the culprit')}") < said.index(f"ranks 0, 1, 3 silent at {place('the victims')}")
+    assert any(text.startswith("rank 2 silent for ") and text.endswith(place("the culprit")) for text in moments(run, "silent"))
+    run.events.resume.set()
+    wait_for(lambda: moments(run, "heard"))
+    wait_for(lambda: len(run.silent) == 4)  # and again, at another place
+    run.events.pause.set()
+    assert run.result(30) == dict.fromkeys(range(4), "whole")
+    assert run.silent == {}
+
+
+def test_whoever_steps_prints_or_reports_is_not_silent_and_none_means_never() -> None:
+    def lively() -> None:
+        ctx = ice.get_context()
+        deadline = time.monotonic() + 2
+        for step in ctx.steps(iter(lambda: time.monotonic() > deadline, True)):
+            time.sleep(0.1)
+            if ctx.rank == 1 and step:
+                break
+        while time.monotonic() < deadline:
+            time.sleep(0.1)
+            print("." if ctx.rank == 1 else "", end="")
+
+    run = ice.launch(lively, nproc_per_node=2, hang_after=0.5)
+    run.result(30)
+    assert moments(run, "silent") == []
+    run = ice.launch(time.sleep, (1.5,), hang_after=None)
+    run.result(30)
+    assert moments(run, "silent") == []
+
+
+def test_the_watch_is_off_while_a_rank_is_in_the_debugger_or_the_run_is_paused() -> None:
+    def stops() -> int:
+        import torch.distributed as dist
+
+        dist.init_process_group("gloo")
+        made = 0
+        for _ in ice.get_context().steps(range(10**9)):
+            made += 1
+            dist.barrier()
+            if made == 5 and ice.get_context().rank == 0:
+                breakpoint()
+        return made
+
+    run = ice.launch(stops, nproc_per_node=2, hang_after=0.4)
+    wait_for(lambda: run.waiting)
+    time.sleep(1.5)
+    assert run.silent == {}
+    run.pause()
+    run.debug(0, ["c"])
+    wait_for(run.events.paused.is_set)
+    time.sleep(1.5)
+    assert run.silent == {} and moments(run, "silent") == []
+    run.stop()
+    run.result(30)
+
+
+@pytest.mark.parametrize("wrong", [0, -1, "60", True, float("nan")])
+def test_a_wrong_patience_is_answered(wrong: object) -> None:
+    with pytest.raises(ice.ConfigError, match="hang_after"):
+        ice.launch(hang_together, hang_after=wrong)
+
+
+def test_a_child_that_dies_in_the_debugger_does_not_leave_its_rank_there() -> None:
+    def forks() -> str:
+        child = os.fork()
+        if child == 0:
+            breakpoint()
+            os._exit(0)
+        ice.get_context().events.progress_bar_iter.value = child
+        os.waitpid(child, 0)
+        ice.get_context().events.resume.wait()
+        return "whole"
+
+    run = ice.launch(forks)
+    wait_for(lambda: run.waiting)
+    Process.of(run.events.progress_bar_iter.value).send(signal.SIGKILL)
+    wait_for(lambda: not run.waiting)
+    assert run.events.debugger_end.is_set() and not run.events.debugger_start.is_set()
+    run.events.resume.set()
+    assert run.result(30) == {0: "whole"}
+
+
+def test_stacks_come_from_c_calls_too_and_equal_ones_are_folded() -> None:
+    def sits() -> None:
+        if ice.get_context().rank == 1:
+            ctypes.PyDLL(None).sleep(100)  # holds the GIL
+        time.sleep(100)  # the others
+
+    run = ice.launch(sits, nproc_per_node=3)
+    wait_for(lambda: all("sits" in text for text in run.stacks(1).values()) and len(run.pids) == 3)
+    started = time.monotonic()
+    found = run.stacks()
+    assert time.monotonic() - started < 3.5
+    assert [ranks for ranks, _ in found.folded] == [[1], [0, 2]]
+    assert f"line {line_in('holds the GIL', __file__)} in sits" in found[1] and "worker/main.py" not in found[1]
+    assert repr(found).startswith("rank 1:\n") and "\nranks 0, 2:\n" in repr(found)
+    assert found._repr_html_().count("<details") == 2
+    run.kill()
+    run.wait(20)
+    assert run.stacks() == {}
+
+
+def test_py_spy_adds_native_frames_where_it_may(monkeypatch, tmp_path) -> None:
+    if not shutil.which("py-spy", path=os.path.dirname(sys.executable)):
+        pytest.skip("py-spy is not installed")
+
+    def sits() -> str:
+        ice.get_context().events.resume.wait()
+        return "whole"
+
+    run = ice.launch(sits, nproc_per_node=2)
+    wait_for(lambda: all("sits" in text for text in stacks.ask(run._dir, run.story.attempts[-1], 3).values()) if run.pids else False)
+    started = time.monotonic()
+    seen = stacks.native(run.pids, 20)
+    if not seen:
+        run.kill()
+        run.wait(20)
+        pytest.skip("py-spy may not look into the ranks here")
+    assert "sits" in seen[0] and ("libc" in seen[0] or "libpython" in seen[0])
+    # One that takes too long is left, and its rank goes on.
+    assert stacks.native(run.pids, 0.21) is not None
+    slow = tmp_path / "py-spy"
+    slow.write_text("#!/bin/sh\nexec sleep 60\n")
+    slow.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    started = time.monotonic()
+    assert "sits" in run.stacks(1)[0]
+    assert time.monotonic() - started < 5
+    run.events.resume.set()
+    assert run.result(30) == {0: "whole", 1: "whole"}
