@@ -104,8 +104,11 @@ def _become(program: list[str]) -> NoReturn:
 def _settle(task: RankTask, rank_dir: RankDir) -> None:
     """Crash reports, threads, device, and random numbers that differ from the siblings'."""
     faulthandler.enable(file=2)
-    stacks = os.open(rank_dir.stacks, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
+    draft = rank_dir.stacks.with_suffix(".draft")
+    faulthandler.register(
+        signal.SIGUSR1, file=os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), all_threads=True,
+    )
+    draft.rename(rank_dir.stacks)  # whoever sees it may signal: before the line above, that would end the rank
     _settle_torch(task)
     if "numpy.random" in sys.modules:
         # Forked siblings would draw the same numbers; under torchrun each process starts from the system's entropy.

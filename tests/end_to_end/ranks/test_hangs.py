@@ -132,22 +132,32 @@ def test_a_child_that_dies_in_the_debugger_does_not_leave_its_rank_there() -> No
 
 def test_stacks_come_from_c_calls_too_and_equal_ones_are_folded() -> None:
     def sits() -> None:
+        print("sits")
         if ice.get_context().rank == 1:
-            ctypes.PyDLL(None).sleep(100)  # holds the GIL
-        time.sleep(100)  # the others
+            while True:
+                ctypes.PyDLL(None).sleep(100)  # holds the GIL; a signal ends it
+        time.sleep(100)
 
     run = ice.launch(sits, nproc_per_node=3)
-    wait_for(lambda: all("sits" in text for text in run.stacks(1).values()) and len(run.pids) == 3)
+    wait_for(lambda: all(run.logs(rank) for rank in range(3)) if run.pids else False)
+    time.sleep(0.2)
     started = time.monotonic()
     found = run.stacks()
     assert time.monotonic() - started < 3.5
     assert [ranks for ranks, _ in found.folded] == [[1], [0, 2]]
-    assert f"line {line_in('holds the GIL', __file__)} in sits" in found[1] and "worker/main.py" not in found[1]
+    assert f"line {line_in('holds the GIL; a signal ends it', __file__)} in sits" in found[1] and "worker/main.py" not in found[1]
     assert repr(found).startswith("rank 1:\n") and "\nranks 0, 2:\n" in repr(found)
     assert found._repr_html_().count("<details") == 2
     run.kill()
     run.wait(20)
     assert run.stacks() == {}
+
+
+def test_a_rank_that_is_asked_too_early_lives_on() -> None:
+    run = ice.launch(time.sleep, (0.3,), nproc_per_node=4)
+    while not run.state.over:
+        run.stacks(0)
+    assert run.state == "SUCCEEDED"
 
 
 def test_py_spy_adds_native_frames_where_it_may(monkeypatch, tmp_path) -> None:
