@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import multiprocessing
 import multiprocessing.forkserver
+import multiprocessing.resource_tracker
 import os
 import threading
 import weakref
@@ -24,6 +26,18 @@ def share_parents_forkserver() -> None:
     if server._forkserver_address is None or server._forkserver_alive_fd is None:
         raise RuntimeError("this process was not started by a forkserver")
     server.ensure_running = lambda: None
+
+
+def keep_pipes_from_program() -> None:
+    """Closes multiprocessing's pipes, inheritable for children of Python's, when this process becomes another program.
+
+    A write end in a stranger's hands keeps the forkserver or the resource tracker alive as long as that stranger's children live.
+    """
+    server: Any = multiprocessing.forkserver._forkserver
+    tracker: Any = multiprocessing.resource_tracker._resource_tracker
+    for fd in (server._forkserver_alive_fd, tracker._fd):
+        with contextlib.suppress(TypeError, OSError):  # none, or closed already
+            os.set_inheritable(fd, False)
 
 
 def forkserver_pid() -> int | None:

@@ -94,6 +94,7 @@ def _rehearse() -> None:
 
 
 def _become(program: list[str]) -> NoReturn:
+    cpython.keep_pipes_from_program()
     try:
         os.execvp(program[0], program)
     except OSError as error:
