@@ -10,6 +10,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from icelaunch_nb import ConfigError, IcelaunchError
 from icelaunch_nb.rundir import JournalWriter, RunDir, check_owner, default_log_dir, make_run_dir, read_journal, write_whole
@@ -240,3 +242,26 @@ def test_lines_that_are_no_events_are_passed_over(rubbish, tmp_path):
     events, offset = read_journal(tmp_path / "j", 0)
     assert [e["event"] for e in events] == ["a", "b"]
     assert offset == (tmp_path / "j").stat().st_size
+
+
+EVENT = st.fixed_dictionaries({"event": st.text(max_size=6), "value": st.one_of(st.none(), st.integers(), st.text(max_size=8), st.lists(st.booleans()))})
+
+
+@given(
+    st.lists(st.one_of(EVENT.map(lambda event: json.dumps(event).encode()), st.binary(max_size=30).map(lambda raw: raw.replace(b"\n", b"")))),
+    st.lists(st.integers(0, 400), max_size=12), st.binary(max_size=20).map(lambda raw: raw.replace(b"\n", b"")),
+)
+@settings(deadline=None)
+def test_however_a_journal_grows_its_events_are_read_once_and_in_order(tmp_path_factory, lines, cuts, unfinished):
+    path = tmp_path_factory.mktemp("journal") / "journal.jsonl"
+    data = b"".join(line + b"\n" for line in lines) + unfinished
+    found, offset, written = [], 0, 0
+    for cut in [*sorted(cut for cut in cuts if cut < len(data)), len(data)]:
+        with open(path, "ab") as file:
+            file.write(data[written:cut])
+        written = cut
+        events, offset = read_journal(path, offset)
+        found += events
+    assert found == read_journal(path, 0)[0]
+    assert offset == len(data) - len(unfinished)
+    assert [event for event in found if "value" in event] == [json.loads(line) for line in lines if line.startswith(b"{") and b'"value"' in line]
