@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from icelaunch_nb.notebook import debugging
+
 _STACK = 20_000  # characters of a rank's stacks
 
 
@@ -48,6 +50,16 @@ def _stacks(service: Any, _wish: Mapping[str, Any]) -> Mapping[str, Any]:
     return {"says": says, "stacks": {str(rank): text[-_STACK:] for rank, text in stacks.items()}}
 
 
+def _debug(service: Any, wish: Mapping[str, Any]) -> Mapping[str, Any]:
+    debugging.tell(service.panel.run, int(wish["rank"]), str(wish["command"]))
+    return {"says": "said"}
+
+
+def _complete(service: Any, wish: Mapping[str, Any]) -> Mapping[str, Any]:
+    found, start = debugging.complete(service.panel.run, int(wish["rank"]), str(wish["line"]))
+    return {"says": f"{len(found)} found", "completions": found, "start": start}
+
+
 DEEDS = {
     "hello": Deed(_replay),
     "attempt": Deed(_replay),
@@ -56,5 +68,7 @@ DEEDS = {
     "pause": _acts("pause", "asked; ranks pause where they look at their events"),
     "resume": _acts("resume", "asked; ranks go on"),
     "checkpoint": _acts("save_checkpoint", "asked; ranks save where they look at their events"),
+    "debug": Deed(_debug),
+    "complete": Deed(_complete, slow=True),  # a rank that makes a step doesn't answer
     "stacks": Deed(_stacks, slow=True),  # it waits up to 3 s for ranks that are slow to answer
 }

@@ -4,6 +4,7 @@
  * Two kinds of state. Synced from Python: `story` (what the journal says) and `pulse` (what moves all the time). Of this page alone:
  * the logs and metrics that came as messages (`shared.js`), and what each view shows of them.
  */
+import { makeDebugger } from "./debugger.js";
 import { h, say } from "./dom.js";
 import { makeHead } from "./head.js";
 import { makeOutput } from "./output.js";
@@ -58,6 +59,10 @@ function show(shared, el) {
   }, signal);
   const plots = makePlots(signal);
   const output = makeOutput(logs, signal);
+  const prompt = makeDebugger(shared, (rank) => {
+    look.byHand = true;
+    choose(rank);
+  }, signal);
   const timeline = makeTimeline();
   const query = /** @type {HTMLInputElement} */ (h("input", { type: "search", className: "ice-search", placeholder: "Search", "aria-label": "Search in the output shown" }));
   const attempts = /** @type {HTMLSelectElement} */ (h("select", { className: "ice-select", "aria-label": "Attempt", hidden: true }));
@@ -66,7 +71,7 @@ function show(shared, el) {
   const path = h("span", { className: "ice-path", title: "Where the logs are" });
   const tools = h("div", { className: "ice-tools" }, attempts, query, output.follow, metrics, events, path);
   const root = h("div", { className: "ice-panel", "data-lm-suppress-shortcuts": "true", role: "region", "aria-label": "Run" },
-    head.element, trouble.element, ranks.element, plots.element, output.element, tools, timeline.element, stacks.element);
+    head.element, trouble.element, ranks.element, plots.element, output.element, prompt.element, tools, timeline.element, stacks.element);
   el.append(root);
   const terminal = output.open();
 
@@ -102,6 +107,13 @@ function show(shared, el) {
       look.chosen = first.rank;
       drawn = -1;
     }
+    // So does one that comes to a breakpoint.
+    const waits = Object.keys(now.debugged).map(Number).sort((a, b) => a - b)[0];
+    if (waits !== undefined && look.forward !== `debugger ${waits}` && !look.byHand && !first) {
+      look.forward = `debugger ${waits}`;
+      look.chosen = waits;
+      drawn = -1;
+    } else if (waits === undefined && look.forward.startsWith("debugger")) look.forward = "";
     if (drawn !== number()) {
       drawn = number();
       output.draw(drawn, look.chosen);
@@ -111,6 +123,7 @@ function show(shared, el) {
     ranks.show(now, pulse(), number(), look.chosen);
     root.dataset.state = head.element.dataset.state;
     trouble.show(now, number());
+    prompt.show(now, number(), look.chosen);
     attempts.hidden = now.attempts.length < 2;
     if (attempts.options.length !== now.attempts.length) {
       attempts.replaceChildren(...now.attempts.map((one) => h("option", { value: one.attempt }, `attempt ${one.attempt}`)));

@@ -5,7 +5,7 @@ import { rankState } from "./story.js";
 /** @typedef {import("./story.js").Story} Story */
 /** @typedef {import("./story.js").Pulse} Pulse */
 
-const MARKS = /** @type {Record<string, string>} */ ({ running: "●", done: "✓", failed: "✕", ended: "○" });
+const MARKS = /** @type {Record<string, string>} */ ({ running: "●", done: "✓", failed: "✕", ended: "○", waiting: "◆", silent: "◌" });
 const QUIET = 5; // seconds of silence that are worth a word
 const BEHIND = 2; // steps behind the foremost rank that are; ranks in step are one apart at most, and are not read at the same moment
 const FEW = 4, SOME = 16; // ranks up to which each has room for its notes, and for its mark and number
@@ -59,7 +59,8 @@ export function makeRanks(choose, signal) {
         const mark = marks[place + 1];
         const { state, word, first } = rankState(story, pulse, attempt, place);
         const [memory = 0, wrote = 0, , step = null] = beats[place] ?? [];
-        const running = state === "running";
+        const stands = state === "waiting" || state === "silent";
+        const running = state === "running" || stands;
         const silent = wrote && running ? pulse.t - wrote : 0;
         const behind = running && step !== null && foremost - step > BEHIND ? foremost - step : 0;
         mark.dataset.state = state;
@@ -69,10 +70,10 @@ export function makeRanks(choose, signal) {
         say(mark.children[1], String(rank));
         const quiet = silent > QUIET ? `silent ${duration(silent)}` : "";
         const notes = [device, step === null ? "" : `step ${step}`, memory && running ? inMemory(memory) : "", quiet].filter(Boolean);
-        say(mark.children[2], state === "failed" ? word.split(":")[0] : behind && entries.length > FEW ? `−${behind}` : notes.join(" · "));
+        say(mark.children[2], state === "failed" ? word.split(":")[0] : stands ? word : behind && entries.length > FEW ? `−${behind}` : notes.join(" · "));
         const full = [`rank ${rank}: ${word}`, `local rank ${local}`, `pid ${pid}`, ...notes, behind ? `${behind} steps behind` : ""].filter(Boolean).join(", ");
         if (mark.title !== full) mark.title = full;
-        mark.setAttribute("aria-label", `rank ${rank}: ${state === "failed" ? word : state}${behind ? `, ${behind} steps behind` : ""}`);
+        mark.setAttribute("aria-label", `rank ${rank}: ${state === "failed" || stands ? word : state}${behind ? `, ${behind} steps behind` : ""}`);
       });
       for (const mark of marks) {
         const on = mark.dataset.rank === String(chosen);

@@ -9,6 +9,8 @@ export class Shared {
     this.model = model;
     this.logs = new Logs();
     this.curves = new Curves();
+    /** Commands that were typed at the debugger's prompt. @type {string[]} */
+    this.history = [];
     this.logs.path = model.get("story").path;
     /** @type {Map<string, (answer: any) => void>} */
     this.asked = new Map();

@@ -7,7 +7,8 @@ import { plain } from "./sanitise.js";
 /** @typedef {{ rank: number, attempt: number, time: number, kind: string, type: string, title: string, hint: string, traceback: string }} Failure */
 /** @typedef {{ t: number, kind: string, text: string, rank: number | null }} Moment */
 /** @typedef {{ run_id: string, name: string, path: string, state: string, over: boolean, started: number, end: number | null, note: string,
- *   nproc: number, max_restarts: number, attempts: Attempt[], restarts: Restart[], failures: Failure[], moments: Moment[] }} Story */
+ *   nproc: number, max_restarts: number, attempts: Attempt[], restarts: Restart[], failures: Failure[], moments: Moment[],
+ *   debugged: Record<string, { where: string, who: string, why: string }>, silent: Record<string, string> }} Story by rank: who is in the debugger, who hangs */
 /** @typedef {{ t: number, bars: [number, number][], flags: string[], ranks: [number, number, boolean, number | null][] }} Pulse ranks: MB, last word, returned, step */
 
 /** A mark beside each state's word, so that it is told without colour. */
@@ -41,5 +42,9 @@ export function rankState(story, pulse, attempt, place) {
   if (!newest) return { state: "ended", word: "ended with its attempt", first: false };
   if (story.over) return story.state === "SUCCEEDED" ? { state: "done", word: "ended", first: false } : { state: "ended", word: "ended", first: false };
   if (!memory && pulse.t - story.attempts[attempt].t > 2) return { state: "ended", word: "ended", first: false };
+  const waits = story.debugged[entry[0]];
+  if (waits) return { state: "waiting", word: `waits at ${plain(waits.where)}`, first: false };
+  const hangs = story.silent[entry[0]];
+  if (hangs !== undefined) return { state: "silent", word: `silent${hangs ? ` at ${plain(hangs)}` : ""}`, first: false };
   return { state: "running", word: "running", first: false };
 }

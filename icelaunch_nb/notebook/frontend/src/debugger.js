@@ -1,0 +1,130 @@
+/**
+ * A prompt for ranks that wait in the debugger. What is typed goes to the rank; what it answers stands in its log, in the terminal
+ * above. Python's twins are `worker/prompt.py`, in the rank, and `notebook/debugging.py`.
+ */
+import { h, say } from "./dom.js";
+import { plain } from "./sanitise.js";
+
+/** @typedef {import("./story.js").Story} Story */
+/** @typedef {import("./shared.js").Shared} Shared */
+
+/** label, what pdb calls it, and what it does */
+const BUTTONS = /** @type {const} */ ([
+  ["Next", "n", "Goes on to the next line of this function"],
+  ["Step", "s", "Goes on to the next line, into the function that is called"],
+  ["Up", "u", "Looks at the caller"],
+  ["Down", "d", "Looks back at what was called"],
+  ["Continue", "c", "Lets the rank go on"],
+]);
+const SHOWN = 4; // waiting ranks that are named, when another one is looked at
+const OFFERED = 60; // completions
+
+/** The longest beginning that all words have. @param {string[]} words */
+export function commonStart(words) {
+  let start = words[0] ?? "";
+  for (const word of words) while (!word.startsWith(start)) start = start.slice(0, -1);
+  return start;
+}
+
+/**
+ * @param {Shared} shared
+ * @param {(rank: number) => void} choose
+ * @param {AbortSignal} signal
+ */
+export function makeDebugger(shared, choose, signal) {
+  const where = h("span", { className: "ice-debug-where", role: "status", "aria-live": "polite" });
+  const buttons = h("span", { className: "ice-debug-buttons", role: "toolbar", "aria-label": "Debugger" });
+  const line = /** @type {HTMLInputElement} */ (h("input", {
+    className: "ice-debug-line", type: "text", autocomplete: "off", autocapitalize: "off", spellcheck: "false", "aria-label": "Debugger command",
+    placeholder: "p loss, w, !x = 1, … (h: help)",
+  }));
+  const offer = h("div", { className: "ice-debug-offer", hidden: true, role: "status" });
+  const row = h("label", { className: "ice-debug-row" }, h("span", { "aria-hidden": "true" }, "(Pdb)"), line);
+  const others = h("span", { className: "ice-debug-others" });
+  const element = h("div", { className: "ice-debug", hidden: true, role: "group", "aria-label": "Debugger" },
+    h("div", { className: "ice-debug-head" }, where, others, buttons), row, offer);
+
+  let rank = -1;
+  let at = 0; // place in the history
+  const { history } = shared;
+  const tell = (/** @type {string} */ text) => {
+    offer.hidden = !text;
+    say(offer, text);
+  };
+  const send = async (/** @type {string} */ command) => {
+    const { ok, says } = await shared.ask({ do: "debug", rank, command });
+    tell(ok ? "" : says);
+  };
+  for (const [label, command, title] of BUTTONS) {
+    const button = h("button", { type: "button", className: "ice-tool", title: `${title} (${command})`, "data-command": command }, label);
+    button.addEventListener("click", () => send(command), { signal });
+    buttons.append(button);
+  }
+
+  /** What TAB does: completes as far as it can, and says what there is to choose from. */
+  async function complete() {
+    const end = line.selectionStart ?? line.value.length;
+    const before = line.value.slice(0, end);
+    const { ok, completions = [], start = end, says } = await shared.ask({ do: "complete", rank, line: before });
+    if (line.value.slice(0, end) !== before) return; // typed on meanwhile
+    if (!ok) return tell(says);
+    const words = /** @type {string[]} */ (completions).map(plain);
+    const whole = commonStart(words);
+    if (whole.length > before.length - start) line.setRangeText(whole, start, end, "end");
+    tell(words.length > 1 ? words.slice(0, OFFERED).join("   ") + (words.length > OFFERED ? "   …" : "") : "");
+  }
+
+  /** @param {number} step */
+  function remember(step) {
+    at = Math.max(0, Math.min(history.length, at + step));
+    line.value = history[at] ?? "";
+  }
+
+  line.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && !event.isComposing) {
+      const command = line.value;
+      if (command.trim() && command !== history.at(-1)) history.push(command);
+      at = history.length;
+      line.value = "";
+      send(command); // an empty one repeats the last, as in pdb
+    } else if (event.key === "ArrowUp") remember(-1);
+    else if (event.key === "ArrowDown") remember(1);
+    else if (event.key === "Tab" && !event.shiftKey && line.value.trim()) complete(); // in an empty line TAB goes on to the next control
+    else return;
+    event.preventDefault();
+  }, { signal });
+
+  /** @param {number} other */
+  const link = (other, /** @type {string} */ text) => {
+    const button = h("button", { type: "button", className: "ice-debug-link" }, text);
+    button.addEventListener("click", () => choose(other), { signal });
+    return button;
+  };
+  let drawn = "";
+  return {
+    element,
+    /** @param {Story} story @param {number} attempt @param {number | "all"} chosen */
+    show(story, attempt, chosen) {
+      const waiting = attempt === story.attempts.length - 1 && !story.over ? story.debugged : {};
+      const ranks = Object.keys(waiting).map(Number).sort((a, b) => a - b);
+      element.hidden = !ranks.length;
+      const here = typeof chosen === "number" && chosen in waiting ? waiting[chosen] : undefined;
+      if (here && rank !== chosen) {
+        rank = /** @type {number} */ (chosen);
+        line.value = "";
+        tell("");
+      }
+      if (!here) rank = -1;
+      buttons.hidden = row.hidden = !here;
+      if (!here) tell("");
+      const why = here && here.why !== "breakpoint" ? ` · ${plain(here.why)}` : "";
+      say(where, here ? `rank ${rank} waits at ${plain(here.where)}${here.who ? `, ${plain(here.who)}` : ""}${why}` : "");
+      const rest = ranks.filter((one) => one !== rank);
+      const key = `${rank}|${rest.map((one) => `${one}@${waiting[one].where}`).join()}`;
+      if (key === drawn) return;
+      drawn = key;
+      others.replaceChildren(...rest.slice(0, SHOWN).map((one) => link(one, here ? `rank ${one} too` : `rank ${one} waits at ${plain(waiting[one].where)}`)),
+        rest.length > SHOWN ? `and ${rest.length - SHOWN} more` : "");
+    },
+  };
+}
