@@ -12,6 +12,7 @@ from pathlib import Path
 from kernel import Kernel, until
 from promise import promise
 
+from icelaunch_nb.notebook import debugging
 from icelaunch_nb.processes import Process
 from icelaunch_nb.run import Run
 
@@ -100,6 +101,8 @@ class Cell:
                 if here and run.state == "RUNNING":
                     run.stop(2.5)
                 return run.state == "STOPPING"
+            case "debugger":
+                return here and len(run.waiting) == 2
             case "writing":
                 drafts = list(Path(run.log_dir).glob("attempt_0/*/.result*"))
                 return len(drafts) == 2 and all(draft.stat().st_size >= 4 << 20 for draft in drafts)
@@ -109,6 +112,8 @@ class Cell:
         (self.place / "go").touch()
         if self.moment == "paused":
             run.resume()
+        for rank in run.waiting if self.moment == "debugger" else ():
+            debugging.tell(run, rank, "continue")
         return time.monotonic()
 
     def _victims(self, run: Run) -> list[Process]:
@@ -169,5 +174,6 @@ class Cell:
             _, attempt, rank = count.name.split(".")
             number = int(count.read_text() or 0)
             log = Path(run.log_dir, f"attempt_{attempt}/{rank}/stdout.log").read_text()
-            if not log.startswith("".join(f"line {n:08d}\n" for n in range(number))):
+            lines = re.findall(r"^(?:\(Pdb\) )?line (\d{8})$", log, re.M)  # a debugger's words stand between them
+            if [int(line) for line in lines][:number] != list(range(number)):
                 raise Broken(f"output of rank {rank} is lost: {number} lines written, the log ends with {log[-40:]!r}")

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import icelaunch_nb as ice
-
 VICTIMS = ("kernel", "host", "forkserver", "agent", "one rank", "all ranks")
 SIGNALS = ("KILL", "TERM", "STOP")  # STOP: for a second, then CONT
-MOMENTS = (
-    "starting", "running", "in C", "collective", "restarting", "paused", *(["debugger"] if hasattr(ice, "set_trace") else []),
-    "stopping", "writing",
-)
+MOMENTS = ("starting", "running", "in C", "collective", "restarting", "paused", "debugger", "stopping", "writing")
 LIMIT = 5.0  # seconds until nothing is left, or the run goes on
 GRACE = 2.5  # that the stop of the moment "stopping" gives
 COLD_START = 10.0  # that a forkserver takes to import torch on a busy machine
