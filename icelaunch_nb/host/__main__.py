@@ -1,4 +1,4 @@
-"""The host from its first line to its last: ``python -m icelaunch_nb.host <socket fd> <kernel pid>``.
+"""The host from its first line to its last: ``python -m icelaunch_nb.host <socket fd> <kernel pid> <directory>``.
 
 Its one connection is a socket pair whose other end the kernel holds, so nobody else can reach it. Three things keep it from
 outliving its kernel unnoticed: the socket's end, a pidfd of the kernel (a forked child of the kernel can hold the socket
@@ -7,6 +7,7 @@ open), and a look at its parent every second where there are no pidfds.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import multiprocessing
@@ -14,9 +15,11 @@ import multiprocessing.connection
 import multiprocessing.forkserver
 import os
 import queue
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -242,8 +245,10 @@ def _write_end(run_dir: RunDir, state: str, note: str) -> None:
 
 
 def main() -> None:
-    """Reads its two arguments and serves."""
+    """Reads its three arguments and serves."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    tempfile.tempdir = sys.argv[3]
+    atexit.register(shutil.rmtree, sys.argv[3], ignore_errors=True)
     kernel = socket.socket(fileno=int(sys.argv[1]))
     kernel.set_inheritable(False)
     Host(kernel, int(sys.argv[2])).serve()

@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -45,6 +46,9 @@ class Host:
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._log = tempfile.TemporaryFile("a+b")  # appending: reading it must not move where the host writes
+        environ = _without_long_tmpdir(environ)
+        # Its own place for multiprocessing's sockets, which outlive a host that is killed.
+        self._place = tempfile.mkdtemp(prefix="ice-", dir=environ.get("TMPDIR") or None)
         self._socket, theirs = socket.socketpair()
         self._sending = threading.Lock()
         self._heard = b""
@@ -55,8 +59,8 @@ class Host:
         with theirs:
             # A session of its own: Jupyter's Interrupt is a SIGINT to the kernel's whole process group.
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "icelaunch_nb.host", str(theirs.fileno()), str(os.getpid())],
-                env={**_FASTER_FORKS, **_without_long_tmpdir(environ), "PYTHONPATH": _python_path(environ)}, pass_fds=[theirs.fileno()], start_new_session=True,
+                [sys.executable, "-m", "icelaunch_nb.host", str(theirs.fileno()), str(os.getpid()), self._place],
+                env={**_FASTER_FORKS, **environ, "PYTHONPATH": _python_path(environ)}, pass_fds=[theirs.fileno()], start_new_session=True,
                 stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log, cwd=os.path.sep,
             )
 
@@ -125,6 +129,8 @@ class Host:
         self._socket.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(0 if self._detached else _CLOSING)
+        if self.process.poll() is not None:
+            shutil.rmtree(self._place, ignore_errors=True)
         if self.process.returncode is None:
             self.process.returncode = 0  # it goes on by itself; Popen would warn of that
         self._last_words = self.last_words()

@@ -1,0 +1,33 @@
+"""A thousand bad days: launch after launch in one kernel, each with a fault; all end as they must, and nothing piles up."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+NUMBER = int(os.environ.get("BAD_DAYS", 200))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_every_bad_day_ends_well_and_nothing_piles_up(fresh_kernel: Any) -> None:
+    seed = int(os.environ.get("BAD_DAYS_SEED", random.randrange(10**6)))
+    print(f"BAD_DAYS_SEED={seed}")
+    fresh_kernel.does(f"sys.path.insert(0, {str(Path(__file__).parent)!r})\nimport bad_days, contextlib")
+    for name, reason in fresh_kernel.value("[(day.__name__, why) for day in bad_days.DAYS if (why := bad_days.why_not(day))]"):
+        print(f"not here: {name}: {reason}")
+    warm = "for _ in range(3): bad_days.nothing_happens(bad_days.random.Random(1))\nbad_days.nobody_waits(None); bad_days.the_agent_is_killed(None)"
+    fresh_kernel.does(warm)
+    fresh_kernel.does("print('x' * 10**7)")  # for large messages pyzmq starts a thread, once
+    fresh_kernel.does("time.sleep(1); before = bad_days.what_is_held()")
+    assert fresh_kernel.run(f"wrong = bad_days.live({NUMBER}, {seed})\nwrong", timeout=550).literal == []
+    fresh_kernel.does("bad_days.nothing_happens(bad_days.random.Random(1))")
+    fresh_kernel.does("""
+with contextlib.suppress(AssertionError):
+    until(lambda: not bad_days.more(bad_days.what_is_held(), before), 10)
+""")
+    assert fresh_kernel.value("{kind: dict(names) for kind, names in bad_days.more(bad_days.what_is_held(), before).items()}") == {}
