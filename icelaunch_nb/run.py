@@ -145,6 +145,13 @@ class Run:
         """Where the ranks stand that the hang watch calls silent (``launch(hang_after=60)``), by global rank; empty if that can't be told."""
         return dict(sorted(self.story.silent.items()))
 
+    def standing(self) -> list[str]:
+        """Who waits in the debugger and who hangs, in words, the odd one out first: ``rank 2 waits at cell 5, line 7``."""
+        story = self.story
+        waiting = [f"rank {rank} waits at {where}" for rank, where in self.waiting.items()]
+        hanging = [f"{in_words(ranks)} silent" + f" at {where}" * bool(where) for ranks, where in story.hangs()]
+        return waiting[:_TOLD] + hanging[:_TOLD]
+
     @property
     def last_checkpoint(self) -> str | None:
         """The path that a rank told `Context.checkpoint_saved`; None: none did."""
@@ -432,8 +439,7 @@ class Run:
         if story.state == State.FAILED and story.failures:
             root = story.failures[0]
             parts.insert(1, f"rank {root.rank}: {' '.join(root.title.split())[:80]}")
-        parts[1:1] = [f"rank {rank} waits at {where}" for rank, where in [*self.waiting.items()][:_TOLD]]
-        parts[1:1] = [f"{in_words(ranks)} silent" + f" at {where}" * bool(where) for ranks, where in story.hangs()[:_TOLD]]
+        parts[1:1] = self.standing()
         return f"<Run {self.run_id}: {', '.join(parts)}>"
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -35,7 +35,7 @@ def html(run: Any) -> str:
     parts = [
         '<div style="border-left: 3px solid ' + color + '; padding: 2px 0 2px 10px; line-height: 1.5">',
         f'<div><b style="color: {color}">{story["state"]}</b> {_escape(story["name"])} · {told.figures()}</div>',
-        *(f"<div>{_escape(line)}</div>" for line in told.restarts()),
+        *(f"<div>{_escape(line)}</div>" for line in [*told.restarts(), *run.standing()]),
     ]
     error = told.first_error()
     if error:

@@ -1,0 +1,155 @@
+"""What a click can ask of a running job: pause, resume, a checkpoint; and a breakpoint stepped through by clicking and typing."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+
+TRAIN = """\
+def train(stop_at=-1, steps=100_000):
+    import torch, torch.distributed as dist
+    dist.init_process_group("gloo")
+    ctx, loss, saved = ice.get_context(), torch.ones(1), []
+    for step in ctx.steps(range(steps)):
+        dist.all_reduce(loss)
+        loss /= dist.get_world_size()
+        time.sleep(0.005)
+        if ctx.should_checkpoint():
+            saved.append(step)
+            if ctx.rank == 0:
+                ctx.checkpoint_saved(f"/tmp/step_{step}")
+        if ctx.rank == 1 and step == stop_at:
+            secret = "found"
+            breakpoint()
+            secret += " it"
+            print("<b>secret</b> is", secret)
+    return saved
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def train(shared_book):
+    shared_book.done(shared_book.cell(TRAIN))
+
+
+def launch(book, arguments: str = "", options: str = "nproc_per_node=2, devices='cpu'") -> int:
+    return book.cell(f"run = ice.launch(train, ({arguments}), {options})\nrun")
+
+
+def says(book, code: str) -> str:
+    """What a cell prints."""
+    cell = book.cell(code)
+    book.done(cell)
+    return book.output(cell).inner_text().strip()
+
+
+def test_pause_resume_and_a_checkpoint_by_clicking(book):
+    cell = launch(book)
+    panel = book.panel(cell)
+    book.word(cell, "RUNNING")
+    panel.locator(".ice-count").get_by_text("%").wait_for(timeout=20_000)
+    book.press(cell, "pause")
+    book.word(cell, "PAUSED")
+    before = panel.locator(".ice-count").inner_text()
+    time.sleep(0.4)
+    assert panel.locator(".ice-count").inner_text() == before
+    assert says(book, "print(len(set(ice.steps.steps_made(run._dir.steps(0), 2).values())))") == "1"
+    book.press(cell, "resume")
+    book.word(cell, "RUNNING")
+    book.press(cell, "checkpoint")
+    panel.locator(".ice-tool", has_text="Events").click()
+    events = panel.locator(".ice-events")
+    events.get_by_text("checkpoint saved: /tmp/step_").wait_for(timeout=10_000)
+    book.press(cell, "stop")
+    book.word(cell, "STOPPED")
+    told = re.findall(r"asked to pause|paused|resumed|checkpoint saved|asked to stop", events.inner_text())
+    assert told == ["asked to pause", "paused", "resumed", "checkpoint saved", "asked to stop"]
+    assert says(book, "print(len(run.result()[0]), run.result()[0] == run.result()[1])") == "1 True"
+
+
+def test_a_breakpoint_is_stepped_through_by_clicking_and_typing(book):
+    cell = launch(book, "20,")
+    panel, keyboard = book.panel(cell), book.page.keyboard
+    prompt = panel.locator(".ice-debug")
+    prompt.get_by_text(re.compile(r"^rank 1 waits at cell \d+, line 16$")).wait_for(timeout=20_000)
+    panel.get_by_role("tab", name=re.compile("rank 1: waits at cell"), selected=True).wait_for(timeout=5_000)  # it came forward
+    line = prompt.get_by_label("Debugger command")
+    line.click()
+    keyboard.type("p secr")
+    keyboard.press("Tab")
+    book.page.wait_for_function("(input) => input.value === 'p secret'", arg=line.element_handle())
+    keyboard.press("Enter")
+    book.sees(cell, "(Pdb) p secret\n'found'")
+    prompt.get_by_role("button", name="Next").click()
+    prompt.get_by_text("line 17").wait_for(timeout=5_000)
+    prompt.get_by_role("button", name="Next").click()
+    book.sees(cell, "<b>secret</b> is found it")
+    assert panel.locator("b", has_text="secret").count() == 0
+    line.click()
+    keyboard.press("ArrowUp")
+    assert line.input_value() == "p secret"
+    keyboard.press("Enter")
+    book.sees(cell, "'found it'")
+    keyboard.type("p lo")
+    keyboard.press("Tab")
+    prompt.locator(".ice-debug-offer").get_by_text("loss").wait_for(timeout=5_000)
+    assert line.input_value() == "p lo"
+    for _ in range(4):
+        keyboard.press("Backspace")
+    keyboard.type("p '<i>text</i>'")
+    keyboard.press("Enter")
+    book.sees(cell, "'<i>text</i>'")
+    assert panel.locator("i").count() == 0
+    keyboard.type("c")
+    keyboard.press("Enter")
+    prompt.wait_for(state="hidden", timeout=5_000)
+    before = panel.locator(".ice-count").inner_text()
+    book.page.wait_for_function("([element, before]) => element.textContent !== before", arg=[panel.locator(".ice-count").element_handle(), before])
+    book.press(cell, "stop")
+    book.word(cell, "STOPPED")
+
+
+def test_a_prompt_is_there_again_after_a_reload_while_a_cell_waits_and_ends_with_a_stop(book):
+    cell = launch(book, "5,")
+    book.panel(cell).locator(".ice-debug-where").get_by_text("rank 1 waits").wait_for(timeout=20_000)
+    waits = book.cell("try:\n    print('waits', flush=True)\n    print(len(run.result()))\nexcept BaseException as error:\n    print(type(error))")
+    book.output(waits).get_by_text("waits").wait_for(timeout=10_000)
+    panel = book.panel(cell)
+    line = panel.get_by_label("Debugger command")
+    line.click()
+    book.page.keyboard.type("p 6 * 7")
+    book.page.keyboard.press("Enter")
+    book.sees(cell, "(Pdb) p 6 * 7\n42")
+    panel.get_by_role("tab", name="rank 0").click()
+    panel.get_by_role("button", name=re.compile("rank 1 waits at")).click()
+    book.sees(cell, "(Pdb) p 6 * 7\n42")
+    book.press(cell, "stop")
+    book.word(cell, "STOPPED")
+    panel.locator(".ice-debug").wait_for(state="hidden", timeout=5_000)
+    book.done(waits)
+    assert book.output(waits).inner_text().split() == ["waits", "2"]
+
+
+def test_a_rank_that_raises_waits_with_what_it_raised(book):
+    book.done(book.cell("def breaks():\n    value = 5\n    if ice.get_context().rank == 0:\n        raise ValueError('the <b>cause</b>')\n    time.sleep(60)"))
+    cell = book.cell("run = ice.launch(breaks, nproc_per_node=2, devices='cpu', post_mortem=True)\nrun")
+    panel = book.panel(cell)
+    panel.locator(".ice-debug-where").get_by_text("· ValueError: the <b>cause</b>").wait_for(timeout=20_000)
+    panel.get_by_label("Debugger command").fill("p value")
+    panel.get_by_label("Debugger command").press("Enter")
+    book.sees(cell, "(Pdb) p value\n5")
+    panel.get_by_role("button", name="Continue").click()
+    book.word(cell, "FAILED")
+
+
+def test_ranks_that_hang_are_marked_with_where_they_stand(book):
+    book.done(book.cell("def hangs():\n    while not ice.get_context().events.resume.wait(5):\n        pass"))
+    cell = book.cell("run = ice.launch(hangs, nproc_per_node=2, devices='cpu', hang_after=0.5)\nrun")
+    panel = book.panel(cell)
+    panel.get_by_role("tab", name=re.compile(r"rank 1: silent at cell \d+, line 2")).wait_for(timeout=20_000)
+    panel.locator(".ice-tool", has_text="Events").click()
+    panel.locator(".ice-events").get_by_text(re.compile(r"ranks 0, 1 silent for \d+ s, at cell \d+, line 2")).wait_for(timeout=5_000)
+    book.done(book.cell("run.resume()"))
+    book.word(cell, "SUCCEEDED")
