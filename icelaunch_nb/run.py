@@ -17,7 +17,7 @@ from icelaunch_nb.config import LaunchConfig
 from icelaunch_nb.errors import Failure, IcelaunchError, check_seconds
 from icelaunch_nb.events import Events
 from icelaunch_nb.moments import in_words
-from icelaunch_nb.notebook import debugging, waiting
+from icelaunch_nb.notebook import debugging, subshell, waiting
 from icelaunch_nb.notebook.hosts import Host
 from icelaunch_nb.notebook.outcome import Outcome
 from icelaunch_nb.notebook.printer import Printer
@@ -246,6 +246,7 @@ class Run:
             check_seconds("timeout", timeout)
         try:
             for pause in self._watch(timeout):
+                subshell.take_clicks()
                 time.sleep(pause)
         except KeyboardInterrupt:
             waiting.end(self)
@@ -274,6 +275,7 @@ class Run:
 
         try:
             for pause in self._watch(None):
+                subshell.take_clicks()
                 await asyncio.sleep(pause)
         except asyncio.CancelledError as error:
             raise waiting.end_of_await(self, error) from None

@@ -20,6 +20,7 @@ import traitlets
 
 from icelaunch_nb.errors import IcelaunchError
 from icelaunch_nb.launch import launch
+from icelaunch_nb.notebook import subshell
 from icelaunch_nb.notebook.formmemory import Memory, notebook_of
 from icelaunch_nb.notebook.formstate import Form
 from icelaunch_nb.notebook.functions import called
@@ -77,6 +78,7 @@ class LaunchPanel(ipywidgets.VBox):  # type: ignore[misc]
         self._fields = FormFields(view=self._form.view(), devices=vacancy(os.environ))
         super().__init__(children=[self._fields])
         self._fields.on_msg(lambda _, content, buffers: self._hear(content))
+        subshell.listen(self._fields.model_id)
         self._shell = shell
         if shell is not None:
             shell.events.register("post_run_cell", self._after_a_cell)
@@ -108,6 +110,7 @@ class LaunchPanel(ipywidgets.VBox):  # type: ignore[misc]
         if self._shell is not None:
             self._shell.events.unregister("post_run_cell", self._after_a_cell)
             self._shell = None
+        subshell.unlisten(self._fields.model_id)
         layouts = [self.layout, self._fields.layout]
         for widget in (self._fields, super(), *layouts):
             widget.close()

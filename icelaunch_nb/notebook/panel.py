@@ -58,6 +58,7 @@ class RunPanel(anywidget.AnyWidget):
         portrait = Portrait(run)
         super().__init__(story=portrait.story(), pulse=portrait.pulse({}, {}))
         self.on_msg(RunPanel._hear)
+        subshell.listen(self.model_id)
 
     def _hear(self, content: dict[str, Any], _buffers: Any) -> None:
         self.seen = True
@@ -75,6 +76,7 @@ class RunPanel(anywidget.AnyWidget):
     def close(self) -> None:
         """Ends the widget; what it showed becomes the summary in the output."""
         layout = self.layout  # a widget of its own, that nobody else would close
+        subshell.unlisten(self.model_id)
         super().close()
         layout.close()
 
