@@ -62,7 +62,7 @@ class Reading:
 
     def _lost(self, story: Story) -> Story:
         """Nobody is left who could say how it ended; of a run that this process launched, it says so itself."""
-        end = {"t": time.time(), "event": "end", "state": "LOST", "note": self._last_words(story)}
+        end = {"t": self._last_sign() if self.host is None else time.time(), "event": "end", "state": "LOST", "note": self._last_words(story)}
         if self.host is not None:
             self._write(end)
         return story.after(end)
@@ -101,8 +101,17 @@ class Reading:
         """Whether the agent has been gone for so long that its host would have said what of."""
         now = time.monotonic()
         self._vanished = self._vanished or now
-        hosts_silence = self.host is not None and not self.host.alive()
-        return hosts_silence or now - self._vanished > (_TO_TELL if self.host is not None else _TO_TELL / 4)
+        if self.host is not None:
+            return not self.host.alive() or now - self._vanished > _TO_TELL
+        # Another kernel's, or one of last week.
+        return now - self._vanished > _TO_TELL or time.time() - self._last_sign() > _TO_TELL
+
+    def _last_sign(self) -> float:
+        """When anybody wrote in the journal, in seconds since the epoch."""
+        try:
+            return self._dir.journal.stat().st_mtime
+        except OSError:
+            return self._launched
 
     def _last_words(self, story: Story) -> str:
         if not self._dir.path.is_dir():

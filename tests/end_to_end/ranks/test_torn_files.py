@@ -1,0 +1,169 @@
+"""Whoever is killed within a write leaves a directory that attaches and tells the truth: recorded runs, cut at every byte."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import jobs
+import pytest
+
+import icelaunch_nb as ice
+from icelaunch_nb import retention
+from icelaunch_nb.events import Events
+from icelaunch_nb.notebook import summary
+from icelaunch_nb.notebook.portrait import Portrait
+from icelaunch_nb.rundir import JournalWriter, RunDir, read_journal
+
+pytestmark = pytest.mark.slow
+OVER = {"SUCCEEDED", "FAILED", "STOPPED", "LOST"}
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunDir]:
+    """Real runs that are over, as their directories were then; launched a week ago, as far as they say."""
+    base = tmp_path_factory.mktemp("recorded")
+    runs = {
+        "restarted": ice.launch(jobs.fail_until, (1, 0), nproc_per_node=2, max_restarts=2, log_dir=base, run_id="restarted"),
+        "failed": ice.launch(jobs.end_by, ("SIGKILL",), nproc_per_node=2, log_dir=base, run_id="failed"),
+    }
+    for run in runs.values():
+        assert run.wait(60)
+        for path in (run.log_dir, *map(str, Path(run.log_dir).rglob("*"))):
+            os.utime(path, (time.time() - 604800,) * 2)
+    return {name: RunDir(Path(run.log_dir)) for name, run in runs.items()}
+
+
+@pytest.fixture
+def copy(recorded: dict[str, RunDir], tmp_path: Path, request: pytest.FixtureRequest) -> RunDir:
+    """A directory of which anything can be cut."""
+    path = tmp_path / request.param
+    shutil.copytree(recorded[request.param].path, path, ignore=shutil.ignore_patterns("control", "leash"))
+    run_dir = RunDir(path)
+    for fifo in (run_dir.control, run_dir.leash):
+        os.mkfifo(fifo, 0o600)
+    spec = run_dir.read_spec()
+    run_dir.write_json(run_dir.spec, {**spec, "time": spec["time"] - 604800})
+    return run_dir
+
+
+every = pytest.mark.parametrize("copy", ["restarted", "failed"], indirect=True)
+
+
+def cut(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+    os.utime(path, (time.time() - 604800,) * 2)
+
+
+def looked_at(run_dir: RunDir) -> ice.Run:
+    """A new handle that was asked everything that a notebook asks."""
+    run = ice.Run(run_dir.path)
+    assert repr(run) and summary.text(run) and summary.html(run)
+    assert Portrait(run).story()["state"] == str(run.state)
+    for rank in (0, 1) if run.story.attempts else ():
+        run.logs(rank), run.logs(rank, "stderr")
+    assert (run.pids, run.elapsed >= 0, len(run.failures) < 3) == ({}, True, True)
+    list(run.metrics()), run.last_checkpoint, run.stacks()
+    return run
+
+
+@every
+def test_the_journal_cut_at_every_byte(copy: RunDir) -> None:
+    data = copy.journal.read_bytes()
+    truth = json.loads(data.splitlines()[-1])["state"]
+    last = len(data.rstrip(b"\n").rpartition(b"\n")[0]) + 1
+    for length in range(len(data) + 1):
+        cut(copy.journal, data[:length])
+        run = looked_at(copy)
+        assert run.state == (truth if length == len(data) else "LOST"), length
+        whole = [json.loads(line) for line in data[:length].splitlines(keepends=True) if line.endswith(b"\n")]
+        assert len(run.story.attempts) == sum(event["event"] == "attempt" for event in whole)
+        assert [dict(restart) for restart in run.story.restarts] == [event for event in whole if event["event"] == "restart"]
+        if length in (0, last, len(data) - 1):
+            with pytest.raises(ice.RunLost, match="vanished"):
+                run.result(1)
+        assert not retention.lives(copy.path) or not any(event["event"] == "agent" for event in whole)
+
+
+@every
+def test_what_is_added_after_a_torn_line_is_read(copy: RunDir) -> None:
+    data = copy.journal.read_bytes()
+    for length in range(len(data)):
+        cut(copy.journal, data[:length])
+        with JournalWriter(copy.journal) as journal:
+            journal.write("end", state="LOST", note="its agent was killed by SIGKILL")
+        events, _ = read_journal(copy.journal, 0)
+        whole = data[: length + 1] if data[length : length + 1] == b"\n" else data[:length]  # a line that lacked only its end
+        assert [event["event"] for event in events[:-1]] == [json.loads(line)["event"] for line in whole.splitlines(keepends=True)
+                                                             if line.endswith(b"\n")], length
+        assert (events[-1]["event"], ice.Run(copy.path).state) == ("end", "LOST")
+
+
+@every
+def test_the_board_cut_at_every_byte(copy: RunDir) -> None:
+    data, truth = copy.board.read_bytes(), ice.Run(copy.path).state
+    for length in range(len(data)):
+        copy.board.write_bytes(data[:length])
+        assert (ice.Run(copy.path) if length % 64 else looked_at(copy)).state == truth
+        with pytest.raises(ValueError, match="is no events board"):
+            Events.of_run(copy.path)
+    copy.board.unlink()
+    assert looked_at(copy).state == truth
+
+
+@every
+def test_a_living_run_without_its_board_is_never_over(copy: RunDir) -> None:
+    """Whose agent lives, as this process does."""
+    me = retention.Process.of(os.getpid())
+    for board in (None, b"", b"iceboard"):
+        copy.board.unlink(missing_ok=True)
+        if board is not None:
+            copy.board.write_bytes(board)
+        copy.journal.write_text(json.dumps({"t": 1.0, "event": "agent", "pid": me.pid, "started": me.started}) + "\n")
+        assert str(ice.Run(copy.path).state) not in OVER
+    copy.journal.unlink()  # nobody looks for that agent
+
+
+@every
+def test_the_spec_cut_at_every_byte_is_no_runs(copy: RunDir) -> None:
+    data = copy.spec.read_bytes()
+    for length in range(len(data)):
+        copy.spec.write_bytes(data[:length])
+        with pytest.raises(ice.IcelaunchError, match="is not the directory of a run"):
+            ice.attach(copy.path)
+
+
+@pytest.mark.parametrize("copy", ["restarted"], indirect=True)
+def test_a_result_cut_at_every_byte_is_not_claimed(copy: RunDir) -> None:
+    path = copy.rank(1, 0).result
+    data = path.read_bytes()
+    assert ice.Run(copy.path).result(1) == {0: 1, 1: 1}
+    for length in range(len(data)):
+        path.write_bytes(data[:length])
+        with pytest.raises(ice.RunFailed, match="rank 0's result can't be built here"):
+            ice.Run(copy.path).result(1)
+
+
+@pytest.mark.parametrize("copy", ["failed"], indirect=True)
+@pytest.mark.parametrize("name", ["error.json", "error.pkl", "metrics.jsonl", "result.pkl", "stacks.txt"])
+def test_a_ranks_files_cut_at_every_byte_change_no_state(name: str, copy: RunDir) -> None:
+    for rank in (0, 1):
+        path = copy.rank(0, rank).path / name
+        data = path.read_bytes() if path.exists() else b'{"rank": 0, "step": 1, "time": 2.5, "loss": 0.25}\n' * 2
+        for length in range(len(data)):
+            path.write_bytes(data[:length])
+            run = looked_at(copy)
+            with pytest.raises(ice.RunFailed, match="killed by SIGKILL"):
+                run.result(1)
+
+
+@every
+@pytest.mark.parametrize("draft", [".spec.json.1", ".result.pkl.1", ".error.json.1", ".checkpoint.json.1"])
+def test_half_a_draft_is_passed_over(draft: str, copy: RunDir) -> None:
+    truth = ice.Run(copy.path).state
+    for folder in (copy.path, copy.rank(0, 0).path):
+        (folder / draft).write_bytes(b"half a f")
+    assert looked_at(copy).state == truth
