@@ -183,9 +183,7 @@ def make_run_dir(log_dir: str | None, run_id: str) -> RunDir:
     readable = re.sub(r"[^A-Za-z0-9._-]+", "-", run_id).strip(".-")[:60] or "run"
     base = Path(log_dir) if log_dir is not None else default_log_dir()
     try:
-        for folder in (*reversed(base.parents), base):  # mkdir(parents=True) gives the parents the umask's mode
-            if not folder.is_dir():
-                folder.mkdir(exist_ok=True, mode=0o700)
+        make_private(base)
         run_dir = RunDir(Path(tempfile.mkdtemp(prefix=f"{readable}_", dir=base)))
         for fifo in (run_dir.control, run_dir.leash):
             os.mkfifo(fifo, 0o600)
@@ -194,6 +192,17 @@ def make_run_dir(log_dir: str | None, run_id: str) -> RunDir:
     except (OSError, ValueError) as error:
         raise ConfigError("log_dir", str(base), f"a run's directory can't be made there: {getattr(error, 'strerror', error)}") from None
     return run_dir
+
+
+def make_private(path: Path) -> None:
+    """Makes a directory, and those above it that are missing, its owner's alone; mkdir(parents=True) would go by the umask.
+
+    Raises:
+        OSError: It can't be made.
+    """
+    for folder in (*reversed(path.parents), path):
+        if not folder.is_dir():
+            folder.mkdir(exist_ok=True, mode=0o700)
 
 
 def default_log_dir() -> Path:

@@ -19,13 +19,14 @@ import platformdirs
 from icelaunch_nb import retention
 from icelaunch_nb.errors import ConfigError, IcelaunchError
 from icelaunch_nb.run import Run
+from icelaunch_nb.rundir import make_private
 
 
 def remember(run_dir: Path) -> None:
     """Makes a run findable. Where the state directory can't be written (a read-only home), it stays findable by its path."""
     with contextlib.suppress(OSError):
         index = _index()
-        index.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(index)
         (index / f"{time.time_ns():020d}_{secrets.token_hex(3)}").symlink_to(run_dir)
 
 

@@ -1,0 +1,259 @@
+"""Nobody else comes in: modes, owners, sockets, and where secrets don't stand."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import socket
+import stat
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+import psutil
+import pytest
+
+import icelaunch_nb as ice
+from icelaunch_nb import packing
+from icelaunch_nb.notebook import summary
+from icelaunch_nb.notebook.hosts import hosts
+from icelaunch_nb.notebook.portrait import Portrait
+from icelaunch_nb.rundir import RunDir
+
+STRANGER = 12345
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+
+
+def everything() -> str:
+    """Uses all that leaves files: metrics, steps, checkpoints, stacks, results, subprocesses."""
+    import torch
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo")
+    context = ice.get_context()
+    for step in context.steps(range(3)):
+        context.report(loss=float(step))
+        dist.all_reduce(torch.ones(1))
+    context.checkpoint_saved("nowhere")
+    context.events.resume.wait(60)
+    if context.restart_count == 0 and context.rank == 0:
+        raise RuntimeError("once more")
+    return "x" * (2 << 20)
+
+
+@contextlib.contextmanager
+def umask(mask: int) -> Iterator[None]:
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def open_ones(base: Path) -> list[str]:
+    """What anybody but its owner could do something with."""
+    found = [base, *base.rglob("*")]
+    return [f"{path} {oct(stat.S_IMODE(path.lstat().st_mode))}" for path in found
+            if not path.is_symlink() and stat.S_IMODE(path.lstat().st_mode) & 0o077]
+
+
+def kin(run: ice.Run) -> list[psutil.Process]:
+    """The host and all that it started."""
+    host = psutil.Process(hosts.for_environ(os.environ).process.pid)
+    found = [host, *host.children(recursive=True)]
+    assert {run.story.agent.pid, *run.pids.values()} <= {process.pid for process in found}
+    return found
+
+
+@pytest.mark.parametrize("mask", [0, 0o022, 0o077])
+def test_every_file_is_its_owners_alone_whatever_the_umask(mask: int, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(runs / "state"))
+    with umask(mask):
+        # With a variable of its own it gets a host of its own, which was started under this umask.
+        monkeypatch.setenv("TORCH_OF_THIS_TEST", str(mask))
+        run = ice.launch(everything, nproc_per_node=2, max_restarts=1)
+        other = ice.attach(run.log_dir)
+        until(lambda: len(run.stacks()) == 2)
+        assert open_ones(Path(run.log_dir)) == []
+        run.resume()
+        assert len(run.result(60)) == 2 and other.state == "SUCCEEDED"
+        inline = ice.launch(os.getpid, inline=True)
+        assert open_ones(Path(run.log_dir).parent) == []
+        assert open_ones(platformdirs.user_state_path("icelaunch_nb")) == []
+        assert open_ones(Path(hosts.for_environ(os.environ)._place)) == []
+    RunDir(Path(inline.log_dir)).journal.unlink()  # it names this process, which is not left behind
+    assert {"metrics.jsonl", "stacks.txt", "result.pkl", "stdout.log"} <= {path.name for path in Path(run.log_dir).rglob("*")}
+
+
+@as_root
+@pytest.mark.parametrize("name", ["result.pkl", "error.pkl", "call.pkl"])
+def test_nothing_of_somebody_else_is_unpickled(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    packing.dump(Bomb(tmp_path / "exploded"), path)
+    os.chown(path, STRANGER, STRANGER)
+    with pytest.raises(ice.IcelaunchError, match=f"belongs to user {STRANGER}"):
+        packing.load(path)
+    assert not (tmp_path / "exploded").exists()
+
+
+@as_root
+def test_a_run_with_a_result_of_somebody_else_claims_none(runs: Path) -> None:
+    run = ice.launch(lambda: 1, nproc_per_node=1)
+    assert run.wait(60)
+    path = RunDir(Path(run.log_dir)).rank(0, 0).result
+    packing.dump(Bomb(runs / "exploded"), path)
+    os.chown(path, STRANGER, STRANGER)
+    with pytest.raises(ice.RunFailed, match=f"belongs to user {STRANGER}"):
+        ice.Run(run.log_dir).result(1)
+    os.chown(run.log_dir, STRANGER, STRANGER)
+    with pytest.raises(ice.IcelaunchError, match=f"belongs to user {STRANGER}"):
+        ice.attach(run.log_dir)
+    assert not (runs / "exploded").exists()
+
+
+class Bomb:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+def test_no_process_has_a_socket_beyond_loopback(runs: Path) -> None:
+    """From the first look on: rendezvous, process group, collectives."""
+
+    def collectives() -> None:
+        import torch
+        import torch.distributed as dist
+
+        dist.init_process_group("gloo")
+        while not ice.get_context().events.resume.is_set():
+            dist.all_reduce(torch.ones(1000))
+            dist.barrier()
+
+    ice.launch(os.getpid).result(60)
+    run = ice.launch(collectives, nproc_per_node=3)
+    seen: set[tuple[str, str]] = set()
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and len(seen) < 4:
+        for process in psutil.Process(hosts.for_environ(os.environ).process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                for socket in process.net_connections(kind="inet"):
+                    seen |= {(socket.status, end.ip) for end in (socket.laddr, socket.raddr) if end}
+        if run.state == "RUNNING" and {status for status, _ in seen} >= {"LISTEN", "ESTABLISHED"}:
+            deadline = min(deadline, time.monotonic() + 1)
+    run.events.resume.set()
+    run.kill()
+    assert run.wait(30)
+    assert {status for status, _ in seen} >= {"LISTEN", "ESTABLISHED"}, "the look came too late"
+    assert {address.removeprefix("::ffff:") for _, address in seen} == {"127.0.0.1"}
+
+
+@as_root
+def test_another_user_gets_nowhere(runs: Path) -> None:
+    """Tries every unix socket of ours, the FIFOs, the files, and the environment of every process."""
+
+    def wait() -> None:
+        if ice.get_context().rank == 0:
+            breakpoint()
+        ice.get_context().events.resume.wait(60)
+
+    for folder in (runs, *runs.parents):
+        if str(folder).startswith("/tmp/"):
+            folder.chmod(0o755)  # pytest's own doors are not what is tried
+    run = ice.launch(wait, nproc_per_node=2)
+    until(lambda: run.waiting)
+    mine = kin(run)
+    inodes = {connection.laddr for process in mine for connection in process.net_connections(kind="unix") if connection.laddr}
+    assert not [name for name in inodes if name.startswith(("@", "\0"))], "an abstract socket asks nobody for rights"
+    assert any(name.endswith("debugger.sock") for name in inodes) and len(inodes) >= 2
+    targets = {
+        "sockets": sorted(inodes),
+        "files": [str(path) for path in Path(run.log_dir).rglob("*")] + [run.log_dir],
+        "proc": [f"/proc/{process.pid}/{name}" for process in mine for name in ("environ", "mem", "fd/1")],
+    }
+    inside = as_a_stranger(lambda: intrude(targets))
+    run.kill()
+    assert run.wait(30)
+    assert inside == []
+
+
+def as_a_stranger(deed: Any) -> Any:
+    """What a function returns in a copy of this process that belongs to another user."""
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # a copy of a process with threads, which starts none
+        pid = os.fork()
+    if pid == 0:
+        try:
+            os.setgroups([])
+            os.setgid(STRANGER)
+            os.setuid(STRANGER)
+            os.write(writing, json.dumps(deed()).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with open(reading) as file:
+        said = file.read()
+    os.waitpid(pid, 0)
+    return json.loads(said)
+
+
+def intrude(targets: dict[str, list[str]]) -> list[str]:
+    """Where one gets in."""
+    inside = []
+    for name in targets["sockets"]:
+        client = socket.socket(socket.AF_UNIX)
+        client.settimeout(2)
+        with contextlib.suppress(OSError):
+            client.connect(name)
+            inside.append(name)
+        client.close()
+    for name in targets["files"] + targets["proc"]:
+        for flags in (os.O_RDONLY, os.O_WRONLY):
+            with contextlib.suppress(OSError):
+                os.close(os.open(name, flags | os.O_NONBLOCK))
+                inside.append(name)
+    return inside
+
+
+def test_secrets_of_the_environment_stand_nowhere(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = "hunter2" + os.urandom(8).hex()
+    for name in ("HF_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "SOME_SETTING"):
+        monkeypatch.setenv(name, secret)
+
+    def use_it(fail: bool) -> str:
+        found = os.environ["HF_TOKEN"]
+        ice.get_context().events.resume.wait(60)
+        if fail and ice.get_context().restart_count == 0:
+            raise RuntimeError("a failure with its frames")
+        return hashlib.sha256(found.encode()).hexdigest()
+
+    told = []
+    for fail in (False, True):
+        run = ice.launch(use_it, (fail,), nproc_per_node=2, max_restarts=1, metrics_cfg={"handler": "console"}, run_id="secretive")
+        until(lambda: run.state == "RUNNING")
+        for process in kin(run):
+            with contextlib.suppress(psutil.Error):
+                told += [f"{process.pid} {process.environ()} {process.cmdline()}"]
+        until(lambda: all(run.stacks().values()))
+        told += list(run.stacks().values())
+        run.resume()
+        assert run.result(60)[1] == hashlib.sha256(secret.encode()).hexdigest(), "the ranks do have it"
+        told += [repr(run), json.dumps(Portrait(run).story()), summary.text(run), summary.html(run), repr(ice.runs())]
+        told += [path.read_bytes().decode(errors="replace") for path in Path(run.log_dir).rglob("*") if path.is_file()]
+    told += [hosts.for_environ(os.environ).last_words()]
+    assert len("".join(told)) > 10_000
+    assert not [text for text in told if secret in text]
+
+
+def until(condition: Any, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
