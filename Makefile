@@ -1,7 +1,8 @@
-# Two commands, each doing its own set-up:
+# Three commands, each doing its own set-up:
 #
 #   make demo    executes notebooks/01_quickstart.ipynb, prints its accuracy and where the result lies
 #   make test    lint, types, the tests, and the notebooks against their stored outputs
+#   make audit   asks the advisory database about everything that is installed
 #
 # PYTHON=python3.12 picks another interpreter, VENV=path another place for the virtual environment.
 
@@ -17,7 +18,7 @@ stamp := $(venv)/.ready-$(shell $(PYTHON) -c '$(interpreter)' 2>/dev/null)
 # The panel's bundle is made when the package is installed.
 frontend := $(wildcard icelaunch_nb/notebook/frontend/*.json icelaunch_nb/notebook/frontend/src/*)
 
-.PHONY: demo test setup packages clean
+.PHONY: demo test audit setup packages clean
 .DELETE_ON_ERROR:
 
 demo: setup
@@ -55,6 +56,11 @@ packages:
 	@command -v ip >/dev/null || $(call install,iproute2) || echo "without iproute2: tests in network namespaces skip"
 	@command -v unshare >/dev/null || $(call install,util-linux) || echo "without util-linux: tests in network namespaces skip"
 	@command -v chromium >/dev/null || $(call install,chromium) || echo "without chromium: tests of the panel in a browser skip"
+
+# Not part of `make test`: it needs pypi.org's JSON API, one release at a time. --strict: what can't be looked up is no pass.
+audit: setup
+	@$(python) -m pip install --quiet --disable-pip-version-check pip-audit
+	$(python) -m pip_audit --strict --skip-editable --progress-spinner off
 
 clean:
 	rm -rf "$(venv)" build
