@@ -1,0 +1,130 @@
+"""What it costs ranks to be watched: ``python -m benchmarks.watching``.
+
+The same run, whose 2 ranks print 1,000,000 lines in all, with its panel live in a kernel and with ``panel=False``, in turns. A
+front end that takes all messages, as a browser does but without drawing, stands at the other end. The bound for the ratio of the
+medians is 1.10.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from queue import Empty
+from typing import Any
+
+from jupyter_client import KernelManager
+from jupyter_client.blocking.client import BlockingKernelClient
+
+LINES = 500_000  # of each of 2 ranks
+SETUP = f"""
+%load_ext icelaunch_nb
+import time, icelaunch_nb as ice
+
+def talk():
+    for number in range({LINES}):
+        print("a line as trainings print them, with its number", number)
+
+def seconds(panel):
+    from IPython.display import display
+    before = time.process_time()
+    run = ice.launch(talk, nproc_per_node=2, devices="cpu", panel=panel)
+    display(run)
+    while not run.state.over:
+        time.sleep(0.05)
+    story = run.story
+    assert story.state == "SUCCEEDED", run
+    return story.end["t"] - story.attempts[0]["t"], time.process_time() - before
+
+seconds(False)
+"""
+
+
+class FrontEnd:
+    """Takes what a kernel sends, and opens every panel that it shows."""
+
+    def __init__(self, client: BlockingKernelClient) -> None:
+        self._client = client
+        self.messages: list[tuple[float, int]] = []  # of panels: when, and how many bytes of content and buffers
+        self.printed: dict[str, str] = {}
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._over = threading.Event()
+        self._thread.start()
+
+    def close(self) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _listen(self) -> None:
+        while not self._over.is_set():
+            try:
+                message = self._client.get_iopub_msg(timeout=0.2)
+            except Empty:
+                continue
+            content, kind = message["content"], message["msg_type"]
+            if kind == "comm_open" and "pulse" in content["data"].get("state", {}):
+                self._say(content["comm_id"], {"do": "hello"})
+            elif kind == "comm_msg":
+                self.messages.append((time.monotonic(), len(str(content)) + sum(map(len, message["buffers"]))))
+            elif kind == "stream":
+                asked = message["parent_header"]["msg_id"]
+                self.printed[asked] = self.printed.get(asked, "") + content["text"]
+
+    def _say(self, comm: str, words: dict[str, Any]) -> None:
+        message = self._client.session.msg("comm_msg", {"comm_id": comm, "data": {"method": "custom", "content": words}})
+        self._client.shell_channel.send(message)
+
+
+@contextmanager
+def kernel() -> Iterator[tuple[BlockingKernelClient, FrontEnd]]:
+    """A kernel that has loaded the extension, and a front end of it."""
+    manager = KernelManager()
+    manager.start_kernel()
+    client = manager.blocking_client()
+    client.start_channels()
+    client.wait_for_ready(timeout=60)
+    front_end = FrontEnd(client)
+    try:
+        evaluate(client, front_end, SETUP)
+        yield client, front_end
+    finally:
+        front_end.close()
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+
+def evaluate(client: BlockingKernelClient, front_end: FrontEnd, code: str) -> str:
+    """Runs a cell; what it printed."""
+    asked = client.execute(code)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        reply = client.get_shell_msg(timeout=120)
+        if reply["parent_header"].get("msg_id") == asked:
+            assert reply["content"]["status"] == "ok", "\n".join(reply["content"]["traceback"])
+            time.sleep(0.1)  # what it printed comes by another channel
+            return front_end.printed.get(asked, "")
+    raise TimeoutError(code)
+
+
+def main() -> None:
+    """Measures pairs and prints each."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.watching", description=__doc__)
+    parser.add_argument("--pairs", type=int, default=7)
+    pairs = parser.parse_args().pairs
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    with kernel() as (client, front_end):
+        for number in range(pairs):
+            for panel in (True, False) if number % 2 else (False, True):
+                took, busy = ast.literal_eval(evaluate(client, front_end, f"print(seconds({panel}))"))
+                seconds[panel].append(took)
+                print(f"panel={panel!s:5}  {took:.2f} s, the kernel computed {busy:.2f} s", flush=True)
+    watched, alone = statistics.median(seconds[True]), statistics.median(seconds[False])
+    print(f"2 x {LINES:,} lines: {watched:.2f} s with the panel, {alone:.2f} s without, {watched / alone:.3f} times as long (medians of {pairs})")
+
+
+if __name__ == "__main__":
+    main()
