@@ -180,6 +180,10 @@ class Book:
     def press(self, cell: int, what: str) -> None:
         self.panel(cell).locator(f'.ice-button[data-do="{what}"]').click()
 
+    def acts(self, cell: int, what: str, word: str, timeout: float = 20) -> float:
+        """Presses a button; seconds from the click until the head says `word`, as the page's own clock has it."""
+        return self.page.evaluate(_ACTS, [cell, what, word, timeout * 1000]) / 1000
+
     def save(self) -> Any:
         self.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
         return json.loads((self.server.home / self.name).read_text())
@@ -202,6 +206,20 @@ _DONE = f"""(cell) => {{ {_WIDGET}
   const model = nb.content.widgets[cell].model;
   return model.executionState !== 'running' && model.executionCount !== null;
 }}"""
+_ACTS = """([cell, what, word, timeout]) => new Promise((resolve, reject) => {
+  const found = document.querySelectorAll('.jp-Notebook .jp-Cell')[cell];
+  const pressed = performance.now();
+  const look = setInterval(() => {  // the output may be drawn anew at a run's end
+    if ([...found.querySelectorAll('.ice-word')].some((one) => one.textContent === word)) {
+      clearInterval(look);
+      resolve(performance.now() - pressed);
+    } else if (performance.now() - pressed > timeout) {
+      clearInterval(look);
+      reject(new Error(`${what}: ${word} never came`));
+    }
+  }, 4);
+  found.querySelector(`.ice-button[data-do="${what}"]:not([hidden])`).click();
+})"""
 _SEES = """([cell, text]) => {
   const found = document.querySelectorAll('.jp-Notebook .jp-Cell')[cell];
   found?.querySelector('.ice-screen')?.scrollIntoView({ block: 'nearest' });
