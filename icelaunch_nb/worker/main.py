@@ -16,7 +16,7 @@ from icelaunch_nb import context, cpython, packing, places
 from icelaunch_nb.rundir import RankDir, RunDir
 from icelaunch_nb.surroundings import Surroundings, become_main, enter
 from icelaunch_nb.tasks import RankTask
-from icelaunch_nb.worker import debugger, leash, report, streams
+from icelaunch_nb.worker import bars, debugger, leash, report, streams
 
 
 def main(source: RankTask | Connection) -> NoReturn:
@@ -114,6 +114,7 @@ def _settle(task: RankTask, rank_dir: RankDir) -> None:
     if "numpy.random" in sys.modules:
         # Forked siblings would draw the same numbers; under torchrun each process starts from the system's entropy.
         sys.modules["numpy.random"].seed()
+    bars.as_text()
     context.begin(RunDir(Path(task.run_dir)), task.attempt, task.local_rank)
 
 

@@ -312,6 +312,67 @@ def test_a_pause_survives_a_restart_as_a_wish() -> None:
     run.result(30)
 
 
+def in_rows(metrics) -> list[dict]:
+    return metrics if isinstance(metrics, list) else metrics.to_dict("records")
+
+
+def test_metrics_are_a_frame_where_pandas_is_there_and_pandas_reads_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    pandas = pytest.importorskip("pandas")
+
+    def train() -> None:
+        for step in range(3):
+            ice.get_context().report(step=step, loss=step / 2)
+        ice.get_context().report(step=3, count=1, worst=float("inf"))
+
+    run = ice.launch(train, nproc_per_node=2)
+    run.result(30)
+    frame = run.metrics()
+    assert isinstance(frame, pandas.DataFrame)
+    assert list(frame.columns) == ["attempt", "rank", "step", "time", "loss", "count", "worst"]
+    assert frame["loss"].dtype == float and frame["rank"].dtype == int and len(frame) == 8
+    assert frame.groupby("rank")["loss"].max().to_dict() == {0: 1.0, 1: 1.0}
+    file = pandas.read_json(run._dir.rank(0, 1).metrics, lines=True)
+    assert list(file["step"]) == [0, 1, 2, 3] and list(file["loss"].dropna()) == [0.0, 0.5, 1.0]
+    monkeypatch.setitem(sys.modules, "pandas", None)  # as where it isn't installed
+    rows = run.metrics()
+    assert isinstance(rows, list) and rows[-1]["worst"] == float("inf")
+    assert [row["loss"] for row in rows if row["rank"] == 1 and "loss" in row] == [0.0, 0.5, 1.0]
+    monkeypatch.undo()
+    silent = ice.launch(time.sleep, (0,))
+    silent.result(30)
+    assert list(silent.metrics().columns) == ["attempt", "rank", "step", "time"] and len(silent.metrics()) == 0
+
+
+def test_bars_of_tqdm_are_text_in_the_log() -> None:
+    pytest.importorskip("tqdm")
+
+    def bars() -> str:
+        from tqdm import tqdm
+        from tqdm.auto import tqdm as auto
+        from tqdm.notebook import tnrange, tqdm_notebook, trange
+        from tqdm.notebook import tqdm as notebook
+
+        made = 0
+        for bar in (tqdm, auto, notebook, tqdm_notebook):
+            for _ in bar(range(3), desc=f"bar {made}"):
+                pass
+            made += 1
+        for _ in notebook(["a"], display=False, leave=False):
+            pass
+        with notebook(total=2, desc="by hand") as bar:
+            bar.update(2)
+        return f"{made} {len(trange(5))} {len(tnrange(2))}"
+
+    run = ice.launch(bars, nproc_per_node=2)
+    assert run.result(30) == {0: "4 5 2", 1: "4 5 2"}
+    for rank in (0, 1):
+        assert run.logs(rank) == ""
+        lines = [line.rpartition("\r")[2] for line in run.logs(rank, "stderr").split("\n")]
+        for number in range(4):
+            assert any(line.startswith(f"bar {number}: 100%|██████████| 3/3 [") for line in lines), lines
+        assert any(line.startswith("by hand: 100%|██████████| 2/2 [") for line in lines)
+
+
 def test_metrics_come_with_rank_step_and_time() -> None:
     def train() -> None:
         import torch
@@ -326,9 +387,7 @@ def test_metrics_come_with_rank_step_and_time() -> None:
     started = time.time()
     run = ice.launch(train, nproc_per_node=2)
     run.result(30)
-    rows = run.metrics()
-    if not isinstance(rows, list):
-        rows = rows.to_dict("records")
+    rows = in_rows(run.metrics())
     mine = [row for row in rows if row["rank"] == 1]
     assert len(rows) == 2 * len(mine) == 18
     assert [row["step"] for row in mine] == [0, 1, 2, 3, 3, 4, 5, 6, 77]
@@ -354,8 +413,7 @@ def test_metrics_before_an_exception_are_kept_and_a_running_run_shows_them() -> 
     run.resume()
     with pytest.raises(ice.RunFailed):
         run.result(30)
-    rows = run.metrics()
-    numbers = [row["number"] for row in rows] if isinstance(rows, list) else list(rows["number"])
+    numbers = [row["number"] for row in in_rows(run.metrics())]
     assert numbers[:500] == list(range(500)) and numbers[-1] == -2
 
 
