@@ -55,6 +55,7 @@ class Story:
         restarts: The ``restart`` events: ``attempt``, ``rank``, ``cause``, ``failed_at`` and ``t``.
         failures: Every failed rank of the newest attempt that failed, the cause first.
         moments: The newest ``moment`` events: ``kind``, ``text``, ``t`` and, where it is about one, ``rank``.
+        stopping: The newest ``stopping`` event: when ranks were told to end (``t``), and how many seconds they were given (``grace``).
         debugged: The moment that tells of it, for each rank that is in the debugger: ``where`` it waits (``cell 5, line 7``),
             ``function``, ``why`` (``breakpoint``, or the exception), ``who`` (empty, or which thread or child).
         silent: Where each rank stands that the hang watch calls silent; empty where that can't be told.
@@ -67,6 +68,7 @@ class Story:
     restarts: tuple[Mapping[str, Any], ...] = ()
     failures: tuple[Failure, ...] = ()
     moments: tuple[Mapping[str, Any], ...] = ()
+    stopping: Mapping[str, Any] | None = None
     debugged: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     silent: Mapping[int, str] = field(default_factory=dict)
     end: Mapping[str, Any] | None = None
@@ -86,7 +88,7 @@ class Story:
             case "moment":
                 return self._after_moment(event)
             case "stopping":
-                return replace(self, state=State.STOPPING)
+                return replace(self, state=State.STOPPING, stopping=event)
             case "end":
                 return replace(self, state=State(event["state"]), end=event, debugged={}, silent={})
         return self

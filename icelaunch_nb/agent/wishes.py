@@ -40,7 +40,7 @@ class Wishes:
     Args:
         control: The run's control FIFO.
         parent: A descriptor that becomes readable when the host is gone; None: nobody to follow.
-        on_stop: Called once a stop is wished, with the grace and the reason.
+        on_stop: Called when a stop is wished, and again for one with less patience, with the grace and the reason.
         on_moment: Called with a moment that a rank or a kernel tells.
         give_up: Called, with the reason, where the agent did not end by itself in time after a wish to stop.
 
@@ -129,6 +129,7 @@ class Wishes:
                 timer = threading.Timer(grace, os.write, (self._ring_hurry, b"!"))
                 timer.daemon = True
                 timer.start()
+                self._on_stop(grace, reason)
             return
         self.grace, self.reason, self._deadline = grace, reason, deadline
         self._rang.set()

@@ -63,7 +63,7 @@ def _complete(service: Any, wish: Mapping[str, Any]) -> Mapping[str, Any]:
 DEEDS = {
     "hello": Deed(_replay),
     "attempt": Deed(_replay),
-    "stop": _acts("stop", "SIGTERM is on its way to the ranks; SIGKILL follows after 30 s"),
+    "stop": _acts("stop", "asked; loops over ctx.steps end together, other code gets SIGTERM; who is left after 30 s is killed"),
     "kill": _acts("kill", "SIGKILL is on its way to the ranks"),
     "pause": _acts("pause", "asked; ranks pause where they look at their events"),
     "resume": _acts("resume", "asked; ranks go on"),

@@ -59,6 +59,7 @@ class Portrait:
             "note": (story.end or {}).get("note") or "", "nproc": spec["config"]["nproc_per_node"],
             "max_restarts": spec["config"]["max_restarts"], "attempts": attempts, "restarts": restarts, "failures": failures,
             "moments": [{name: moment.get(name) for name in ("t", "kind", "text", "rank")} for moment in story.moments],
+            "kill_at": story.stopping["t"] + story.stopping["grace"] if story.stopping else None,
             "debugged": {str(rank): {name: at.get(name, "") for name in ("where", "who", "why")} for rank, at in story.debugged.items()},
             "silent": {str(rank): where for rank, where in story.silent.items()},
         }

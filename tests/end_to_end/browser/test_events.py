@@ -49,7 +49,7 @@ def test_pause_resume_and_a_checkpoint_by_clicking(book):
     cell = launch(book)
     panel = book.panel(cell)
     book.word(cell, "RUNNING")
-    panel.locator(".ice-count").get_by_text("%").wait_for(timeout=20_000)
+    panel.locator(".ice-count", has_text="%").first.wait_for(timeout=20_000)
     book.press(cell, "pause")
     book.word(cell, "PAUSED")
     before = panel.locator(".ice-count").inner_text()
@@ -153,3 +153,19 @@ def test_ranks_that_hang_are_marked_with_where_they_stand(book):
     panel.locator(".ice-events").get_by_text(re.compile(r"ranks 0, 1 silent for \d+ s, at cell \d+, line 2")).wait_for(timeout=5_000)
     book.done(book.cell("run.resume()"))
     book.word(cell, "SUCCEEDED")
+
+
+def test_the_panel_counts_down_while_ranks_take_their_time_to_stop(book):
+    book.done(book.cell(
+        "def slow():\n    for _ in ice.get_context().steps(range(10**9)):\n        time.sleep(0.01)\n    time.sleep(60)"
+    ))
+    cell = book.cell("run = ice.launch(slow, nproc_per_node=2, devices='cpu')\nrun")
+    panel = book.panel(cell)
+    panel.locator(".ice-count", has_text="%").first.wait_for(timeout=20_000)
+    book.press(cell, "stop")
+    panel.locator(".ice-countdown", has_text=re.compile(r"^(30|29) s left$")).wait_for(timeout=5_000)
+    panel.locator(".ice-countdown", has_text=re.compile(r"^2[78] s left$")).wait_for(timeout=5_000)
+    book.done(book.cell("run.stop(grace=1)"))
+    panel.locator(".ice-countdown", has_text=re.compile(r"^(1|2) s left$|being killed")).wait_for(timeout=5_000)
+    book.word(cell, "STOPPED")
+    assert panel.locator(".ice-countdown").is_hidden()

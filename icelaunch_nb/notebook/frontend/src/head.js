@@ -17,7 +17,7 @@ const BUTTONS = /** @type {const} */ ([
   ["resume", "Resume", "Lets paused ranks go on"],
   ["checkpoint", "Save checkpoint", "Asks the ranks for a checkpoint where they look at their events"],
   ["stacks", "Stacks", "Shows where every rank is now"],
-  ["stop", "Stop", "SIGTERM to the ranks, SIGKILL after 30 s"],
+  ["stop", "Stop", "Loops over ctx.steps end together and return; other code gets SIGTERM; who is left after 30 s is killed"],
   ["kill", "Kill", "SIGKILL to the ranks, now"],
 ]);
 
@@ -43,13 +43,14 @@ export function makeHead(ask, signal) {
   const state = h("span", { className: "ice-state", role: "status", "aria-live": "polite" }, mark, word);
   const name = h("span", { className: "ice-name" });
   const elapsed = h("span", { className: "ice-elapsed", title: "elapsed" });
+  const countdown = h("span", { className: "ice-countdown", title: "Ranks that take longer get SIGTERM, and SIGKILL soon after" });
   const attempt = h("span", { className: "ice-attempt" });
   const buttons = h("div", { className: "ice-buttons", role: "toolbar", "aria-label": "Act on the run" });
   const bars = makeBars();
   const restart = h("div", { className: "ice-restart", hidden: true });
   const answer = h("div", { className: "ice-answer", role: "status", "aria-live": "polite", hidden: true });
   const element = h("div", { className: "ice-head" },
-    h("div", { className: "ice-line" }, state, name, elapsed, attempt, h("span", { className: "ice-gap" }), buttons), bars.element, restart, answer);
+    h("div", { className: "ice-line" }, state, name, elapsed, countdown, attempt, h("span", { className: "ice-gap" }), buttons), bars.element, restart, answer);
 
   /** @type {Map<string, HTMLButtonElement>} */
   const known = new Map();
@@ -86,6 +87,9 @@ export function makeHead(ask, signal) {
     if (!told) return;
     const now = Date.now() / 1000 + skew;
     say(elapsed, duration((told.end ?? now) - told.started));
+    const left = told.over || told.kill_at === null ? null : Math.ceil(told.kill_at - now);
+    say(countdown, left === null ? "" : left > 0 ? `${duration(left)} left` : "being killed");
+    countdown.hidden = left === null;
     const last = told.restarts.at(-1);
     restart.hidden = !last;
     if (last) {

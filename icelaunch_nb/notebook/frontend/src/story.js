@@ -7,7 +7,7 @@ import { plain } from "./sanitise.js";
 /** @typedef {{ rank: number, attempt: number, time: number, kind: string, type: string, title: string, hint: string, traceback: string }} Failure */
 /** @typedef {{ t: number, kind: string, text: string, rank: number | null }} Moment */
 /** @typedef {{ run_id: string, name: string, path: string, state: string, over: boolean, started: number, end: number | null, note: string,
- *   nproc: number, max_restarts: number, attempts: Attempt[], restarts: Restart[], failures: Failure[], moments: Moment[],
+ *   nproc: number, max_restarts: number, attempts: Attempt[], restarts: Restart[], failures: Failure[], moments: Moment[], kill_at: number | null,
  *   debugged: Record<string, { where: string, who: string, why: string }>, silent: Record<string, string> }} Story by rank: who is in the debugger, who hangs */
 /** @typedef {{ t: number, bars: [number, number][], flags: string[], ranks: [number, number, boolean, number | null][] }} Pulse ranks: MB, last word, returned, step */
 
