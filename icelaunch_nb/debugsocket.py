@@ -1,7 +1,8 @@
 """The socket of a rank's debugger: where it lies, who may speak, and what is said: a JSON object a line.
 
 To the rank go ``{"command": "p x"}`` and ``{"complete": "p x.fo"}``; from it come ``{"text": …}``, ``{"prompt": "(Pdb) "}`` once it
-waits for a command, ``{"completions": […], "start": 2}`` and, last of all, ``{"end": …}``.
+waits for a command, ``{"completions": […], "start": 2}`` and, last of all, ``{"end": …}``. ``from`` and ``to`` beside these say where in
+the rank's stdout stands what was said.
 """
 
 from __future__ import annotations

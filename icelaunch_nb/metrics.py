@@ -85,7 +85,7 @@ def read(files: Iterable[tuple[int, Path]]) -> list[dict[str, Any]]:
 
 def _number(name: str, value: Any) -> float:
     try:
-        return float(value)
+        return float(value.detach() if hasattr(value, "detach") else value)  # torch warns of a tensor that has a gradient
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"report({name}=…): a {type(value).__name__} is no number: {error}") from None
 

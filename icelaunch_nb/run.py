@@ -293,15 +293,14 @@ class Run:
         kernel started. The pause grows from 1 ms to 20 ms, so a short run is seen at once and a long one costs 0.1 % CPU.
         """
         started, next_show = time.monotonic(), 0.0
-        if self._printer is None:
-            self._printer = Printer(self._dir, self.config)
+        printer = self._the_printer()
         while True:
             story, now = self.story, time.monotonic()
             if story.state.over or now >= next_show:
                 # Looking at 16 logs costs 0.3 ms; doing it at every look at the journal would slow the start of 8 ranks.
                 if self._panel is None or not self._panel.speaks:
                     with self._lock:
-                        self._printer.show(story.attempts, final=story.state.over)
+                        printer.show(story.attempts, final=story.state.over)
                 next_show = now + 0.02
             waited = now - started
             if story.state.over and self._panel is not None:
@@ -310,6 +309,19 @@ class Run:
                 return
             pause = min(0.02, 0.001 + waited / 100)
             yield pause if timeout is None else min(pause, max(0.0, timeout - waited))
+
+    def _the_printer(self) -> Printer:
+        with self._lock:
+            if self._printer is None:
+                self._printer = Printer(self._dir, self.config)
+            return self._printer
+
+    def leave_out(self, rank: int, first: int, last: int) -> None:
+        """Doesn't print that part of a rank's stdout, in bytes, when somebody waits for this run: the debugger's prompt showed it."""
+        for attempt in self.story.attempts[-1:]:
+            for entry in attempt["ranks"]:
+                if entry["rank"] == rank:
+                    self._the_printer().leave_out(self._dir.rank(attempt["attempt"], entry["local_rank"]).stdout, first, last)
 
     # Acting.
 

@@ -27,6 +27,8 @@ _LOOK = 0.02  # seconds between two looks at what was written
 _TOO_SHORT = 0.2  # seconds in which py-spy can't even start
 _FRAME = re.compile(r'  File "(?P<file>.*)", line (?P<line>\d+) in .*')
 _BELOW = os.path.join("icelaunch_nb", "worker", "main.py")  # what calls the user's function
+_LINE = 160  # characters
+_COLOR = re.compile(r"\x1b\[[0-9;]*m")
 _ADDRESS = re.compile(r"0x[0-9a-f]+")
 NATIVE = "\nwith native frames, by py-spy:\n"
 _SILENT = "no answer: the rank was not ready for the signal, or is stopped\n"
@@ -96,7 +98,7 @@ def readable(text: str, names: Mapping[str, str]) -> str:
         blocks.append("\n".join(lines[: below if below > 1 else len(lines)]))
     text = "\n\n".join(blocks) + "\n" if text else ""
     for filename, name in names.items():
-        text = text.replace(f'File "{filename}"', name)
+        text = text.replace(f'File "{filename}"', name).replace(f"({os.path.basename(filename)}:", f"({name}:")
     return text
 
 
@@ -139,8 +141,15 @@ def native(pids: Mapping[int, int], timeout: float) -> dict[int, str]:
         try:
             text, _ = spy.communicate(timeout=max(0, deadline - time.monotonic()))
             if spy.returncode == 0:
-                found[rank] = text
+                found[rank] = _without_preface(text)
         except subprocess.TimeoutExpired:
             spy.kill()  # Linux lets go what it looked at
             spy.communicate()
     return found
+
+
+def _without_preface(text: str) -> str:
+    """What py-spy says, in black and white, without the command line, and with C++ names as long as a line may be."""
+    lines = [line if len(line) <= _LINE else line[: _LINE - 1] + "…" for line in _COLOR.sub("", text).split("\n")]
+    first = next((number for number, line in enumerate(lines) if line.startswith("Thread ")), 0)
+    return "\n".join(lines[first:])

@@ -26,12 +26,14 @@ class Visit:
     Attributes:
         prompt: What the rank asks with (``(Pdb) ``); None: it isn't waiting for a command.
         over: Whether the rank has gone on, or is gone.
+        heard: From where to where the rank's stdout holds what was heard here, in bytes.
     """
 
     def __init__(self, path: Path) -> None:
         self._hearer = Hearer(connect(path))
         self.prompt: str | None = None
         self.over = False
+        self.heard = (0, 0)
 
     def texts(self) -> Iterator[str]:
         """What the rank says from now on until it asks for a command, or goes on."""
@@ -45,6 +47,7 @@ class Visit:
                     yield message["text"]
                 self.prompt = message.get("prompt", self.prompt)
                 self.over |= "end" in message
+                self.heard = message.get("from", self.heard[0]), message.get("to", self.heard[1])
 
     def send(self, command: str) -> str:
         """Says a command and waits for what the rank answers."""
@@ -123,17 +126,20 @@ def session(run: Any, rank: int | None, commands: Iterable[str] | None, timeout:
     while True:
         with _wait_for(run, rank, deadline) as (number, here):
             rank = number
-            _show(here)
-            while not here.over:
-                if given is None:
-                    command = _ask(here, rank)
-                if command is None:
-                    return
-                if given is not None:
-                    sys.stdout.write(f"{here.prompt}{command}\n")
-                here.say(command)
+            try:
                 _show(here)
-                command = None if given is None else next(given, None)
+                while not here.over:
+                    if given is None:
+                        command = _ask(here, rank)
+                    if command is None:
+                        return
+                    if given is not None:
+                        sys.stdout.write(f"{here.prompt}{command}\n")
+                    here.say(command)
+                    _show(here)
+                    command = None if given is None else next(given, None)
+            finally:
+                run.leave_out(rank, *here.heard)
         _await_the_news(run, rank)
         if command is None:
             return

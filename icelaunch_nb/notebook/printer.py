@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from icelaunch_nb.config import LaunchConfig, Std
 from icelaunch_nb.rundir import RunDir
@@ -32,21 +32,33 @@ class _Tail:
     line: str = ""  # what came after the last newline
     pending: bytes = b""  # the beginning of a character
     changed: float = 0.0
+    left_out: Sequence[tuple[int, int]] = ()  # parts of the file that were shown elsewhere
     shown: str = ""  # how much of `line` the console shows, while this tail has its last line
 
     def read(self) -> str:
         """What is new."""
         try:
             with open(self.path, "rb") as file:
-                file.seek(self.offset)
-                data = file.read(_CHUNK)
+                data = self._read_on(file)
         except FileNotFoundError:
             return ""
-        self.offset += len(data)
         data = self.pending + data
         cut = _whole_characters(data)
         self.pending = data[cut:]
         return data[:cut].decode(errors="replace")
+
+    def _read_on(self, file: BinaryIO) -> bytes:
+        data = b""
+        while len(data) < _CHUNK:
+            while inside := [last for first, last in self.left_out if first <= self.offset < last]:
+                self.offset = max(inside)
+            file.seek(self.offset)
+            new = file.read(min([_CHUNK - len(data), *(first - self.offset for first, _ in self.left_out if first > self.offset)]))
+            if not new:
+                break
+            data += new
+            self.offset += len(new)
+        return data
 
 
 class Printer:
@@ -62,6 +74,17 @@ class Printer:
         self._tails: list[_Tail] = []
         self._known = 0
         self._open: _Tail | None = None
+        self._left_out: dict[Path, list[tuple[int, int]]] = {}
+
+    def leave_out(self, path: Path, first: int, last: int) -> None:
+        """Passes over a part of a log that was shown already, by a debugger's prompt.
+
+        Args:
+            path: The log.
+            first: Where the part begins, in bytes.
+            last: Where it ends.
+        """
+        self._left_out.setdefault(path, []).append((first, last))
 
     def show(self, attempts: Sequence[Mapping[str, Any]], *, final: bool) -> None:
         """Prints what came since the last call.
@@ -118,7 +141,8 @@ class Printer:
             shown, rank_dir = self._config.shown(local_rank), self._dir.rank(attempt["attempt"], local_rank)
             prefix = f"[{self._config.role}{local_rank}]:"
             if Std.OUT in shown:
-                self._tails.append(_Tail(rank_dir.stdout, prefix, "stdout"))
+                left_out = self._left_out.setdefault(rank_dir.stdout, [])
+                self._tails.append(_Tail(rank_dir.stdout, prefix, "stdout", left_out=left_out))
             if Std.ERR in shown:
                 self._tails.append(_Tail(rank_dir.stderr, prefix, "stderr"))
 

@@ -49,6 +49,7 @@ class Prompt(io.TextIOBase):
         self._clients: list[Hearer] = []
         self._commands: deque[tuple[str, Hearer]] = deque()
         self._said = ""  # since the last command
+        self._said_at = 0  # where that begins in the rank's stdout
         self._logged = 0  # how far the rank's stdout was when this last wrote to it
         self._line = ""  # said, and not ended by a newline yet
 
@@ -95,7 +96,7 @@ class Prompt(io.TextIOBase):
         self._tell(self._line)
         for client in self._clients:
             with contextlib.suppress(OSError):
-                say(client.connection, {"end": "goes on"})
+                say(client.connection, {"end": "goes on", "to": self._logged})
             client.connection.close()
         self._clients.clear()
         self._commands.clear()
@@ -125,7 +126,8 @@ class Prompt(io.TextIOBase):
             except OSError as error:
                 os.write(2, f"no debugger: {self._dir.debugger}: {error.strerror}\n".encode())
                 break
-            self._lock, self._logged = lock, os.fstat(1).st_size
+            self._lock = lock
+            self._logged = self._said_at = os.fstat(1).st_size
             self._tell_flags()
             return True
         os.close(lock)
@@ -151,10 +153,10 @@ class Prompt(io.TextIOBase):
         """The next command, with its newline; ``continue`` once the run is being stopped."""
         prompt, self._line = self._line, ""
         for client in list(self._clients):
-            self._send(client, {"prompt": prompt})
+            self._send(client, {"prompt": prompt, "to": self._logged})
         while not self._commands and not self.stopping():
             self._serve(prompt)
-        self._said = ""
+        self._said, self._said_at = "", self._logged
         command, sender = self._commands.popleft() if self._commands else ("continue", None)
         self._tell(f"{prompt}{command}\n", but=sender)
         return command + "\n"
@@ -188,8 +190,8 @@ class Prompt(io.TextIOBase):
         connection.settimeout(_SLOW)
         client = Hearer(connection)
         self._clients.append(client)
-        self._send(client, {"text": self._said})
-        self._send(client, {"prompt": prompt})
+        self._send(client, {"text": self._said, "from": self._said_at})
+        self._send(client, {"prompt": prompt, "to": self._logged})
 
     def _heed(self, message: dict[str, Any], client: Hearer) -> None:
         if "command" in message:

@@ -459,3 +459,17 @@ def test_unfinished_lines_that_were_shown_lose_no_line_and_invent_none(chunks, c
 def test_a_single_rank_is_shown_exactly_as_it_wrote(chunks, cuts):
     out, _, lines = _play(chunks, iter(cuts), 0)
     assert out == "".join(f"[default_role0]:{line}\n" for line in lines.get((0, "stdout"), []))
+
+
+def test_what_a_debuggers_prompt_showed_is_not_shown_again(tmp_path, capsys, patient):
+    stage = Stage(tmp_path, ranks=1)
+    stage.says(0, "before\nsession\nmore of it\nafter\nsession\nend\n")
+    path = stage.dir.rank(0, 0).stdout
+    for first, last in ((7, 15), (15, 26), (32, 40)):
+        stage.printer.leave_out(path, first, last)
+    stage.show()
+    assert capsys.readouterr().out == "[default_role0]:before\n[default_role0]:after\n[default_role0]:end\n"
+    stage.says(0, "next\nsession\n")
+    stage.printer.leave_out(path, 49, 57)
+    stage.show(final=True)
+    assert capsys.readouterr().out == "[default_role0]:next\n"

@@ -34,6 +34,15 @@ def test_what_json_has_no_word_for_comes_back(tmp_path):
     assert math.isnan(row["nan"]) and row["great"] == math.inf and row["small"] == -math.inf
 
 
+def test_a_loss_with_its_gradient_is_a_number(tmp_path):
+    import torch
+
+    loss = (torch.ones(1, requires_grad=True) * 2).sum()
+    Metrics(tmp_path / "m").add(0, 0, {"loss": loss, "half": torch.tensor([0.5], dtype=torch.bfloat16)})  # warnings are errors here
+    (row,) = read([(0, tmp_path / "m")])
+    assert (row["loss"], row["half"]) == (2.0, 0.5)
+
+
 def test_what_is_no_number_is_refused_by_name(tmp_path):
     with pytest.raises(TypeError, match=r"report\(loss=…\): a list is no number"):
         Metrics(tmp_path / "m").add(0, 0, {"loss": [1]})
