@@ -16,21 +16,23 @@ from playwright.sync_api import sync_playwright
 HOME = Path(__file__).parent.parent
 CELLS = [
     """%load_ext icelaunch_nb
-import time, icelaunch_nb as ice
+import math, random, time, icelaunch_nb as ice
 
-def train(steps):
+def train(epochs, batches):
     ctx = ice.get_context()
-    ctx.events.progress_bar_total.value = steps
-    for step in range(steps):
-        if ctx.rank == 0:
-            ctx.events.progress_bar_iter.value = step + 1
-        print(f"\\x1b[36mstep {step:3}\\x1b[0m  loss {2.3 / (1 + step / 20):.4f}  {8192 / (1 + ctx.rank % 3 / 50):,.0f} tokens/s")
-        if ctx.rank == 2 and step == 30 and ctx.restart_count == 0:
-            raise RuntimeError("NaN in the gradient of layer 7")
-        if ctx.rank == 5 and step == 160:
-            raise ValueError("batch 160 has no labels")
-        time.sleep(0.05)""",
-    'run = ice.launch(train, args=(240,), nproc_per_node=8, devices="cpu", max_restarts=1)\nrun',
+    noise = random.Random(ctx.rank)
+    for epoch in ctx.steps(range(epochs)):
+        for batch in ctx.steps(range(batches)):
+            step = epoch * batches + batch
+            loss = 2.3 / (1 + step / 25) + noise.gauss(0, 0.04)
+            ctx.report(loss=loss, accuracy=1 - math.exp(-step / 70) + noise.gauss(0, 0.01), tokens_per_s=8192 * noise.gauss(1, 0.02))
+            print(f"\\x1b[36mepoch {epoch} step {step:3}\\x1b[0m  loss {loss:.4f}  {8192 / (1 + ctx.rank % 3 / 50):,.0f} tokens/s")
+            if ctx.rank == 2 and step == 30 and ctx.restart_count == 0:
+                raise RuntimeError("NaN in the gradient of layer 7")
+            if ctx.rank == 5 and step == 160:
+                raise ValueError("batch 160 has no labels")
+            time.sleep(0.05)""",
+    'run = ice.launch(train, args=(3, 80), nproc_per_node=8, devices="cpu", max_restarts=1)\nrun',
 ]
 
 
@@ -48,7 +50,7 @@ def main(folder: Path) -> None:
                 book.run(0)
                 book.done(0, 60)
                 book.run(1)
-                book.sees(1, "step  40", 30)
+                book.sees(1, "step  60", 30)
                 _take(book, folder / f"running-{theme.lower()}.png")
                 book.panel(1).get_by_role("tab", name="all").click()
                 book.panel(1).get_by_role("button", name="Events").click()

@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from icelaunch_nb.notebook import debugging
+from icelaunch_nb.notebook import debugging, searching
 
 _STACK = 20_000  # characters of a rank's stacks
+_QUERY = 500  # characters of what is looked for
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,12 @@ def _complete(service: Any, wish: Mapping[str, Any]) -> Mapping[str, Any]:
     return {"says": f"{len(found)} found", "completions": found, "start": start}
 
 
+def _search(service: Any, wish: Mapping[str, Any]) -> Mapping[str, Any]:
+    attempts = service.panel.run.story.attempts
+    found = searching.search(service.run_dir, attempts[int(wish["attempt"])], str(wish["text"])[:_QUERY] or " ")
+    return {"lines": found.lines, "counts": {str(rank): count for rank, count in found.counts.items()}, "whole": found.whole}
+
+
 DEEDS = {
     "hello": Deed(_replay),
     "attempt": Deed(_replay),
@@ -68,6 +75,7 @@ DEEDS = {
     "pause": _acts("pause", "asked; ranks pause where they look at their events"),
     "resume": _acts("resume", "asked; ranks go on"),
     "checkpoint": _acts("save_checkpoint", "asked; ranks save where they look at their events"),
+    "search": Deed(_search, slow=True),
     "debug": Deed(_debug),
     "complete": Deed(_complete, slow=True),  # a rank that makes a step doesn't answer
     "stacks": Deed(_stacks, slow=True),  # it waits up to 3 s for ranks that are slow to answer

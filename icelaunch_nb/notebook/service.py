@@ -31,7 +31,8 @@ class Service:
     def __init__(self, panel: Any) -> None:
         self.panel = panel
         self._portrait = Portrait(panel.run)
-        self._follower = Follower(self._portrait.dir)
+        self.run_dir = self._portrait.dir
+        self._follower = Follower(self.run_dir)
         self._attempts: tuple[Mapping[str, Any], ...] = ()
         self._curves: list[Curves] = []  # of the newest attempt, and of one before that somebody looks at
         self._budget = Budget()
@@ -58,8 +59,8 @@ class Service:
             self._story_sent = story
             panel.story = self._portrait.story()
         self._follower.look()
+        more_curves = self._send_curves(over=story.state.over)  # before the logs, which would always take what may be sent
         self._send_logs()
-        more_curves = self._send_curves(over=story.state.over)
         self._send_pulse(over=story.state.over)
         self._helpers = [helper for helper in self._helpers if helper.is_alive()]
         waits = bool(self._follower.backlog or more_curves or self._helpers or panel.wishes or (panel.shown_again_at and not panel.seen))
@@ -79,7 +80,7 @@ class Service:
             return
         self._follower.rewind(number, _REPLAY)
         if all(curves.attempt != number for curves in self._curves):
-            self._curves = [self._curves[-1], Curves(self._portrait.dir, self._attempts[number])]
+            self._curves = [self._curves[-1], Curves(self.run_dir, self._attempts[number])]
         for curves in self._curves:
             curves.again()
         self._next_curves = 0.0
@@ -88,7 +89,7 @@ class Service:
         """Follows the attempts that are new; of those before, what they have written until now still comes."""
         for attempt in attempts[len(self._attempts) :]:
             self._follower.follow(attempt)
-            self._curves = [*self._curves[-1:], Curves(self._portrait.dir, attempt)]
+            self._curves = [*self._curves[-1:], Curves(self.run_dir, attempt)]
         self._attempts = attempts
 
     def _send_logs(self) -> None:

@@ -186,3 +186,37 @@ def test_a_reload_shows_the_state_and_the_last_lines(book):
     book.sees(cell, "of rank 0", 20)
     book.press(cell, "stop")
     book.word(cell, "STOPPED")
+
+
+def test_search_reaches_all_ranks_and_what_is_on_disk_only(book):
+    book.done(book.cell(
+        "def much():\n    rank = ice.get_context().rank\n    print(f'needle of rank {rank}')\n"
+        "    os.write(1, b'hay\\n' * 600_000)\n    print('near the end a needle')\n    time.sleep(60)"
+    ))
+    cell = _launch(book, "much")
+    book.sees(cell, "near the end a needle")
+    panel = book.panel(cell)
+    panel.get_by_role("searchbox").fill("NEEDLE")
+    count = panel.get_by_role("button", name="4 lines on 2 ranks")
+    count.click()
+    rows = panel.locator(".ice-results li")
+    assert rows.all_inner_texts() == [
+        "0:1\nneedle of rank 0", "0:600002\nnear the end a needle", "1:1\nneedle of rank 1", "1:600002\nnear the end a needle",
+    ]
+    rows.nth(3).get_by_role("button").click()
+    panel.get_by_role("tab", name="rank 1", selected=True).wait_for()
+    book.sees(cell, "near the end a needle")
+    rows.nth(0).get_by_role("button").click()
+    panel.get_by_role("button", name="0:1 needle of rank 0").and_(panel.locator("[data-missing]")).wait_for()  # skipped: on disk only
+
+
+def test_lines_that_are_equal_on_several_ranks_are_folded(book):
+    book.done(book.cell(
+        "def alike():\n    ctx = ice.get_context()\n    import torch.distributed as dist\n    dist.init_process_group('gloo')\n"
+        "    for number in range(20):\n        dist.barrier()\n        time.sleep(0.1)\n        print('alike', number, flush=True)\n    time.sleep(60)"
+    ))
+    cell = _launch(book, "alike", "nproc_per_node=4")
+    book.panel(cell).get_by_role("tab", name="all").click()
+    book.sees(cell, "alike 19", 20)
+    lines = [line for line in book.text(cell).replace("\xa0", " ").split("\n") if "alike" in line]
+    assert sum(line.startswith("[×4]") for line in lines) >= len(lines) / 2, lines

@@ -53,6 +53,18 @@ def test_metrics_are_plots_of_mean_and_spread_and_a_click_shows_the_ranks_apart(
     assert not panel.locator(".ice-plots").is_visible()
 
 
+def test_a_run_that_prints_a_lot_is_plotted_as_well(book):
+    book.done(book.cell(
+        "def talks():\n    ctx = ice.get_context()\n    for step in range(6000):\n        print('line', step)\n"
+        "        ctx.report(step=step, loss=1 / (1 + step))\n        time.sleep(0.01)"
+    ))
+    _, panel = _launch(book, "talks", "nproc_per_node=4")
+    panel.locator(".ice-plot canvas").first.wait_for(timeout=5_000)
+    told = panel.locator(".ice-plot-value").inner_text()
+    panel.locator(".ice-plot-value").filter(has_not_text=told).wait_for(timeout=5_000)  # and goes on
+    panel.get_by_role("tab", name="rank 3").locator(".ice-rank-note", has_text=re.compile(r"step \d+")).wait_for(timeout=5_000)
+
+
 def test_nested_loops_have_a_bar_each_and_every_rank_its_step(book, trains):
     _, panel = _launch(book)
     panel.get_by_role("progressbar", name="Progress, loop 2 of 2").wait_for(timeout=20_000)

@@ -110,7 +110,7 @@ export function makeHead(ask, signal) {
       say(word, now);
       say(name, plain(story.name));
       const ranks = story.nproc;
-      const attempts = story.restarts.length ? ` · attempt ${story.attempts.length - 1 < 0 ? 0 : story.attempts.length} of ${story.max_restarts + 1}` : "";
+      const attempts = story.restarts.length ? ` · attempt ${Math.max(0, story.attempts.length - 1)}` : "";
       say(attempt, `${ranks} rank${ranks === 1 ? "" : "s"}${attempts}`);
       bars.show(pulse.bars);
       for (const [what, button] of known) {

@@ -10,6 +10,7 @@ import { makeHead } from "./head.js";
 import { makeOutput } from "./output.js";
 import { makePlots } from "./plots.js";
 import { makeRanks } from "./ranks.js";
+import { makeSearch } from "./search.js";
 import { Shared } from "./shared.js";
 import { makeStacks } from "./stacks.js";
 import { makeTimeline } from "./timeline.js";
@@ -64,16 +65,20 @@ function show(shared, el) {
     choose(rank);
   }, signal);
   const timeline = makeTimeline();
-  const query = /** @type {HTMLInputElement} */ (h("input", { type: "search", className: "ice-search", placeholder: "Search", "aria-label": "Search in the output shown" }));
+  const search = makeSearch(shared, number, (rank) => {
+    look.byHand = true;
+    choose(rank);
+  }, signal);
   const attempts = /** @type {HTMLSelectElement} */ (h("select", { className: "ice-select", "aria-label": "Attempt", hidden: true }));
   const events = toggle("Events", "events", timeline.element);
   const metrics = toggle("Metrics", "metrics", plots.element);
   const path = h("span", { className: "ice-path", title: "Where the logs are" });
-  const tools = h("div", { className: "ice-tools" }, attempts, query, output.follow, metrics, events, path);
+  const tools = h("div", { className: "ice-tools" }, attempts, search.query, search.count, output.follow, metrics, events, path);
   const root = h("div", { className: "ice-panel", "data-lm-suppress-shortcuts": "true", role: "region", "aria-label": "Run" },
-    head.element, trouble.element, ranks.element, plots.element, output.element, prompt.element, tools, timeline.element, stacks.element);
+    head.element, trouble.element, ranks.element, plots.element, output.element, prompt.element, tools, search.results, timeline.element, stacks.element);
   el.append(root);
   const terminal = output.open();
+  search.searches(terminal);
 
   /** A button that shows and hides a part. @param {string} label @param {"events" | "metrics"} what @param {HTMLElement} part */
   function toggle(label, what, part) {
@@ -148,22 +153,6 @@ function show(shared, el) {
     if (!logs.has(number()) || !curves.of(number()).length) model.send({ do: "attempt", attempt: number() });
     showAll();
   }, { signal });
-  const find = (/** @type {boolean} */ back) => {
-    const options = { decorations: { matchOverviewRuler: "#d9a648", activeMatchColorOverviewRuler: "#ff8c00", matchBackground: "#8a6d1c", activeMatchBackground: "#c76b00" } };
-    const found = query.value ? (back ? terminal.search.findPrevious(query.value, options) : terminal.search.findNext(query.value, options)) : true;
-    query.toggleAttribute("data-missing", !found);
-    if (!query.value) terminal.search.clearDecorations();
-    else if (found) terminal.follow(false);
-  };
-  query.addEventListener("input", () => find(true), { signal });
-  query.addEventListener("keydown", (event) => {
-    if (event.key === "Enter") find(!event.shiftKey);
-    if (event.key === "Escape") {
-      query.value = "";
-      find(false);
-    }
-  }, { signal });
-
   model.on("change:story", showAll);
   model.on("change:pulse", showAll);
   curves.listeners.add(showPlots);
