@@ -15,6 +15,7 @@ from icelaunch_nb.story import HOST_ENDED, Story
 _BETWEEN_CHECKS = 0.2  # seconds between two looks whether the agent lives
 _COLD_START = 60.0  # that another kernel's run may be without an agent: the time of a cold start on a busy machine
 _TO_TELL = 2.0  # that a host gets to say what an agent died of
+_SILENCE = "nobody was left to say what of: a power cut, or kill -9 of everything"
 
 
 class Reading:
@@ -117,6 +118,6 @@ class Reading:
         if not self._dir.path.is_dir():
             return "its directory is gone"
         if self.host is None or self.host.alive():
-            return disk.complaint(self._dir.path)
+            return disk.complaint(self._dir.path) or _SILENCE
         how = f"its host {self.host.end()}"
         return f"{how}\n{said}" if story.agent is None and (said := self.host.last_words()) else how

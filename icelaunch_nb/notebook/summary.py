@@ -20,9 +20,9 @@ def text(run: Any) -> str:
     """The run in plain text: its repr, and what went wrong."""
     told = _Told(run)
     lines = [repr(run), *told.restarts()]
-    if told.story["failures"]:
+    if told.story["failures"] or told.story["state"] == "LOST":
         lines += ["", *told.first_error()]
-        for rank in told.failing():
+        for rank in told.failing() or [0]:
             lines += [f"rank {rank}, last lines:", *(f"    {line}" for line in told.last_lines(rank))]
     return "\n".join(lines)
 

@@ -277,6 +277,14 @@ def bare_kernel(ipykernel: dict[str, str]) -> Iterator[Kernel]:
 
 
 @pytest.fixture
+def another(ipykernel: dict[str, str]) -> Iterator[Kernel]:
+    """A second kernel of the same user's."""
+    with a_kernel(ipykernel) as kernel:
+        kernel.does("import os, time\nimport icelaunch_nb as ice")
+        yield kernel
+
+
+@pytest.fixture
 def fresh_kernel(bare_kernel: Kernel) -> Kernel:
     """A kernel of the test's own that has run `PREAMBLE`; its host is not started yet."""
     bare_kernel.does(PREAMBLE.format(home=str(bare_kernel.home)))
