@@ -1,0 +1,58 @@
+"""The notebooks run in whatever runs notebooks; what they print is compared by nbval, in `make test`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+NOTEBOOKS = sorted((Path(__file__).parents[3] / "notebooks").glob("*.ipynb"))
+TOOLS = {
+    "papermill": [sys.executable, "-m", "papermill", "--kernel", "python3", "--no-progress-bar"],
+    "nbconvert": [sys.executable, "-m", "nbconvert", "--execute", "--to", "notebook", "--log-level=WARN"],
+}
+
+
+@contextlib.contextmanager
+def executing(tool: str, notebook: Path, target: Path) -> Iterator[subprocess.Popen[str]]:
+    command = [*TOOLS[tool], str(notebook)] + ([str(target)] if tool == "papermill" else ["--output", str(target)])
+    environ = {**os.environ, "JUPYTER_PREFER_ENV_PATH": "1"}  # the kernel of this environment
+    process = subprocess.Popen(command, cwd=notebook.parent, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.terminate()  # its kernel goes with it
+        process.communicate()
+
+
+def test_there_are_stories():
+    assert [path.name[:2] for path in NOTEBOOKS] == [f"{number:02}" for number in range(1, len(NOTEBOOKS) + 1)]
+    assert len(NOTEBOOKS) >= 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
+def test_a_notebook_runs_to_its_end(notebook, tmp_path):
+    with contextlib.ExitStack() as both:  # at once: most of their time is waiting
+        running = {tool: both.enter_context(executing(tool, notebook, tmp_path / f"{tool}.ipynb")) for tool in TOOLS}
+        for tool, process in running.items():
+            said = process.communicate(timeout=100)[1]
+            assert process.returncode == 0, said[-3000:]
+            cells = [cell for cell in json.loads((tmp_path / f"{tool}.ipynb").read_text())["cells"] if cell["cell_type"] == "code"]
+            assert all(cell["execution_count"] for cell in cells)
+            outputs = [output for cell in cells for output in cell["outputs"]]
+            assert outputs and not [output for output in outputs if output["output_type"] == "error"]
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
+def test_what_is_stored_is_small_and_of_no_single_machine(notebook):
+    text = notebook.read_text()
+    assert len(text) < 200_000
+    assert "widget-view+json" not in text, "a view without its kernel shows an error"
+    assert str(Path.home()) + "/" not in text
