@@ -65,8 +65,10 @@ class LaunchPanel(ipywidgets.VBox):  # type: ignore[misc]
         IcelaunchError: The package was not built, so that its front end is missing.
     """
 
+    _shell: Any = None  # IPython's; None outside of it, and once this is closed
+
     def __init__(self, fn: Any = None) -> None:
-        shell = _shell()
+        shell = _shell_here()
         namespace = shell.user_ns if shell is not None else vars(sys.modules["__main__"])
         self._form = Form(namespace, fn)
         self._memory = Memory(notebook_of(os.environ, namespace))
@@ -107,13 +109,13 @@ class LaunchPanel(ipywidgets.VBox):  # type: ignore[misc]
 
     def close(self) -> None:
         """Ends the widget; a run goes on, and its panel stays where else it is shown."""
+        super().close()
         if self._shell is not None:
             self._shell.events.unregister("post_run_cell", self._after_a_cell)
             self._shell = None
-        subshell.unlisten(self._fields.model_id)
-        layouts = [self.layout, self._fields.layout]
-        for widget in (self._fields, super(), *layouts):
-            widget.close()
+            subshell.unlisten(self._fields.model_id)
+            for widget in (self._fields, self._fields.layout, self.layout):  # the layouts are widgets that nobody else would close
+                widget.close()
 
     # What a page asks for.
 
@@ -172,8 +174,14 @@ class LaunchPanel(ipywidgets.VBox):  # type: ignore[misc]
         panel = run.panel()
         panel.stand_in(self._cell)
         panel.observe(lambda _: self._tell_state(run), "story")
+        panel.observe(lambda _: self._forget(panel), "comm")
         self.children = [self._fields, panel]
         self._tell_state(run)
+
+    def _forget(self, panel: Any) -> None:
+        """A panel of long ago is closed; a form that still had it for a part could not be drawn anew."""
+        if panel.comm is None and panel in self.children:
+            self.children = [self._fields]
 
     def _tell_state(self, run: Run) -> None:
         with self._lock:
@@ -212,7 +220,7 @@ class LaunchPanel(ipywidgets.VBox):  # type: ignore[misc]
         display(data, raw=True)
 
 
-def _shell() -> Any:
+def _shell_here() -> Any:
     from IPython.core.getipython import get_ipython
 
     return get_ipython()

@@ -1,0 +1,142 @@
+"""The launch form in a real kernel without a browser: its text, its launches, and what a page's messages do."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+CELL = """
+import enum, threading
+class Size(enum.Enum):
+    SMALL = 1
+    LARGE = 2
+def lesson(data, epochs: int = 3, *, size: Size = Size.SMALL):
+    print("learning", data, epochs, size.name)
+    return epochs * 10, ice.get_context().rank
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ready(kernel: Any) -> None:
+    kernel.does(CELL)
+
+
+class Page:
+    """Speaks to a form as its front end does."""
+
+    def __init__(self, kernel: Any, name: str) -> None:
+        self.kernel, self.comm, self.number = kernel, kernel.value(f"{name}._fields.model_id"), 0
+
+    def says(self, do: str, **rest: Any) -> None:
+        self.number += 1
+        content = {"do": do, "from": "a page", "n": self.number, **rest}
+        message = {"comm_id": self.comm, "data": {"method": "custom", "content": content}}
+        self.kernel.client.shell_channel.send(self.kernel.client.session.msg("comm_msg", message))
+
+
+def test_where_no_widgets_are_it_says_what_it_would_launch(kernel: Any) -> None:
+    [shown] = kernel.does("form = ice.LaunchPanel(lesson)\nform").displayed
+    assert shown["text/plain"].splitlines() == [
+        "LaunchPanel: lesson, 1 rank, cpu", "    data      <- needs a value", "    epochs  3", "    size    SMALL",
+    ]
+    assert "&lt;- needs a value" in shown["text/html"]
+    cell = kernel.run("form.launch()")
+    assert (cell.ename, cell.evalue) == ("ConfigError", "data='': needs a value")
+
+
+def test_what_a_page_types_is_launched(kernel: Any) -> None:
+    kernel.does("form = ice.LaunchPanel(lesson)")
+    page = Page(kernel, "form")
+    page.says("set", key="argument.data", value="list('ab')")
+    page.says("set", key="argument.size", value="LARGE")
+    page.says("set", key="setting.nproc_per_node", value="2")
+    assert kernel.does("print(form.cell)").out == "%%icelaunch --nproc-per-node 2\nlesson(data=list('ab'), size=Size.LARGE)\n"
+    page.says("launch")
+    kernel.does("until(lambda: form.run and form.run.state.over)")
+    assert kernel.value("form.run.result()") == {0: (30, 0), 1: (30, 1)}
+    assert kernel.value("form.run.logs(1)") == "learning ['a', 'b'] 3 LARGE\n"
+    assert kernel.value("form._fields.stands['state'], len(form.children)") == ("SUCCEEDED", 2)
+
+
+def test_a_second_launch_takes_the_firsts_place(kernel: Any) -> None:
+    kernel.does("form = ice.LaunchPanel(lesson)")
+    page = Page(kernel, "form")
+    page.says("set", key="argument.data", value="1")
+    page.says("launch")
+    kernel.does("until(lambda: form.run and form.run.state.over); first = form.run")
+    page.says("set", key="argument.epochs", value="4")
+    page.says("launch")
+    kernel.does("until(lambda: form.run is not first and form.run.state.over)")
+    assert kernel.value("first.result()[0][0], form.run.result()[0][0], len(form.children)") == (30, 40, 2)
+
+
+@pytest.mark.parametrize(
+    ("typed", "field", "said"),
+    [
+        ({"argument.data": "threading.Lock()"}, "argument.data", "can't be carried to the ranks"),
+        ({"argument.data": "1 // 0"}, "argument.data", "ZeroDivisionError"),
+        ({"argument.data": "1", "setting.devices": "cuda"}, "setting.devices", "no GPU is visible"),
+        ({"argument.data": "1", "setting.log_dir": "/proc/no"}, "setting.log_dir", "a run's directory can't be made there"),
+    ],
+)
+def test_a_launch_that_fails_is_told_at_its_field_and_starts_nothing(kernel: Any, typed: dict[str, str], field: str, said: str) -> None:
+    if "devices" in field and kernel.value("from icelaunch_nb.devices import count_gpus; count_gpus(os.environ)"):
+        pytest.skip("there are GPUs here")
+    before = kernel.value("len(ice.runs())")
+    kernel.does("form = ice.LaunchPanel(lesson)")
+    page = Page(kernel, "form")
+    page.says("reset")
+    for key, value in typed.items():
+        page.says("set", key=key, value=value)
+    page.says("launch")
+    fields = "[*form._fields.view['arguments'], *form._fields.view['main'], *form._fields.view['advanced']]"
+    errors = kernel.value(f"{{one['key']: one['error'] for one in {fields} if one['error']}}")
+    assert list(errors) == [field] and said in errors[field]
+    assert kernel.value("len(ice.runs()), form.run") == (before, None)
+
+
+@pytest.mark.parametrize("wrong", [
+    {}, {"do": None}, {"do": "set"}, {"do": "set", "key": None, "value": None}, {"do": "set", "key": ["a"], "value": {"b": 1}}, {"do": "explode"},
+    {"do": "set", "key": "setting.nproc_per_node", "value": "9" * 5000}, {"do": "set", "key": "argument.data", "value": "(" * 5000},
+])
+def test_whatever_a_page_sends_it_stays_usable(kernel: Any, wrong: dict[str, Any]) -> None:
+    kernel.does("form = ice.LaunchPanel(lesson)")
+    page = Page(kernel, "form")
+    page.says(wrong.pop("do", "nothing"), **wrong)
+    page.says("reset")
+    page.says("set", key="argument.data", value="5")
+    assert kernel.does("print(form.cell)").out == "%%icelaunch\nlesson(data=5)\n"
+
+
+def test_it_outlives_a_restart_of_the_kernel_and_is_the_notebooks_own(bare_kernel: Any) -> None:
+    kernel = bare_kernel
+    name = "os.environ['JPY_SESSION_NAME'] = '/home/me/lessons.ipynb'"
+    start = f"import os\n{name}\nimport icelaunch_nb as ice\n{CELL}\nform = ice.LaunchPanel(lesson)"
+    kernel.does(start)
+    page = Page(kernel, "form")
+    page.says("set", key="argument.epochs", value="7")
+    page.says("set", key="setting.max_restarts", value="2")
+    assert kernel.does("print(form.cell)").out == "%%icelaunch --max-restarts 2\nlesson(data=..., epochs=7)\n"
+    kernel.restart()
+    kernel.does(start)
+    assert kernel.does("print(form.cell)").out == "%%icelaunch --max-restarts 2\nlesson(data=..., epochs=7)\n"
+    kernel.does(start.replace("lessons", "others"))
+    assert kernel.does("print(form.cell)").out == "%%icelaunch\nlesson(data=...)\n"
+
+
+def test_a_closed_form_leaves_nothing_behind(kernel: Any) -> None:
+    count = "import gc, ipywidgets; gc.collect(); len(ipywidgets.widgets.widget._instances), len(get_ipython().events.callbacks['post_run_cell'])"
+    before = kernel.value(count)
+    kernel.does("for _ in range(5): ice.LaunchPanel(lesson).close()")
+    assert kernel.value(count) == before
+    wrong = kernel.run("ice.LaunchPanel('train.py')")
+    assert (wrong.ename, wrong.err) == ("ConfigError", "") and "fn='train.py': must be a function" in wrong.evalue
+
+
+def test_it_costs_nothing_until_it_is_used(bare_kernel: Any) -> None:
+    assert bare_kernel.value("import sys, icelaunch_nb; 'ipywidgets' in sys.modules, 'anywidget' in sys.modules") == (False, False)
+    started = time.monotonic()
+    bare_kernel.does("icelaunch_nb.LaunchPanel")
+    assert time.monotonic() - started < 20
