@@ -9,8 +9,8 @@ RANK_DIR_VARIABLE = "ICELAUNCH_RANK_DIR"
 HOOK_VARIABLE, HOOK = "PYTHONBREAKPOINT", "icelaunch_nb.set_trace"
 
 
-def set_trace() -> None:
-    """Stops this rank in a debugger; ``breakpoint()`` in a rank does the same.
+def set_trace(*, header: str | None = None) -> None:
+    """Stops this rank in a debugger; ``breakpoint()`` and ``pdb.set_trace()`` in a rank do the same.
 
     The run says where the rank waits, its panel offers a prompt for it, and ``run.debug(rank)`` opens one anywhere else. It
     waits until somebody says ``continue``; the other ranks go on until they need it, in a collective say, and wait there.
@@ -18,16 +18,22 @@ def set_trace() -> None:
 
     Also in threads and DataLoader workers of a rank, and in the scripts of a run whose ranks are a program. Elsewhere (under
     torchrun, inline in the kernel) it is Python's own ``pdb.set_trace``.
+
+    Args:
+        header: What to say first at the prompt.
     """
     frame = sys._getframe(1)
     if RANK_DIR_VARIABLE in os.environ:
         from icelaunch_nb.worker import debugger
 
-        debugger.stop_at(frame)
+        debugger.stop_at(frame, header)
     else:
         import pdb  # 8 ms that nobody pays who has no breakpoint
 
-        pdb.Pdb().set_trace(frame)
+        python = pdb.Pdb()
+        if header is not None:
+            python.message(header)
+        python.set_trace(frame)
 
 
 def variables(rank_dir: str, environ: dict[str, str]) -> dict[str, str]:

@@ -128,6 +128,7 @@ def session(run: Any, rank: int | None, commands: Iterable[str] | None, timeout:
             rank = number
             try:
                 _show(here)
+                came_too_late = here.over
                 while not here.over:
                     if given is None:
                         command = _ask(here, rank)
@@ -140,6 +141,8 @@ def session(run: Any, rank: int | None, commands: Iterable[str] | None, timeout:
                     command = None if given is None else next(given, None)
             finally:
                 run.leave_out(rank, *here.heard)
+        if came_too_late:
+            continue  # it was just going on
         _await_the_news(run, rank)
         if command is None:
             return

@@ -23,7 +23,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from icelaunch_nb import places
-from icelaunch_nb.breakpoints import RANK_DIR_VARIABLE
+from icelaunch_nb.breakpoints import RANK_DIR_VARIABLE, set_trace
 from icelaunch_nb.rundir import RankDir, RunDir
 from icelaunch_nb.worker.prompt import Prompt
 
@@ -35,11 +35,12 @@ _OFFERED = 200  # completions
 _here = threading.local()
 
 
-def stop_at(frame: FrameType) -> None:
-    """Stops this thread at the next line of `frame`."""
+def stop_at(frame: FrameType, header: str | None = None) -> None:
+    """Stops this thread at the next line of `frame`; `header` is said first."""
     debugger = _debugger()
     if not debugger.prompt_of_rank.stopping():
-        debugger.why = "breakpoint"
+        sys.settrace(None)  # a breakpoint that was set at the prompt keeps tracing on, and what follows must not be stepped into
+        debugger.why, debugger.header = "breakpoint", header
         debugger.set_trace(frame)
 
 
@@ -48,9 +49,15 @@ def post_mortem(error: BaseException) -> None:
     debugger = _debugger()
     said = "".join(str(error).splitlines()[:1])
     debugger.why = f"{type(error).__name__}: {said}"[:_REASON]
+    sys.settrace(None)
     debugger.reset()
     debugger.interaction(None, error.__traceback__)
     debugger.prompt_of_rank.leave()
+
+
+def serve_pdb() -> None:
+    """``pdb.set_trace()``, which code has from before ``breakpoint()`` came, would read this rank's stdin, where nobody types."""
+    pdb.set_trace = set_trace
 
 
 def over() -> None:
@@ -80,6 +87,7 @@ class RankDebugger(pdb.Pdb):
 
     Attributes:
         why: ``breakpoint``, or the exception that was raised.
+        header: What is said when it stops next; None: nothing.
     """
 
     def __init__(self, prompt: Prompt, names: dict[str, str]) -> None:
@@ -87,6 +95,7 @@ class RankDebugger(pdb.Pdb):
         super().__init__(stdin=streams, stdout=streams, skip=["icelaunch_nb", "icelaunch_nb.*"], nosigint=True)
         self.use_rawinput = False
         self.prompt_of_rank, self.why = prompt, "breakpoint"
+        self.header: str | None = None
         self._names = names
         self._goes_on = False
         prompt.completer = self._complete_line
@@ -99,6 +108,9 @@ class RankDebugger(pdb.Pdb):
             self.clear_all_breaks()
             self.set_continue()
             return
+        if self.header is not None:
+            self.message(self.header)
+            self.header = None
         super().interaction(frame, traceback, *more)
         if self._goes_on:
             self.prompt_of_rank.leave()

@@ -115,6 +115,7 @@ def _settle(task: RankTask, rank_dir: RankDir) -> None:
         # Forked siblings would draw the same numbers; under torchrun each process starts from the system's entropy.
         sys.modules["numpy.random"].seed()
     bars.as_text()
+    debugger.serve_pdb()
     context.begin(RunDir(Path(task.run_dir)), task.attempt, task.local_rank)
 
 

@@ -127,7 +127,7 @@ class Prompt(io.TextIOBase):
                 os.write(2, f"no debugger: {self._dir.debugger}: {error.strerror}\n".encode())
                 break
             self._lock = lock
-            self._logged = self._said_at = os.fstat(1).st_size
+            self._logged = self._said_at = self._log_size()
             self._tell_flags()
             return True
         os.close(lock)
@@ -209,7 +209,7 @@ class Prompt(io.TextIOBase):
 
     def _printed(self) -> str:
         """What else was written to the rank's stdout since this last wrote: by a step that prints, by other threads."""
-        size = os.fstat(1).st_size
+        size = self._log_size()
         if not self.is_open or size <= self._logged:
             return ""
         with contextlib.suppress(OSError), open(self._dir.stdout, "rb") as file:
@@ -243,4 +243,10 @@ class Prompt(io.TextIOBase):
         with contextlib.suppress(OSError):  # a full disk costs the log, not the session
             while data:
                 data = data[os.write(1, data):]
-        self._logged = os.fstat(1).st_size
+        self._logged = self._log_size()
+
+    def _log_size(self) -> int:
+        """How much the rank's stdout holds; 0 where the user's code has closed it or gone elsewhere with it."""
+        with contextlib.suppress(OSError):
+            return os.fstat(1).st_size
+        return 0

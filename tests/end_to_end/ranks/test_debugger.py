@@ -105,6 +105,30 @@ def test_the_same_prompt_at_each_iteration(capfd) -> None:
     assert run.result(30) == {0: [0, 7, 2]}
 
 
+def helps(number: int) -> int:
+    return number * 2  # helps
+
+
+def test_breakpoints_set_at_the_prompt_and_pdbs_own_name_for_it(capfd) -> None:
+    def calls() -> int:
+        import pdb
+
+        pdb.set_trace(header="the first of all")
+        total = sum(helps(number) for number in range(3))
+        ice.set_trace()
+        raise ValueError(total)
+
+    run = ice.launch(calls, post_mortem=True)
+    run.debug(0, [f"b {__file__}:{line_of('helps')}", "c", "p number", "c", "p number", "cl 1", f"b {__file__}:{line_of('helps')}", "c", "p number", "c"])
+    assert "the first of all" in (out := capfd.readouterr().out)
+    assert re.findall(r"^\d$", out, re.M) == ["0", "1", "2"]
+    run.debug(0, ["p total", "c"])
+    run.debug(0, ["p total + 1", "c"])
+    assert re.findall(r"^\d$", capfd.readouterr().out, re.M) == ["6", "7"]
+    with pytest.raises(ice.RunFailed, match="ValueError: 6"):
+        run.result(30)
+
+
 def test_stepping_through_the_end_of_the_function_leaves_the_debugger() -> None:
     def short() -> str:
         breakpoint()
