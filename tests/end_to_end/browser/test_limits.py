@@ -128,6 +128,28 @@ def test_launches_leave_nothing_behind(book):
     assert output.locator("details summary", has_text="rank 0, last lines").count() >= 10
 
 
+@pytest.mark.slow
+def test_two_hundred_launches_leave_threads_files_widgets_and_comms_flat(book):
+    book.done(book.cell(COUNTS + "\nfrom IPython.display import display\nseen = []\nimport icelaunch_nb.notebook.panels as module"))
+    many = book.cell(
+        "for number in range(200):\n"
+        "    run = ice.launch(lambda: print('here'), nproc_per_node=1, devices='cpu')\n"
+        "    display(run)\n"
+        "    run.result()\n"
+        "    if number in (49, 199):\n"
+        "        while module.panels._waiting: time.sleep(0.01)\n"
+        "        time.sleep(0.5)\n"
+        "        seen.append(counts())\n"
+    )
+    book.done(many, 110)
+    told = book.cell("print(json.dumps(seen))")  # JupyterLab draws the first 50 outputs of a cell
+    book.done(told)
+    before, after = json.loads(book.output(told).inner_text())
+    print(before, after)
+    # A socket or two of ipykernel's may just be opening or closing.
+    assert {name: after[name] - before[name] < 3 for name in before} == dict.fromkeys(before, True), (before, after)
+
+
 def test_a_saved_notebook_holds_the_summary_and_stays_small(book, server):
     book.done(book.cell("def much():\n    for i in range(100000): print('line', i, 'x' * 80)"))
     before = len(json.dumps(book.save()))
@@ -162,3 +184,45 @@ def test_notebook_7_shows_it_and_its_buttons_act(lab, server, browser):
 
 _HTML = """(cell) => window.jupyterapp.shell.currentWidget.content.widgets[cell].model.toJSON().outputs[0]?.data['text/html']
   ?.includes?.('SUCCEEDED') || JSON.stringify(window.jupyterapp.shell.currentWidget.content.widgets[cell].model.toJSON().outputs).includes('SUCCEEDED')"""
+
+
+def test_a_print_without_flush_and_without_a_newline_is_seen_within_a_second(book):
+    book.done(book.cell("def mumbles():\n    time.sleep(2)\n    print('no newline', end='')\n    print(' at', time.time(), end=' ')\n    time.sleep(60)"))
+    cell = book.cell("run = ice.launch(mumbles, nproc_per_node=1, devices='cpu')\nrun")
+    book.sees(cell, "no newline at")
+    seen = time.time()
+    printed = float(book.text(cell).replace("\xa0", " ").split(" at ")[1].split()[0])
+    assert seen - printed < 1
+
+
+@pytest.mark.slow
+def test_from_print_to_pixel_in_a_quiet_run(book):
+    """Ranks say when they print, the page when it shows; both clocks are this machine's."""
+    book.done(book.cell(
+        "def ticks():\n    import random\n    time.sleep(2)\n    for number in range(120):\n"
+        "        print(f'tick {number} {1000 * time.time():.1f}')\n        time.sleep(random.uniform(0.1, 0.2))\n    time.sleep(60)"
+    ))
+    cell = book.cell("run = ice.launch(ticks, nproc_per_node=2, devices='cpu')\nrun")
+    book.panel(cell)
+    took = sorted(book.page.evaluate(_TICKS, [cell, 120]))
+    median, p99 = took[len(took) // 2], took[int(len(took) * 0.99)]
+    print(f"{len(took)} lines: median {median:.0f} ms, 99 % within {p99:.0f} ms, longest {took[-1]:.0f} ms")
+    assert len(took) >= 110
+    assert median <= 60
+    assert p99 <= 200
+
+
+_TICKS = """([cell, number]) => new Promise((resolve) => {
+  const panel = document.querySelectorAll('.jp-Notebook .jp-Cell')[cell];
+  panel.querySelector('.ice-screen').scrollIntoView({ block: 'nearest' });
+  const took = new Map();
+  const look = () => {
+    for (const row of [...panel.querySelectorAll('.xterm-rows > div')].slice(-20)) {
+      const [, tick, printed] = /tick (\\d+) ([\\d.]+)/.exec(row.textContent.replaceAll('\\u00a0', ' ')) ?? [];
+      if (tick && !took.has(tick)) took.set(tick, performance.timeOrigin + performance.now() - Number(printed));
+    }
+    if (took.has(String(number - 1))) resolve([...took.values()]);
+    else requestAnimationFrame(look);
+  };
+  look();
+})"""
