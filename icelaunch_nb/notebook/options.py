@@ -276,6 +276,10 @@ def _seconds(text: str) -> float:
         raise ValueError("must be a number") from None
 
 
+def _patience(text: str) -> float | None:
+    return None if text.lower() == "none" else _seconds(text)
+
+
 def _pairs(text: str) -> dict[str, str]:
     pairs = [part.partition("=") for part in text.split(",") if part.strip()]
     if not all(name.strip() and equals for name, equals, _ in pairs):
@@ -376,8 +380,11 @@ OPTIONS: tuple[Option, ...] = (
     Option("--no-wait", "no_wait", "Returns a Run at once, and the notebook goes on."),
     Option("--no-panel", "no_panel", "Shows no panel: what the ranks print is printed below the cell, each line with its rank."),
     Option("--detach", "detach", "The run outlives this kernel."),
+    Option("--post-mortem", "post_mortem", "A rank that raises waits there in the debugger, before it is torn down."),
+    Option("--hang-after", "hang_after", "Seconds of silence after which a rank is marked with where it stands; none: never.", "SECONDS|none",
+           _patience),
     Option("--help", "help", "Prints this.", others=("-h",)),
 )
 LOGS: dict[str, Callable[[str], Any]] = {"rank": _count, "stream": _stream, "attempt": _count}  # of `%icelaunch logs`
 _BY_NAME = {name: option for option in OPTIONS for name in (option.name, *option.others)}
-_OF_LAUNCH = {*(one.name for one in fields(LaunchConfig)), "devices", "detach"}
+_OF_LAUNCH = {*(one.name for one in fields(LaunchConfig)), "devices", "detach", "post_mortem", "hang_after"}

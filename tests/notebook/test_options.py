@@ -178,3 +178,10 @@ def test_the_words_of_line_magics():
 def test_what_is_wrong_with_the_words_of_line_magics(line, said):
     with pytest.raises(ConfigError, match=said):
         opt.read_words(line, opt.LOGS, most=1)
+
+
+def test_the_debugger_and_the_hang_watch_have_options():
+    assert read_options("--post-mortem --hang-after 5").launch == {"post_mortem": True, "hang_after": 5.0}
+    assert read_options("--hang-after=none").launch == {"hang_after": None}
+    with pytest.raises(ConfigError, match="hang-after='soon'"):
+        read_options("--hang-after soon")
