@@ -181,7 +181,7 @@ def test_what_is_wrong_with_the_words_of_line_magics(line, said):
 
 
 def test_the_debugger_and_the_hang_watch_have_options():
-    assert read_options("--post-mortem --hang-after 5").launch == {"post_mortem": True, "hang_after": 5.0}
-    assert read_options("--hang-after=none").launch == {"hang_after": None}
+    assert opt.read_options("--post-mortem --hang-after 5").launch == {"post_mortem": True, "hang_after": 5.0}
+    assert opt.read_options("--hang-after=none").launch == {"hang_after": None}
     with pytest.raises(ConfigError, match="hang-after='soon'"):
-        read_options("--hang-after soon")
+        opt.read_options("--hang-after soon")
