@@ -12,6 +12,7 @@ import builtins
 import difflib
 import linecache
 import re
+import textwrap
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -93,10 +94,10 @@ def read_cell(source: Source, body: str, namespace: dict[str, Any], *, flags: in
     source.register()
     flags = (flags & _FUTURES) | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
     # Empty lines before it: then the parser's own numbers are the cell's.
-    padded = "\n" * (source.first - 1) + body
+    padded = "\n" * (source.first - 1) + (textwrap.dedent(body) if re.match(r"(?:[ \t]*\n)*[ \t]+\S", body) else body)  # as IPython dedents a cell
     try:
         tree = compile(padded, source.filename, "exec", flags | ast.PyCF_ONLY_AST, dont_inherit=True)
-    except SyntaxError:
+    except SyntaxError:  # IPython shows one its own way, with all frames; nothing that is raised from a magic can change that
         _refuse_escapes(source, body)
         raise
     names = read_names(tree)

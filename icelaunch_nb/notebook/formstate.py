@@ -8,9 +8,9 @@ from dataclasses import fields
 from typing import Any
 
 import icelaunch_nb as ice
-from icelaunch_nb.config import LaunchConfig
+from icelaunch_nb.config import LaunchConfig, Std
 from icelaunch_nb.errors import ConfigError, PackingError
-from icelaunch_nb.launch import DEFAULTS, check_launch
+from icelaunch_nb.launch import DEFAULTS, check_launch, launch
 from icelaunch_nb.notebook import options as opt
 from icelaunch_nb.notebook.expressions import evaluate
 from icelaunch_nb.notebook.formcall import Call, Given, read_call
@@ -20,7 +20,9 @@ from icelaunch_nb.notebook.parameters import Parameter, parameters
 _MAIN = ("nproc_per_node", "devices", "max_restarts", "tee")
 _LABELS = {"nproc_per_node": "ranks", "max_restarts": "restarts", "tee": "logs to tee"}
 _NUMBERS = {"nproc_per_node", "max_restarts", "min_nodes", "max_nodes", "rdzv_timeout", "monitor_interval"}
-_KINDS = {"devices": "devices", "tee": "streams", "redirects": "streams", "rdzv_backend": "select", "start_method": "select", "detach": "checkbox"}
+_KINDS = {
+    "devices": "devices", "tee": "streams", "redirects": "streams", "rdzv_backend": "select", "start_method": "select",
+}
 _HINTS = {
     "nproc_per_node": "a number, or auto", "devices": "auto, cpu, cuda:0-2,7", "tee": "0 to 3, or 0:1,1:3", "redirects": "0 to 3, or 0:1,1:3",
     "run_id": "empty: a generated one", "log_dir": "empty: in the temporary directory", "rdzv_endpoint": "host:port", "rdzv_timeout": "-1: 900",
@@ -210,7 +212,7 @@ class Form:
 
     def _of_setting(self, name: str, reading: Reading) -> dict[str, Any]:
         option, default, key = _BY_KEY[name], _DEFAULTS[name], f"setting.{name}"
-        kind = _KINDS.get(name) or ("number" if name in _NUMBERS else "text")
+        kind = _KINDS.get(name) or ("checkbox" if isinstance(default, bool) else "number" if name in _NUMBERS else "text")
         return {
             "key": key, "label": _LABELS.get(name, name), "kind": kind, "value": self._settings.get(name, default), "default": default,
             "hint": _HINTS.get(name, option.metavar), "choices": list(option.values()) if kind in ("select", "devices") else [],
@@ -288,16 +290,15 @@ def _of_parameter(one: Parameter, reading: Reading) -> dict[str, Any]:
 
 
 def _settings() -> Iterator[tuple[opt.Option, Given]]:
-    """Every field of `LaunchConfig` and what else `launch` takes, with the text that stands for its default."""
-    configs: dict[str, Any] = {one.name: one.default for one in fields(LaunchConfig)} | DEFAULTS
+    """Every option that `launch` takes, with what its field holds by default."""
+    configs = {one.name: one.default for one in fields(LaunchConfig)}
+    keywords = {one.name: one.default for one in inspect.signature(launch).parameters.values()}
+    defaults: dict[str, Any] = {**configs, **keywords, **DEFAULTS}
     for option in opt.OPTIONS:
-        if option.key in ("nproc_per_node", "devices"):
-            yield option, "auto"
-        elif option.key == "detach":
-            yield option, False
-        elif option.key in configs:
-            default = configs[option.key]
-            yield option, str(int(default)) if option.key in ("tee", "redirects") else str(default) if isinstance(default, int | float | str) else ""
+        if option.key in opt.OF_LAUNCH:
+            default = defaults[option.key]
+            plain = int(default) if isinstance(default, Std) else default
+            yield option, plain if isinstance(plain, bool) else str(plain) if isinstance(plain, int | float | str) else ""
 
 
 _BY_KEY: dict[str, opt.Option] = {option.key: option for option, _ in _settings()}

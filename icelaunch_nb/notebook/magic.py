@@ -16,6 +16,7 @@ from icelaunch_nb.run import Run
 from icelaunch_nb.surroundings import variables
 
 NAME = "icelaunch"
+_OFFERED = 20  # runs that TAB offers, the newest
 
 
 class Magic:
@@ -38,6 +39,10 @@ class Magic:
 
     def register(self) -> None:
         """Makes the magics and their completion known to the shell."""
+        from IPython.core.magic import no_var_expand
+
+        for function in (type(self).line, type(self).cell):
+            no_var_expand(function)  # IPython would leave a line as it is where something in it fails; `_expanded` says what
         self._shell.register_magic_function(self.line, "line", NAME)
         self._shell.register_magic_function(self.cell, "cell", NAME)
         _complete_with(self._shell.Completer, self._offers)
@@ -47,7 +52,7 @@ class Magic:
 
     def cell(self, line: str, cell: str) -> Any:
         with _shown_plainly():
-            options = opt.read_options(line, self._defaults)
+            options = opt.read_options(self._expanded(line), self._defaults)
             if options.help:
                 _say(opt.help_text())
                 return None
@@ -73,6 +78,16 @@ class Magic:
 
     cell.__doc__ = opt.help_text()
 
+    def _expanded(self, line: str) -> str:
+        """The line with the notebook's values in place of ``{expr}`` and ``$name``, by IPython's own rules."""
+        from IPython.utils.text import DollarFormatter
+
+        try:
+            return DollarFormatter().vformat(line, args=[], kwargs=self._shell.user_ns)
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}; {{expr}} and $name are the notebook's, {{{{, }}}} and $$ stand for themselves"
+            raise ConfigError("options", line, said) from None
+
     def _source(self, line: str, cell: str) -> Source:
         """The cell as it was typed; where the history has it not (a silent execution), as it must have been."""
         history, compiler = self._shell.history_manager.input_hist_raw, self._shell.compile
@@ -94,7 +109,7 @@ class Magic:
 
     def line(self, line: str) -> Any:
         with _shown_plainly():
-            command, _, rest = line.strip().partition(" ")
+            command, _, rest = self._expanded(line).strip().partition(" ")
             if command in ("", "-h", "--help"):
                 _say(opt.help_text())
                 return None
@@ -179,7 +194,11 @@ class Magic:
         word, space, rest = rest.lstrip().partition(" ")
         if not space:
             return [*self._commands, "--help"]
-        return opt.complete_words(rest, opt.LOGS) if word == "logs" else opt.complete(rest) if word == "defaults" else []
+        if word == "defaults":
+            return opt.complete(rest)
+        if word == "logs" and (rest.count(" ") or rest.startswith("-")):
+            return opt.complete_words(rest, opt.LOGS)
+        return [run.run_id for run in ice.runs()[:_OFFERED]] if word in ("attach", "stop", "logs") else []
 
 
 def _let_through(transforms: list[Any]) -> None:

@@ -79,7 +79,7 @@ def read_options(line: str, defaults: Mapping[str, Any] | None = None) -> Option
     given = read_settings(line)
     settings = merge(defaults or {}, given)
     return Options(
-        launch={key: value for key, value in settings.items() if key in _OF_LAUNCH},
+        launch={key: value for key, value in settings.items() if key in OF_LAUNCH},
         env=settings.get("env", {}), out=settings.get("out", ""), wait=not settings.get("no_wait"),
         panel=not settings.get("no_panel"), help=bool(settings.get("help")),
     )
@@ -101,7 +101,7 @@ def read_settings(line: str) -> dict[str, Any]:
         try:
             value = option.read(text)
         except ValueError as error:
-            raise ConfigError(option.name, text, f"{error}{_unexpanded(text)}") from None
+            raise ConfigError(option.name, text, str(error)) from None
         for key, one in value.items() if option.key == "nnodes" else [(option.key, value)]:
             settings[key] = {**settings.get(key, {}), **one} if key == "env" else one
     return settings
@@ -206,7 +206,7 @@ def help_text() -> str:
         "Runs the cell's body on every rank. The notebook's names that it uses are carried over; rank, local_rank, world_size,",
         "device and ctx are there, as globals, so the notebook's functions see them as well. The value of the last expression on each",
         "rank is the cell's result, {rank: value}; a semicolon behind it keeps it from being shown.",
-        "{expr} and $name on the option line are expanded by the notebook.", "",
+        "{expr} and $name on the option line, and only there, stand for the notebook's values.", "",
     ]
     for option in OPTIONS:
         spellings = ", ".join([*(other for other in option.others if not other.startswith("--")), option.name])
@@ -244,11 +244,6 @@ def _next(words: list[str]) -> tuple[Option, str]:
     if not words or words[0].startswith("--"):
         raise ConfigError("option", word, f"needs a value: {option.name} {option.metavar}")
     return option, words.pop(0)
-
-
-def _unexpanded(text: str) -> str:
-    """IPython leaves braces as they are where what is in them fails."""
-    return "; what is in braces could not be evaluated in the notebook" if re.search(r"\{.*\}", text) else ""
 
 
 # How values are read.
@@ -387,4 +382,4 @@ OPTIONS: tuple[Option, ...] = (
 )
 LOGS: dict[str, Callable[[str], Any]] = {"rank": _count, "stream": _stream, "attempt": _count}  # of `%icelaunch logs`
 _BY_NAME = {name: option for option in OPTIONS for name in (option.name, *option.others)}
-_OF_LAUNCH = {*(one.name for one in fields(LaunchConfig)), "devices", "detach", "post_mortem", "hang_after"}
+OF_LAUNCH = {*(one.name for one in fields(LaunchConfig)), "devices", "detach", "post_mortem", "hang_after"}

@@ -248,7 +248,7 @@ def test_what_cannot_be_carried_is_said_at_its_argument(form):
 def test_every_field_of_launch_config_is_there_with_its_sentence(form):
     view = form.view()
     by_name = {one["key"].partition(".")[2]: one for one in [*view["main"], *view["advanced"]]}
-    assert set(by_name) == {*(one.name for one in fields(ice.LaunchConfig)), "devices", "detach"}
+    assert set(by_name) == {*(one.name for one in fields(ice.LaunchConfig)), "devices", "detach", "post_mortem", "hang_after"}
     assert all(one["sentence"] for one in by_name.values())
     assert by_name["max_restarts"]["sentence"].startswith("How often the ranks may be restarted after a failure.")
     assert [one["key"] for one in view["main"]] == ["setting.nproc_per_node", "setting.devices", "setting.max_restarts", "setting.tee"]

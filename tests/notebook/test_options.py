@@ -70,7 +70,6 @@ def test_the_magics_own():
         ("-n", "'-n': needs a value"),
         ("-n --no-wait", "'-n': needs a value"),
         ("-n two", "--nproc-per-node='two': must be an int, or \"auto\""),
-        ("-n {ranks}", "could not be evaluated in the notebook"),
         ("--max-restarts 1.5", "--max-restarts='1.5': must be an int"),
         ("--monitor-interval soon", "--monitor-interval='soon': must be a number"),
         ("--rdzv-conf timeout", "--rdzv-conf='timeout': must be NAME=VALUE"),
@@ -108,7 +107,7 @@ def test_any_line_parses_or_is_answered(words, quoted):
         else:
             assert error.field == "options" or error.field in {option.name for option in opt.OPTIONS}
     else:
-        assert set(options.launch) <= {*FIELDS, "devices", "detach"}
+        assert set(options.launch) <= {*FIELDS, *opt.OF_LAUNCH}
 
 
 @steady

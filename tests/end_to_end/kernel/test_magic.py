@@ -64,10 +64,11 @@ def test_what_ranks_print_is_shown_and_none_is_not(kernel: Any, magic: Any) -> N
             "def make():\n    def inner():\n        return B().f()\n    return inner\nmake()()", {0: [0, 1], 1: [0, 1]},
         ),
         ("import pickle\nclass A:\n    pass\ntype(pickle.loads(pickle.dumps(A()))) is A", {0: True, 1: True}),
+        ("    x = rank\n    if x:\n        x += 1\n    x", {0: 0, 1: 2}),
         ("'{rank} $rank'", {0: "{rank} $rank", 1: "{rank} $rank"}),
         ("import inspect\ndef f():\n    # mine\n    return 1\ninspect.getsource(f)", dict.fromkeys(range(2), "def f():\n    # mine\n    return 1\n")),
     ],
-    ids=["await", "global", "a docstring", "a comment for nbval", "classes and functions", "pickled by name", "braces", "getsource"],
+    ids=["await", "global", "a docstring", "a comment for nbval", "classes and functions", "pickled by name", "indented", "braces", "getsource"],
 )
 def test_bodies(magic: Any, body: str, value: Any) -> None:
     assert magic("-n 2", body).literal == value
@@ -89,7 +90,19 @@ def test_the_notebooks_values_expand_on_the_line(kernel: Any, magic: Any) -> Non
     kernel.does("n = 2\nname = 'made_up'")
     assert magic("-n {n} --out $name", "1").literal == {0: 1, 1: 1}
     assert kernel.value("made_up") == {0: 1, 1: 1}
-    assert "could not be evaluated in the notebook" in magic("-n {nowhere}", "1").evalue
+    assert magic("-n {n} --env A=$$n{{}}", "import os\nos.environ['A']").literal == {0: "$n{}", 1: "$n{}"}
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [("-n {nowhere}", "NameError: name 'nowhere' is not defined"), ("-n $nowhere", "name 'nowhere' is not defined"), ("--env A={1/0}", "ZeroDivisionError"),
+     ("--env A=$HOMELESS", "name 'HOMELESS' is not defined"), ("--env A={}", "{{, }} and $$ stand for themselves")],
+)
+def test_what_cannot_be_expanded_is_said(kernel: Any, magic: Any, line: str, said: str) -> None:
+    before = started(kernel)
+    cell = magic(line, "1")
+    assert cell.ename == "ConfigError" and said in cell.error
+    assert started(kernel) == before
 
 
 def test_variables_for_the_ranks_alone(kernel: Any, magic: Any) -> None:
@@ -144,6 +157,8 @@ def test_a_cell_without_a_body_is_refused(kernel: Any, cell: str) -> None:
         ("-n 2", "x = 1\ny = 2\n%time sum(range(9))", "IcelaunchError", "%time: magics"),
         ("-n 2", "x = 1\ny = 2\nreturn y", "SyntaxError", "'return' outside function"),
         ("-n 2", "x = 1\ny = 2\nx = = 1", "SyntaxError", "invalid syntax"),
+        ("-n 2", "x = 1\ny = 2\nyield x", "SyntaxError", "'yield' outside function"),
+        ("-n 2", "x = 1\ny = 2\n  x", "IndentationError", "unexpected indent"),
     ],
 )
 def test_a_wrong_body_is_shown_at_its_line_before_anything_starts(kernel: Any, magic: Any, line: str, body: str, ename: str, said: str) -> None:
@@ -153,6 +168,7 @@ def test_a_wrong_body_is_shown_at_its_line_before_anything_starts(kernel: Any, m
     assert said in cell.error
     assert f"Cell In[{cell.number}], line 4" in cell.error
     assert body.splitlines()[2].strip() in cell.error
+    assert "SyntaxError" in ename or "Indentation" in ename or ("icelaunch_nb" not in cell.error and "interactiveshell" not in cell.error)
     assert started(kernel) == before
 
 
@@ -282,6 +298,13 @@ def test_tab(kernel: Any, typed: str, offered: list[str]) -> None:
     content = kernel.client.complete(f"{typed}\nrank", len(typed), reply=True, timeout=60)["content"]
     assert [match for match in content["matches"] if not re.match(r"cuda:\d", match)] == offered
     assert typed[content["cursor_start"] :] in offered[0]
+
+
+@pytest.mark.parametrize("word", ["attach", "stop", "logs"])
+def test_tab_offers_runs(kernel: Any, magic: Any, word: str) -> None:
+    magic("-n 1 --rdzv-id findable", "1")
+    typed = f"%icelaunch {word} find"
+    assert "findable" in kernel.client.complete(typed, len(typed), reply=True, timeout=60)["content"]["matches"]
 
 
 def test_tab_in_the_body_is_pythons(kernel: Any) -> None:
