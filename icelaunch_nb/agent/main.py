@@ -41,36 +41,50 @@ def main(tasks: Connection, spare_ranks: int) -> NoReturn:
     The host starts agents ahead of time. This one uses that time: what it will do anyway is done once for practice, so that the
     pages that the fork shared are its own by the time somebody waits for it (25 ms less until the first rank is forked).
     """
-    os.setsid()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cpython.share_parents_forkserver()
-    with contextlib.suppress(Exception):
-        _rehearse()
-    spares = SpareRanks(spare_ranks, tasks)
+    code = 1
     try:
+        os.setsid()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        cpython.share_parents_forkserver()
+        with contextlib.suppress(Exception):
+            _rehearse()
+        spares = SpareRanks(spare_ranks, tasks)
         task = tasks.recv()
+        tasks.close()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # until `Wishes` can grant it
+        code = _live(task, spares)
     except EOFError:
-        os._exit(0)
-    tasks.close()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # until `Wishes` can grant it
+        pass  # nobody needs it
+    except BaseException:
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+    finally:
+        # Never by way of multiprocessing's exit functions: they would wait for spare ranks, which wait for this process.
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _live(task: AgentTask, spares: SpareRanks) -> int:
+    """Runs the run; the exit code.
+
+    Raises:
+        OSError: The directory is gone or the disk is full, so that nothing can be said there; the host and the kernel say so.
+    """
     run_dir = RunDir(Path(task.run_dir))
     journal = _introduce(run_dir)
-    code = 1
     try:
         state, facts = _run(task, run_dir, journal, spares)
         journal.write("end", state=state, **facts)
-        code = 0 if state == "SUCCEEDED" else 1
     except BaseException as error:
-        with contextlib.suppress(OSError):  # a full disk: the host and the kernel say so
-            traceback.print_exc()
-            journal.write("end", state="FAILED", note=f"the agent failed: {type(error).__name__}: {error}")
+        traceback.print_exc()
+        journal.write("end", state="FAILED", note=f"the agent failed: {type(error).__name__}: {error}")
+        return 1
     drop_ballast(run_dir.path)
     with contextlib.suppress(OSError):
         run_dir.call.unlink()
-    with contextlib.suppress(OSError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(code)
+    return 0 if state == "SUCCEEDED" else 1
 
 
 def _introduce(run_dir: RunDir) -> JournalWriter:

@@ -17,6 +17,8 @@ import pytest
 import icelaunch_nb as ice
 from icelaunch_nb.notebook.hosts import hosts
 from icelaunch_nb.processes import Process
+from icelaunch_nb.surroundings import Surroundings
+from icelaunch_nb.tasks import AgentTask
 
 LAUNCHER = """
 import os, sys, time
@@ -136,3 +138,14 @@ def test_a_decoy_lives_through_it_all(runs: Path) -> None:
     finally:
         decoy.kill()
         decoy.wait()
+
+
+def test_an_agent_that_finds_no_directory_ends_and_takes_its_spare_ranks_along(runs: Path) -> None:
+    ice.launch(jobs.environment, nproc_per_node=2).result(60)
+    host = psutil.Process(hosts.for_environ(os.environ).process.pid)
+    until(lambda: len(host.children(recursive=True)) >= 2 + 3)  # the next agent with its two ranks
+    for _ in range(3):
+        agents = set(host.children(recursive=True))
+        hosts.launch(AgentTask(str(runs / "gone"), Surroundings.here(), 2))
+        until(lambda: len(agents & set(host.children(recursive=True))) <= 2)  # forkserver and resource tracker
+        until(lambda: len(host.children(recursive=True)) >= 2 + 3)
