@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import psutil
 
-_SAME = 0.05  # seconds; Linux counts start times in hundredths
+_SAME = 0.005  # seconds; Linux counts start times in hundredths
+_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,8 @@ class Process:
 
     Attributes:
         pid: Its pid.
-        started: When it started, in seconds since the epoch (`psutil.Process.create_time`).
+        started: When it started: on Linux in seconds since the machine did, elsewhere since the epoch. Linux knows no other: a time
+            since the epoch is reckoned by a clock that is set meanwhile, and a run of many days would look like somebody else's.
     """
 
     pid: int
@@ -28,18 +31,13 @@ class Process:
     @classmethod
     def of(cls, pid: int) -> Process | None:
         """The process that has this pid now, or None."""
-        try:
-            return cls(pid, psutil.Process(pid).create_time())
-        except psutil.Error:
-            return None
+        found = _look_up(pid)
+        return cls(pid, found[0]) if found else None
 
     def alive(self) -> bool:
         """Whether it still runs; one that ended but was not reaped yet doesn't."""
-        try:
-            process = psutil.Process(self.pid)
-            return abs(process.create_time() - self.started) <= _SAME and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.Error:
-            return False
+        found = _look_up(self.pid)
+        return found is not None and abs(found[0] - self.started) <= _SAME and found[1]
 
     def send(self, signum: int) -> bool:
         """Signals it if it is still the same process; whether it was."""
@@ -49,6 +47,23 @@ class Process:
             os.kill(self.pid, signum)
             return True
         return False
+
+
+def _look_up(pid: int) -> tuple[float, bool] | None:
+    """When the process that has this pid started, and whether it runs; None where there is none."""
+    if sys.platform != "linux":
+        try:
+            process = psutil.Process(pid)
+            return process.create_time(), process.status() != psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            return None
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The name, in parentheses, may hold anything.
+            state, *numbers = file.read().rpartition(b")")[2].split()
+        return int(numbers[18]) / _TICKS, state not in (b"Z", b"X")
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def end_marked(variable: str) -> list[Process]:

@@ -90,7 +90,7 @@ class Ranks:
     def _fork(self, task: RankTask) -> tuple[Any, Process]:
         process = self._context.Process(target=run_rank, args=(task,), name=f"rank {task.rank}")
         process.start()
-        return process, Process.of(process.pid) or Process(process.pid, time.time())
+        return process, Process.of(process.pid) or Process(process.pid, -1.0)
 
     def _started(self) -> list[tuple[RankTask, Any]]:
         """Tasks with their processes; fewer than all where starting one failed."""

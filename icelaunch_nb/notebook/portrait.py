@@ -11,6 +11,7 @@ import psutil
 
 from icelaunch_nb import steps
 from icelaunch_nb.events import FLAGS, Events
+from icelaunch_nb.processes import Process
 from icelaunch_nb.rundir import RunDir
 
 _TRACEBACK = 8000  # characters of a rank's traceback that a panel holds
@@ -106,7 +107,7 @@ class Portrait:
         try:
             if pid not in self._processes:
                 process = psutil.Process(pid)
-                self._processes[pid] = process if abs(process.create_time() - entry["started"]) < 0.05 else None
+                self._processes[pid] = process if Process(pid, entry["started"]).alive() else None
             found = self._processes[pid]
             return 0 if found is None else found.memory_info().rss >> 20
         except psutil.Error:

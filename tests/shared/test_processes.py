@@ -1,0 +1,115 @@
+"""Only ours: a process is its pid and its start, and nothing else is ever signalled."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from icelaunch_nb.processes import Process, end_marked, end_sessions
+
+
+@pytest.fixture
+def child() -> Iterator[subprocess.Popen]:
+    process = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    yield process
+    process.kill()
+    process.wait()
+
+
+def gone(process: subprocess.Popen, seconds: float = 5) -> bool:
+    deadline = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return process.poll() is not None
+
+
+def test_a_process_lives_and_is_signalled(child):
+    me = Process.of(child.pid)
+    assert me.alive() and me == Process.of(child.pid)
+    assert me.send(signal.SIGKILL)
+    assert gone(child) and not me.alive() and not me.send(signal.SIGKILL)
+    assert Process.of(child.pid) is None
+
+
+@pytest.mark.parametrize("seconds", [-1000.0, -0.01, 0.01, 1000.0])
+def test_another_that_has_the_pid_now_is_left_alone(seconds, child):
+    earlier = Process(child.pid, Process.of(child.pid).started + seconds)
+    assert not earlier.alive() and not earlier.send(signal.SIGKILL)
+    assert end_sessions([earlier]) == []
+    assert child.poll() is None
+
+
+def test_a_zombie_is_not_alive_and_not_signalled(child):
+    me = Process.of(child.pid)
+    os.kill(child.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 5
+    while me.alive() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert not me.alive() and not me.send(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("pid", [0, -1, 2**22 + 1, 10**12])
+def test_what_is_no_process_is_nobody(pid):
+    assert Process.of(pid) is None
+    assert not Process(pid, 0.0).alive() and not Process(pid, 0.0).send(signal.SIGKILL)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="by Linux' prctl")
+def test_a_process_may_call_itself_anything():
+    code = "import ctypes, time; ctypes.CDLL(None).prctl(15, b') Z 1 (2 3)'); print('named', flush=True); time.sleep(600)"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    try:
+        before = Process.of(process.pid)
+        assert process.stdout.readline() == b"named\n"
+        assert b") Z 1" in Path(f"/proc/{process.pid}/stat").read_bytes()
+        assert before.alive() and Process.of(process.pid) == before
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the clock is all there is")
+def test_a_clock_that_is_set_makes_nobody_somebody_else(child):
+    """psutil reckons start times from the clock and the time since the boot; a step of the clock moves all of them."""
+    assert 0 < Process.of(child.pid).started <= time.clock_gettime(time.CLOCK_BOOTTIME) + 0.02
+
+
+def test_sessions_of_ours_are_ended_whole_and_others_live(child):
+    leader = subprocess.Popen(["sh", "-c", "trap '' TERM; sleep 601 & sleep 602"], start_new_session=True)
+    identity = Process.of(leader.pid)
+    try:
+        deadline = time.monotonic() + 5
+        while len(list(Path(f"/proc/{leader.pid}/task/{leader.pid}/children").read_text().split())) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        members = [Process.of(int(pid)) for pid in Path(f"/proc/{leader.pid}/task/{leader.pid}/children").read_text().split()]
+        assert {identity, *members} == set(end_sessions([identity]))
+        assert gone(leader) and not any(member.alive() for member in members)
+        assert child.poll() is None
+    finally:
+        leader.kill()
+        leader.wait()
+
+
+def test_only_those_who_bear_the_mark_are_ended(child):
+    def start(**extra):
+        return subprocess.Popen(["sleep", "603"], env={**os.environ, **extra}, start_new_session=True)
+
+    others = [start(MARK="x/1"), start(MARK="/run/1"), start(MARKED="/run/12"), start(OTHER="MARK=/run/12")]
+    marked = start(MARK="/run/12")
+    try:
+        deadline = time.monotonic() + 5
+        while not (found := end_marked("MARK=/run/12")) and time.monotonic() < deadline:  # a child bears its parent's until it execs
+            time.sleep(0.01)
+        assert [process.pid for process in found] == [marked.pid]
+        assert gone(marked) and all(process.poll() is None for process in [*others, child])
+    finally:
+        for process in [*others, marked]:
+            process.kill()
+            process.wait()
