@@ -14,7 +14,8 @@ def set_trace(*, header: str | None = None) -> None:
 
     The run says where the rank waits, its panel offers a prompt for it, and ``run.debug(rank)`` opens one anywhere else. It
     waits until somebody says ``continue``; the other ranks go on until they need it, in a collective say, and wait there.
-    ``quit`` stops the whole run, as `Run.stop` does. While the run stops, this does nothing.
+    ``quit`` stops the whole run, as `Run.stop` does. While the run stops, this does nothing. Collectives have timeouts (10 minutes
+    for NCCL, 30 for gloo): ``init_process_group(timeout=…)`` gives whoever looks longer the time.
 
     Also in threads and DataLoader workers of a rank, and in the scripts of a run whose ranks are a program. Elsewhere (under
     torchrun, inline in the kernel) it is Python's own ``pdb.set_trace``.

@@ -1,8 +1,8 @@
 """The socket of a rank's debugger: where it lies, who may speak, and what is said: a JSON object a line.
 
-To the rank go ``{"command": "p x"}`` and ``{"complete": "p x.fo"}``; from it come ``{"text": …}``, ``{"prompt": "(Pdb) "}`` once it
-waits for a command, ``{"completions": […], "start": 2}`` and, last of all, ``{"end": …}``. ``from`` and ``to`` beside these say where in
-the rank's stdout stands what was said.
+To the rank go ``{"command": "p x"}`` and ``{"complete": "p x.fo"}``. From it come ``{"text": …}``; ``{"prompt": "(Pdb) ", "answered": 2}``
+once it has carried out so many commands of this connection and waits for one; ``{"completions": […], "start": 2}``; and last of
+all ``{"end": …}``. ``from`` and ``to`` beside these say where in the rank's stdout stands what was said.
 """
 
 from __future__ import annotations
@@ -104,10 +104,14 @@ def say(connection: socket.socket, message: Mapping[str, Any]) -> None:
 
 
 class Hearer:
-    """Puts what comes from a connection together to messages."""
+    """Puts what comes from a connection together to messages.
+
+    Attributes:
+        heard: How many commands came, and were carried out.
+    """
 
     def __init__(self, connection: socket.socket) -> None:
-        self.connection = connection
+        self.connection, self.heard = connection, 0
         self._rest = b""
 
     def hear(self) -> list[dict[str, Any]] | None:

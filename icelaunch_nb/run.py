@@ -404,9 +404,14 @@ class Run:
             timeout: Seconds to wait for a breakpoint; None: until the run is over.
 
         Raises:
+            ValueError: The run has no such rank on this machine, or an argument can't be.
             IcelaunchError: The run is over.
             TimeoutError: No breakpoint was reached in time.
         """
+        if timeout is not None:
+            check_seconds("timeout", timeout)
+        if isinstance(commands, str):
+            raise ValueError(f"commands={commands!r}: must be a list of commands")
         debugging.session(self, rank, commands, timeout)
 
     def _wish(self, line: str) -> None:

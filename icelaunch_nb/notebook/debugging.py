@@ -34,6 +34,7 @@ class Visit:
         self.prompt: str | None = None
         self.over = False
         self.heard = (0, 0)
+        self._said = 0
 
     def texts(self) -> Iterator[str]:
         """What the rank says from now on until it asks for a command, or goes on."""
@@ -45,7 +46,8 @@ class Visit:
             for message in messages or ():
                 if "text" in message:
                     yield message["text"]
-                self.prompt = message.get("prompt", self.prompt)
+                if message.get("answered", -1) >= self._said:  # else it is for a command that somebody else said
+                    self.prompt = message["prompt"]
                 self.over |= "end" in message
                 self.heard = message.get("from", self.heard[0]), message.get("to", self.heard[1])
 
@@ -56,6 +58,7 @@ class Visit:
 
     def say(self, command: str) -> None:
         """Says a command; `texts` gives the answer."""
+        self._said += 1
         try:
             say(self._hearer.connection, {"command": command})
         except OSError:
@@ -155,6 +158,9 @@ def _wait_for(run: Any, rank: int | None, deadline: float | None) -> Iterator[tu
         story = run.story
         if story.state.over:
             raise IcelaunchError(f"run {run.run_id} is over ({run.state}): no rank of it waits in the debugger")
+        ranks = [entry["rank"] for entry in story.attempts[-1]["ranks"]] if story.attempts else []
+        if rank is not None and ranks and rank not in ranks:
+            raise ValueError(f"rank={rank!r}: this machine has {', '.join(map(str, ranks))}")
         for waiting in sorted(story.debugged) if rank is None else [rank]:
             with contextlib.suppress(IcelaunchError), visit(run, waiting) as here:
                 yield waiting, here

@@ -153,11 +153,13 @@ class Prompt(io.TextIOBase):
         """The next command, with its newline; ``continue`` once the run is being stopped."""
         prompt, self._line = self._line, ""
         for client in list(self._clients):
-            self._send(client, {"prompt": prompt, "to": self._logged})
+            self._ask(client, prompt)
         while not self._commands and not self.stopping():
             self._serve(prompt)
         self._said, self._said_at = "", self._logged
         command, sender = self._commands.popleft() if self._commands else ("continue", None)
+        if sender is not None:
+            sender.heard += 1
         self._tell(f"{prompt}{command}\n", but=sender)
         return command + "\n"
 
@@ -191,7 +193,7 @@ class Prompt(io.TextIOBase):
         client = Hearer(connection)
         self._clients.append(client)
         self._send(client, {"text": self._said, "from": self._said_at})
-        self._send(client, {"prompt": prompt, "to": self._logged})
+        self._ask(client, prompt)
 
     def _heed(self, message: dict[str, Any], client: Hearer) -> None:
         if "command" in message:
@@ -223,7 +225,11 @@ class Prompt(io.TextIOBase):
         self._said = (self._said + text)[-_KEPT:]
         for client in list(self._clients):
             if client is not but:
-                self._send(client, {"text": text})
+                for at in range(0, len(text), _KEPT):  # a line has a limit
+                    self._send(client, {"text": text[at : at + _KEPT]})
+
+    def _ask(self, client: Hearer, prompt: str) -> None:
+        self._send(client, {"prompt": prompt, "answered": client.heard, "to": self._logged})
 
     def _send(self, client: Hearer, message: dict[str, Any]) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -322,6 +323,39 @@ def test_a_rank_killed_at_its_prompt_is_a_failure_like_any_other() -> None:
     assert run.waiting == {}
     with pytest.raises(ice.IcelaunchError, match="is over"):
         run.debug(1)
+
+
+def test_visitors_who_talk_nonsense_never_read_or_vanish_do_no_harm() -> None:
+    run = ice.launch(stops, nproc_per_node=2)
+    wait_for(lambda: run.waiting)
+    (path,) = Path(run.log_dir).rglob("*.sock")
+    deaf = debugging.visit(run, 1)
+    for nonsense in (
+        b"\xff\x00{}\n", b"[1, 2]\nnull\n{}\n", b'{"command": 5}\n', b'{"complete": null}\n', b'{"command": "p 1\\nc"}\n', b'{"comm', b"x" * 3_000_000,
+    ):
+        with socket.socket(socket.AF_UNIX) as stranger:
+            with debugsocket._address(path) as address:
+                stranger.connect(address)
+            with contextlib.suppress(OSError):  # it may be shown the door
+                stranger.sendall(nonsense)
+    with debugging.visit(run, 1) as here:
+        "".join(here.texts())
+        assert here.send("p 'x' * 5_000_000").count("x") == 5_000_000  # nobody waits long for the deaf one
+        assert here.send("p 6 * 7") == "42\n"
+    assert run.waiting
+    deaf.close()
+    run.debug(1, ["c"])
+    assert run.result(30) == {0: 84, 1: 84}
+
+
+def test_wrong_arguments_are_answered() -> None:
+    run = ice.launch(stops, nproc_per_node=2)
+    wait_for(lambda: run.waiting)
+    for wrong, message in (({"rank": 7}, "this machine has 0, 1"), ({"rank": 1, "timeout": -1}, "timeout=-1"), ({"commands": "c"}, "must be a list")):
+        with pytest.raises(ValueError, match=message):
+            run.debug(**wrong)
+    run.kill()
+    run.wait(20)
 
 
 def test_nobody_comes_in_time() -> None:
