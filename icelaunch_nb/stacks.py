@@ -24,7 +24,8 @@ from icelaunch_nb.processes import Process
 from icelaunch_nb.rundir import RunDir
 
 _LOOK = 0.02  # seconds between two looks at what was written
-_TOO_SHORT = 0.2  # seconds in which py-spy can't even start
+_TOO_SHORT = 0.5  # seconds in which py-spy can't even start
+_LETTING_GO = 0.4  # seconds that it may take to end it
 _FRAME = re.compile(r'  File "(?P<file>.*)", line (?P<line>\d+) in .*')
 _BELOW = os.path.join("icelaunch_nb", "worker", "main.py")  # what calls the user's function
 _LINE = 160  # characters
@@ -133,18 +134,21 @@ def native(pids: Mapping[int, int], timeout: float) -> dict[int, str]:
     program = shutil.which("py-spy") or shutil.which("py-spy", path=os.path.dirname(sys.executable))
     if program is None or timeout < _TOO_SHORT:
         return {}
-    deadline, found = time.monotonic() + timeout, {}
+    deadline, found = time.monotonic() + timeout - _LETTING_GO, {}
     spies = {rank: subprocess.Popen(
         [program, "dump", "--native", "--pid", str(pid)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     ) for rank, pid in pids.items()}
+    late = []
     for rank, spy in spies.items():
         try:
             text, _ = spy.communicate(timeout=max(0, deadline - time.monotonic()))
             if spy.returncode == 0:
                 found[rank] = _without_preface(text)
         except subprocess.TimeoutExpired:
-            spy.kill()  # Linux lets go what it looked at
-            spy.communicate()
+            spy.kill()  # Linux lets go whom it looked into
+            late.append(spy)
+    for spy in late:
+        spy.communicate()
     return found
 
 
