@@ -36,6 +36,7 @@ class Form:
         self.box = book.page.locator(".jp-Notebook .jp-Cell").nth(self.cell).locator(".ice-form")
         self.box.wait_for(timeout=20_000)
         self.press("Defaults")
+        book.page.wait_for_function("(box) => !box.querySelector('[data-changed]')", arg=self.box.element_handle(), timeout=10_000)
 
     def field(self, key):
         return self.box.locator(f'[data-key="{key}"]')
@@ -204,6 +205,7 @@ def test_the_last_settings_outlive_the_page_and_the_kernel(form):
     form.fill("argument.data", "dataset[:3]")
     form.fill("setting.nproc_per_node", "2")
     form.says("2 ranks, cpu")
+    assert form.value("form.cell") == "%%icelaunch --nproc-per-node 2\nlesson(data=dataset[:3])"
     form.book.done(form.book.cell("again = ice.LaunchPanel(lesson)"))
     assert form.value("again.cell") == "%%icelaunch --nproc-per-node 2\nlesson(data=dataset[:3])"
     # Another kernel for the same notebook: all that the two have in common is the state directory and the notebook's path.
