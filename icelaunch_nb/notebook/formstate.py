@@ -118,7 +118,8 @@ class Form:
         fn = self.function()
         reading = Reading(fn, called(fn, self._namespace) or self._chosen)
         if fn is None:
-            reading.problems["function"] = "the notebook defines no function yet"
+            reading.problems["function"] = "a function that a cell defines appears here"
+            reading.missing.add("function")
         else:
             self._read_arguments(reading, now=now)
         self._read_settings(reading)

@@ -16,7 +16,8 @@ def vacancy(environ: Mapping[str, str]) -> list[dict[str, Any]]:
     """One entry per device that ranks can have: the CPU, then each visible GPU.
 
     Returns:
-        ``device`` as `launch` takes it, ``title``, ``free`` and ``total`` memory in bytes (0: unknown), and ``note``, how busy it is.
+        ``device`` as `launch` takes it, ``about`` (its model), ``free`` and ``total`` memory in bytes (0: unknown), and ``note``, how busy
+        it is.
     """
     return [_cpu(), *_gpus(visible_gpus(environ))]
 
@@ -25,7 +26,7 @@ def _cpu() -> dict[str, Any]:
     cores, memory = usable_cpus(), psutil.virtual_memory()
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     note = f"{cores} core{'s' * (cores != 1)}{load}"
-    return {"device": "cpu", "title": "cpu", "free": memory.available, "total": memory.total, "note": note}
+    return {"device": "cpu", "about": "", "free": memory.available, "total": memory.total, "note": note}
 
 
 def _gpus(names: list[str]) -> Iterator[dict[str, Any]]:
@@ -36,14 +37,14 @@ def _gpus(names: list[str]) -> Iterator[dict[str, Any]]:
     pynvml.nvmlInit()
     try:
         for index, name in enumerate(names):
-            entry: dict[str, Any] = {"device": f"cuda:{index}", "title": f"cuda:{index}", "free": 0, "total": 0, "note": ""}
+            entry: dict[str, Any] = {"device": f"cuda:{index}", "about": "", "free": 0, "total": 0, "note": ""}
             with contextlib.suppress(pynvml.NVMLError):  # a slice of a GPU may not tell everything
                 handle = pynvml.nvmlDeviceGetHandleByUUID(name.encode())
                 model = pynvml.nvmlDeviceGetName(handle)
-                entry["note"] = model.decode() if isinstance(model, bytes) else model
+                entry["about"] = model.decode() if isinstance(model, bytes) else model
                 memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
                 entry["free"], entry["total"] = int(memory.free), int(memory.total)
-                entry["note"] += f", {pynvml.nvmlDeviceGetUtilizationRates(handle).gpu} % busy"
+                entry["note"] = f"{pynvml.nvmlDeviceGetUtilizationRates(handle).gpu} % busy"
             yield entry
     finally:
         pynvml.nvmlShutdown()

@@ -207,7 +207,7 @@ def test_functions_that_cannot_be_launched_are_said_so(namespace):
 
     coroutine.__module__ = "__main__"
     assert "is async" in problems(Form({"coroutine": coroutine}))["function"]
-    assert problems(Form({})) == {"function": "the notebook defines no function yet"}
+    assert problems(Form({})) == {"function": "a function that a cell defines appears here"}
     assert "can't be launched from a form" in problems(Form({"dict": dict}, dict))["function"]
     for wrong in ("train.py", 3, [train]):
         with pytest.raises(ice.ConfigError, match="fn=.* must be a function"):

@@ -73,7 +73,7 @@ def test_fields_know_types_and_defaults(form):
     assert form.field("argument.schedule").get_by_role("combobox").input_value() == "COSINE"
     assert form.field("argument.data").locator("input").get_attribute("placeholder") == "a Python expression"
     free = form.box.locator(".ice-chip", has_text="core").locator(".ice-chip-note").inner_text()
-    assert re.match(r"\d+(\.\d)? of \d+(\.\d)? GB free · \d+ cores?, load \d", free)
+    assert re.match(r"\d+(\.\d)? of \d+(\.\d)? GB free, \d+ cores?, load \d", free)
     assert not form.field("setting.max_nodes").is_visible()
     form.box.get_by_text("Advanced").click()
     assert "Greatest number of nodes" in form.field("setting.max_nodes").inner_text()
@@ -261,3 +261,21 @@ def test_a_name_is_text(book):
     form.press("Code")
     assert form.book.page.evaluate("window.hacked") is None
     assert form.box.locator("img, script, b").count() == 0
+
+
+def test_gpus_are_chosen_by_a_click_each(form):
+    """On a machine without GPUs: what NVML would say is made up, so the kernel goes on to say that there are none."""
+    gpus = [{"device": f"cuda:{n}", "about": "", "free": (80 - 20 * n) * 10**9, "total": 80 * 10**9, "note": "3 % busy"} for n in range(4)]
+    form.book.done(form.book.cell(f"form._fields.devices = [*form._fields.devices[:1], *{gpus}]"))
+    form.fill("argument.data", "1")
+    third = form.box.get_by_role("button", name="cuda:2")
+    third.wait_for(timeout=5_000)
+    assert "40 of 80 GB free, 3 % busy" in third.inner_text()
+    form.box.get_by_role("button", name="cuda:0").click()
+    third.click()
+    form.box.locator('.ice-chip[aria-pressed="true"]', has_text="cuda:2").wait_for(timeout=5_000)
+    assert form.value("form.cell").startswith("%%icelaunch --devices cuda:0,2")
+    third.click()
+    form.box.get_by_role("button", name="cuda:0").click()
+    form.box.locator('.ice-chip[aria-pressed="true"]', has_text="auto").wait_for(timeout=5_000)
+    assert form.value("form.cell").startswith("%%icelaunch\n")

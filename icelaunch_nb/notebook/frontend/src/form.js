@@ -100,6 +100,7 @@ export default () => ({
       chooser.disabled = now.functions.length === 0;
       say(doc, now.doc);
       problem.hidden = !now.problem;
+      problem.toggleAttribute("data-missing", now.missing.includes("function"));
       say(problem, now.problem);
       none.hidden = now.arguments.length > 0 || Boolean(now.problem);
       for (const [group, fields] of /** @type {[Group, Field[]][]} */ ([[args, now.arguments], [main, now.main], [advanced, now.advanced]])) {
@@ -132,7 +133,7 @@ export default () => ({
 
     function nameOf(/** @type {string} */ key) {
       const now = view();
-      return [...now.arguments, ...now.main, ...now.advanced].find((field) => field.key === key)?.label ?? key;
+      return [...now.arguments, ...now.main, ...now.advanced].find((field) => field.key === key)?.label ?? (key === "function" ? "a function" : key);
     }
 
     function goToWrong() {

@@ -1,7 +1,7 @@
 /** The devices to choose from, each with what is free on it. */
 import { h, say } from "./dom.js";
 
-/** @typedef {{ device: string, title: string, free: number, total: number, note: string }} Device */
+/** @typedef {{ device: string, about: string, free: number, total: number, note: string }} Device */
 
 /** @param {number} bytes */
 const inGb = (bytes) => (bytes / 1e9).toFixed(bytes < 1e10 ? 1 : 0);
@@ -45,17 +45,17 @@ export function makeDevices(_field, typed, signal) {
       value = String(field.value);
       const gpus = /** @type {Device[]} */ (devices).filter((one) => one.device !== "cpu");
       const known = /** @type {Device[]} */ ([
-        { device: "auto", title: "auto", free: 0, total: 0, note: gpus.length ? "a GPU for each rank" : "no GPU here: the CPU" }, ...devices,
+        { device: "auto", about: "", free: 0, total: 0, note: gpus.length ? "a GPU for each rank" : "no GPU here: the CPU" }, ...devices,
       ]);
       if (!known.some((one) => one.device === value) && !chosenGpus(value, gpus.length).length) {
-        known.push({ device: value, title: value, free: 0, total: 0, note: "" });
+        known.push({ device: value, about: "", free: 0, total: 0, note: "" });
       }
       const shape = known.map((one) => one.device).join("\n");
       if (shape !== drawn) {
         drawn = shape;
         chips.clear();
         for (const one of known) {
-          const chip = h("button", { type: "button", className: "ice-chip" }, h("span", { className: "ice-chip-title" }, one.title), h("span", { className: "ice-chip-note" }),
+          const chip = h("button", { type: "button", className: "ice-chip", title: one.about }, h("span", { className: "ice-chip-title" }, one.device), h("span", { className: "ice-chip-note" }),
             h("span", { className: "ice-meter", "aria-hidden": "true" }, h("span", {})));
           chip.addEventListener("click", () => press(one.device, gpus.length), { signal });
           chips.set(one.device, chip);
@@ -67,7 +67,7 @@ export function makeDevices(_field, typed, signal) {
         const chip = /** @type {HTMLElement} */ (chips.get(one.device));
         chip.setAttribute("aria-pressed", String(one.device === value || chosen.includes(one.device)));
         const memory = one.total ? `${inGb(one.free)} of ${inGb(one.total)} GB free` : "";
-        say(chip.children[1], [memory, one.note].filter(Boolean).join(" · "));
+        say(chip.children[1], [memory, one.note].filter(Boolean).join(", "));
         const meter = /** @type {HTMLElement} */ (chip.children[2]);
         meter.hidden = !one.total;
         /** @type {HTMLElement} */ (meter.firstElementChild).style.width = one.total ? `${Math.round(100 * (1 - one.free / one.total))}%` : "0";

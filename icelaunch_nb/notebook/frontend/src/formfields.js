@@ -19,7 +19,7 @@ export function makeField(field, prefix, change, signal) {
   control.target.id = id;
   control.target.setAttribute("aria-describedby", `${id}-error ${id}-hint`);
   const ofArgument = [field.hint, field.default === "" ? "" : `default ${field.default}`].filter(Boolean).join(", ");
-  const label = h("label", { className: "ice-label", for: id, title: field.sentence || ofArgument }, field.label);
+  const label = h("label", { className: "ice-label", for: id, title: field.sentence || [field.label, ofArgument].filter(Boolean).join(": ") }, field.label);
   const error = h("div", { className: "ice-error", id: `${id}-error`, "aria-live": "polite" });
   const hint = h("div", { className: "ice-hint", id: `${id}-hint` });
   const element = h("div", { className: "ice-field", "data-kind": field.kind, "data-key": field.key },
