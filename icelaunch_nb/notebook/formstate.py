@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from collections.abc import Mapping
 from typing import Any
 
 import icelaunch_nb as ice
-from icelaunch_nb.config import LaunchConfig, Std
 from icelaunch_nb.errors import ConfigError, PackingError
-from icelaunch_nb.launch import DEFAULTS, check_launch, launch
+from icelaunch_nb.launch import check_launch
 from icelaunch_nb.notebook import options as opt
 from icelaunch_nb.notebook.expressions import evaluate
 from icelaunch_nb.notebook.formcall import Call, Given, read_call
@@ -141,11 +139,11 @@ class Form:
 
     def _read_settings(self, reading: Reading) -> None:
         for name, option in _BY_KEY.items():
-            given = self._settings.get(name, _DEFAULTS[name])
-            if given in (_DEFAULTS[name], ""):
+            given = self._settings.get(name, opt.DEFAULTS[name])
+            if given in (opt.DEFAULTS[name], ""):
                 continue
             try:
-                reading.keywords[name] = bool(given) if isinstance(_DEFAULTS[name], bool) else option.read(str(given))
+                reading.keywords[name] = bool(given) if isinstance(opt.DEFAULTS[name], bool) else option.read(str(given))
             except ValueError as error:
                 reading.problems[f"setting.{name}"] = str(error)
 
@@ -212,7 +210,7 @@ class Form:
         }
 
     def _of_setting(self, name: str, reading: Reading) -> dict[str, Any]:
-        option, default, key = _BY_KEY[name], _DEFAULTS[name], f"setting.{name}"
+        option, default, key = _BY_KEY[name], opt.DEFAULTS[name], f"setting.{name}"
         kind = _KINDS.get(name) or ("checkbox" if isinstance(default, bool) else "number" if name in _NUMBERS else "text")
         return {
             "key": key, "label": _LABELS.get(name, name), "kind": kind, "value": self._settings.get(name, default), "default": default,
@@ -290,17 +288,4 @@ def _of_parameter(one: Parameter, reading: Reading) -> dict[str, Any]:
     }
 
 
-def _settings() -> Iterator[tuple[opt.Option, Given]]:
-    """Every option that `launch` takes, with what its field holds by default."""
-    configs = {one.name: one.default for one in fields(LaunchConfig)}
-    keywords = {one.name: one.default for one in inspect.signature(launch).parameters.values()}
-    defaults: dict[str, Any] = {**configs, **keywords, **DEFAULTS}
-    for option in opt.OPTIONS:
-        if option.key in opt.OF_LAUNCH:
-            default = defaults[option.key]
-            plain = int(default) if isinstance(default, Std) else default
-            yield option, plain if isinstance(plain, bool) else str(plain) if isinstance(plain, int | float | str) else ""
-
-
-_BY_KEY: dict[str, opt.Option] = {option.key: option for option, _ in _settings()}
-_DEFAULTS: dict[str, Given] = {option.key: default for option, default in _settings()}
+_BY_KEY = {option.key: option for option in opt.OPTIONS if option.key in opt.OF_LAUNCH}

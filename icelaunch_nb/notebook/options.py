@@ -12,9 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from icelaunch_nb.config import RDZV_BACKENDS, START_METHODS, LaunchConfig
+from icelaunch_nb.config import RDZV_BACKENDS, START_METHODS, LaunchConfig, Std
 from icelaunch_nb.devices import count_gpus
 from icelaunch_nb.errors import ConfigError, nearest
+from icelaunch_nb.launch import DEFAULTS as LAUNCH_DEFAULTS
+from icelaunch_nb.launch import launch
 
 # Where torchrun's name for a field isn't the field's own; the field's own works, too.
 _TORCHRUNS = {"run_id": "rdzv-id", "rdzv_configs": "rdzv-conf"}
@@ -211,7 +213,8 @@ def help_text() -> str:
     for option in OPTIONS:
         spellings = ", ".join([*(other for other in option.others if not other.startswith("--")), option.name])
         lines.append(f"  {spellings}{' ' if option.metavar else ''}{option.metavar}")
-        lines += textwrap.wrap(option.sentence, 110, initial_indent=" " * 8, subsequent_indent=" " * 8)
+        default = DEFAULTS.get(option.key) or ""
+        lines += textwrap.wrap(f"{option.sentence}{f' Default: {default}.' if default else ''}", 110, initial_indent=" " * 8, subsequent_indent=" " * 8)
     lines += [
         "", "%icelaunch status                       the runs, and how they stand",
         "%icelaunch stop [RUN_ID]                stops the newest living run, or the one named",
@@ -383,3 +386,18 @@ OPTIONS: tuple[Option, ...] = (
 LOGS: dict[str, Callable[[str], Any]] = {"rank": _count, "stream": _stream, "attempt": _count}  # of `%icelaunch logs`
 _BY_NAME = {name: option for option in OPTIONS for name in (option.name, *option.others)}
 OF_LAUNCH = {*(one.name for one in fields(LaunchConfig)), "devices", "detach", "post_mortem", "hang_after"}
+
+
+def _defaults() -> dict[str, str | bool]:
+    """What `launch` takes where nothing is said, as it would be typed; empty where that is nothing."""
+    plain: dict[str, Any] = {one.name: one.default for one in fields(LaunchConfig)}
+    plain |= {one.name: one.default for one in inspect.signature(launch).parameters.values()} | LAUNCH_DEFAULTS
+    found: dict[str, str | bool] = {}
+    for option in OPTIONS:
+        if option.key in OF_LAUNCH:
+            default = int(plain[option.key]) if isinstance(plain[option.key], Std) else plain[option.key]
+            found[option.key] = default if isinstance(default, bool) else str(default) if isinstance(default, int | float | str) else ""
+    return found
+
+
+DEFAULTS = _defaults()
