@@ -29,6 +29,7 @@ _LETTING_GO = 0.4  # seconds that it may take to end it
 _FRAME = re.compile(r'  File "(?P<file>.*)", line (?P<line>\d+) in .*')
 _BELOW = os.path.join("icelaunch_nb", "worker", "main.py")  # what calls the user's function
 _LINE = 160  # characters
+_INSTALLED = re.compile(r'File "[^"\n]*/(?:site|dist)-packages/')
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
 _ADDRESS = re.compile(r"0x[0-9a-f]+")
 NATIVE = "\nwith native frames, by py-spy:\n"
@@ -86,7 +87,7 @@ def stands(text: str, names: Mapping[str, str]) -> str:
 
 
 def readable(text: str, names: Mapping[str, str]) -> str:
-    """The same stacks with the cells' own names, and without what lies below the user's function.
+    """The same stacks with the cells' own names, short names of installed packages, and without what lies below the user's function.
 
     Args:
         text: Stacks, as `ask` gives them.
@@ -98,6 +99,7 @@ def readable(text: str, names: Mapping[str, str]) -> str:
         below = next((number for number, line in enumerate(lines) if _BELOW in line), len(lines))
         blocks.append("\n".join(lines[: below if below > 1 else len(lines)]))
     text = "\n\n".join(blocks) + "\n" if text else ""
+    text = _INSTALLED.sub('File "', text)
     for filename, name in names.items():
         text = text.replace(f'File "{filename}"', name).replace(f"({os.path.basename(filename)}:", f"({name}:")
     return text
