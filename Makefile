@@ -24,6 +24,9 @@ frontend := $(wildcard icelaunch_nb/notebook/frontend/*.json icelaunch_nb/notebo
 demo: setup
 	$(python) scripts/demo.py notebooks/01_quickstart.ipynb build/demo
 
+# What has a path of its own for ipykernel 6, which has no subshells.
+on_both := $(foreach folder,kernel browser,$(addprefix tests/end_to_end/$(folder)/,test_magic.py test_form.py))
+
 # The etcd server of the tests lies in the environment's bin.
 test: export PATH := $(venv)/bin:$(PATH):/usr/sbin:/sbin
 test: setup packages
@@ -31,6 +34,7 @@ test: setup packages
 	$(python) -m mypy
 	$(python) -m pytest tests -m "not slow"
 	$(python) -m pytest tests -m slow
+	$(python) -m pytest --ipykernel 6 $(on_both)
 	$(python) -m pytest --nbval --nbval-current-env --nbval-cell-timeout 120 --nbval-sanitize-with notebooks/sanitize.cfg notebooks
 
 setup: $(stamp)

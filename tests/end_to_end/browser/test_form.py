@@ -279,3 +279,19 @@ def test_gpus_are_chosen_by_a_click_each(form):
     form.box.get_by_role("button", name="cuda:0").click()
     form.box.locator('.ice-chip[aria-pressed="true"]', has_text="auto").wait_for(timeout=5_000)
     assert form.value("form.cell").startswith("%%icelaunch\n")
+
+
+def test_in_notebook_7(lab, server, browser):
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    try:
+        book = lab.Book(server, page, server.notebook(["%load_ext icelaunch_nb\nimport icelaunch_nb as ice\ndef short(n: int = 2): return n"]), "notebook")
+        book.run(0)
+        book.done(0, 60)
+        form = Form(book, "ice.LaunchPanel()")
+        form.fill("argument.n", "5")
+        form.fill("setting.nproc_per_node", "2")
+        form.press("Launch")
+        form.says("SUCCEEDED: form.run.result()")
+        assert form.value("form.run.result()") == "{0: 5, 1: 5}"
+    finally:
+        page.close()
