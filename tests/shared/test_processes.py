@@ -90,7 +90,10 @@ def test_sessions_of_ours_are_ended_whole_and_others_live(child):
             time.sleep(0.01)
         members = [Process.of(int(pid)) for pid in Path(f"/proc/{leader.pid}/task/{leader.pid}/children").read_text().split()]
         assert {identity, *members} == set(end_sessions([identity]))
-        assert gone(leader) and not any(member.alive() for member in members)
+        assert gone(leader)
+        while any(member.alive() for member in members) and time.monotonic() < deadline + 5:  # a SIGKILL takes its moment
+            time.sleep(0.01)
+        assert not any(member.alive() for member in members)
         assert child.poll() is None
     finally:
         leader.kill()
