@@ -39,6 +39,8 @@ from icelaunch_nb.errors import ConfigError, IcelaunchError
 
 _LONGEST = select.PIPE_BUF  # bytes of a line that a FIFO takes whole or not at all; 4096 on Linux
 
+_RESERVED = 64 << 10  # bytes for a journal: some attempts and failures, whose tracebacks are clipped at 20,000 characters
+
 
 @dataclass(frozen=True)
 class RankDir:
@@ -264,6 +266,15 @@ class JournalWriter:
         if os.write(self._fd, line) < len(line):
             os.ftruncate(self._fd, before)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def reserve(self) -> None:
+        """Sets space aside for what may happen, so that it can be written while ranks fill the disk."""
+        disk.reserve(self._fd, _RESERVED)
+
+    def release(self) -> None:
+        """Gives back what was not needed of it."""
+        with contextlib.suppress(OSError), self._lock:
+            os.ftruncate(self._fd, os.fstat(self._fd).st_size)
 
     def close(self) -> None:
         """Nothing more will happen."""

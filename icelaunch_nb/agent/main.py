@@ -81,6 +81,7 @@ def _live(task: AgentTask, spares: SpareRanks) -> int:
         traceback.print_exc()
         journal.write("end", state="FAILED", note=f"the agent failed: {type(error).__name__}: {error}")
         return 1
+    journal.release()
     drop_ballast(run_dir.path)
     with contextlib.suppress(OSError):
         run_dir.call.unlink()
@@ -93,6 +94,7 @@ def _introduce(run_dir: RunDir) -> JournalWriter:
     for fd in (1, 2):
         os.dup2(log, fd)
     journal = JournalWriter(run_dir.journal)
+    journal.reserve()
     me = Process.of(os.getpid())
     journal.write("agent", pid=os.getpid(), started=me.started if me else 0)
     return journal

@@ -29,7 +29,7 @@ class Portrait:
     def __init__(self, run: Any) -> None:
         self.run = run
         self.dir = RunDir(Path(run.log_dir))
-        self._spec = self.dir.read_spec()
+        self._spec = run._spec  # a directory that vanished meanwhile keeps its panel
         self._events: Events | None = None  # not the run's own: its file stays open as long as it, and users keep runs
         self._processes: dict[int, psutil.Process | None] = {}
         self._memory: dict[int, int] = {}

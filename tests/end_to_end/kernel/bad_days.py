@@ -102,7 +102,7 @@ def a_rank_gets_a_signal(dice: random.Random) -> None:
 
 
 def an_argument_cant_be_pickled(dice: random.Random) -> None:
-    before = set(HOME.glob("icelaunch_nb-*/*"))
+    before = set(HOME.glob("icelaunch_nb-*/[!.]*"))
     try:
         ice.launch(print, (threading.Lock(),), nproc_per_node=2)
     except ice.PackingError as error:
@@ -110,8 +110,8 @@ def an_argument_cant_be_pickled(dice: random.Random) -> None:
             raise Wrong(str(error)) from error
     else:
         raise Wrong("it was launched")
-    if more := set(HOME.glob("icelaunch_nb-*/*")) - before:
-        raise Wrong(f"directories were left: {more}")
+    if left := set(HOME.glob("icelaunch_nb-*/[!.]*")) - before:
+        raise Wrong(f"directories were left: {left}")
 
 
 def a_result_cant_be_pickled(dice: random.Random) -> None:
@@ -129,8 +129,8 @@ def a_result_cant_be_built(dice: random.Random) -> None:
 def the_cell_is_interrupted(dice: random.Random) -> None:
     run = ice.launch(time.sleep, (60,), nproc_per_node=2)
     timer = threading.Timer(dice.uniform(0.0, 0.2), os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
     try:
+        timer.start()
         run.result(30)
     except KeyboardInterrupt:
         pass
@@ -348,6 +348,17 @@ def more(after: dict[str, list[str]], before: dict[str, list[str]]) -> dict[str,
     """What is held now and wasn't then."""
     found = {kind: Counter(after[kind]) - Counter(before[kind]) for kind in after}
     return {kind: names for kind, names in found.items() if names}
+
+
+def tree() -> list[str]:
+    """Who descends from this process, since when, and what each waits for."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error, OSError):
+            files = {os.readlink(path) for path in Path(f"/proc/{process.pid}/fd").iterdir()}
+            found.append(f"{process.pid} of {process.ppid()}, {time.time() - process.create_time():.0f} s old, {process.status()} in "
+                         f"{Path(f'/proc/{process.pid}/wchan').read_text()}, {_name(process)[-60:]}, {sorted(files)}")
+    return found
 
 
 def _name(process: psutil.Process) -> str:

@@ -1,0 +1,106 @@
+"""A full disk and a vanished directory are said, end the run in time, and claim no result."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import icelaunch_nb as ice
+from icelaunch_nb.notebook import summary
+from icelaunch_nb.notebook.portrait import Portrait
+from icelaunch_nb.processes import Process
+from icelaunch_nb.rundir import read_journal
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 1 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs", place], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"a small disk can't be mounted here: {done.stderr.strip()}")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", place], check=True)
+
+
+def talk() -> None:
+    while True:
+        print("x" * 100)
+
+
+def fill(place: Path) -> int:
+    """Takes what is left, and says nothing."""
+    with contextlib.suppress(OSError), open(place / f"filler{ice.get_context().rank}", "wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 4096)
+    (place.parent / f"filled{ice.get_context().rank}").touch()
+    while not all((place.parent / f"filled{rank}").exists() for rank in (0, 1)):
+        time.sleep(0.005)
+    return 7
+
+
+def shown(run: ice.Run) -> str:
+    return "\n".join([repr(run), summary.text(run), summary.html(run), str(Portrait(run).story())])
+
+
+def test_logs_that_fill_the_disk_end_the_run_and_it_says_so(disk: Path) -> None:
+    run = ice.launch(talk, nproc_per_node=2, log_dir=disk)
+    with pytest.raises(ice.RunFailed, match="No space left on device|the disk is full"):
+        run.result(30)
+    assert "No space left on device" in shown(run) or "the disk is full" in shown(run)
+    log = run.logs(0)
+    assert len(log) > 100_000 and set(log) == {"x", "\n"}, "what was written is there, and nothing else"
+    events, end = read_journal(Path(run.log_dir, "journal.jsonl"), 0)
+    assert (events[-1]["event"], events[-1]["state"], end) == ("end", "FAILED", Path(run.log_dir, "journal.jsonl").stat().st_size)
+    assert ice.attach(run.log_dir).state == "FAILED"
+
+
+def test_a_result_that_doesnt_fit_is_not_claimed(disk: Path) -> None:
+    run = ice.launch(lambda: os.urandom(3 << 20), nproc_per_node=2, log_dir=disk)
+    with pytest.raises(ice.RunFailed, match="rank [01]'s result can't be written: No space left on device") as caught:
+        run.result(30)
+    assert caught.value.results == {}
+    assert list(Path(run.log_dir).rglob("*result*")) == [], "nor is half of it left"
+
+
+def test_a_small_result_still_fits_on_a_full_disk(disk: Path) -> None:
+    run = ice.launch(fill, (disk,), nproc_per_node=2, log_dir=disk)
+    assert run.result(30) == {0: 7, 1: 7}
+    assert run.state == "SUCCEEDED"
+
+
+def test_a_launch_on_a_full_disk_starts_nothing(disk: Path) -> None:
+    with contextlib.suppress(OSError), open(disk / "filler", "wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 4096)
+    with pytest.raises(ice.ConfigError, match="log_dir=.*No space left on device"):
+        ice.launch(fill, (disk,), nproc_per_node=2, log_dir=disk)
+    assert os.listdir(disk) == ["filler"]
+
+
+@pytest.mark.parametrize("fn", [lambda: time.sleep(60), lambda: time.sleep(0.3)], ids=["at work", "about to return"])
+def test_a_directory_that_vanishes_ends_the_run(fn: Any, runs: Path) -> None:
+    run = ice.launch(fn, nproc_per_node=2)
+    while run.state != "RUNNING":
+        time.sleep(0.005)
+    ours = [run.story.agent, *filter(None, map(Process.of, run.pids.values()))]
+    shutil.rmtree(run.log_dir)
+    gone = time.monotonic()
+    with pytest.raises(ice.RunLost, match="its directory is gone"):
+        run.result(5)
+    assert "its directory is gone" in shown(run) and "LOST" in repr(run)
+    while any(process.alive() for process in ours):
+        assert time.monotonic() - gone < 5, "its processes go on"
+        time.sleep(0.01)
+    assert ice.launch(lambda: 1, nproc_per_node=2).result(60) == {0: 1, 1: 1}
