@@ -25,6 +25,7 @@ _HINTS = {
     "nproc_per_node": "a number, or auto", "devices": "auto, cpu, cuda:0-2,7", "tee": "0 to 3, or 0:1,1:3", "redirects": "0 to 3, or 0:1,1:3",
     "run_id": "empty: a generated one", "log_dir": "empty: in the temporary directory", "rdzv_endpoint": "host:port", "rdzv_timeout": "-1: 900",
 }
+_NAMELESS = "# The notebook has no name for this function; with one, it can be launched by code."
 
 
 class Form:
@@ -99,7 +100,8 @@ class Form:
     def function(self) -> Any:
         """The chosen function, as the notebook defines it now; None: there is none."""
         if self._given is not None:
-            return self._namespace.get(self._given_name, self._given)
+            newest = self._namespace.get(self._given_name, self._given)
+            return newest if callable(newest) else self._given
         offered = launchable(self._namespace)
         if self._chosen not in offered and offered:
             self._chosen = list(offered)[-1]  # the newest is what one has just written
@@ -221,6 +223,8 @@ class Form:
     def python(self, reading: Reading | None = None) -> str:
         """The launch as Python."""
         reading = reading or self.read()
+        if reading.fn is not None and not called(reading.fn, self._namespace):
+            return _NAMELESS
         module = next((name for name, value in list(self._namespace.items()) if value is ice and not name.startswith("_")), "")
         lines = [] if module else ["import icelaunch_nb as ice", ""]
         code = reading.call.launched(f"run = {module or 'ice'}.launch", reading.name, reading.keywords)
@@ -229,6 +233,8 @@ class Form:
     def cell(self, reading: Reading | None = None) -> str:
         """The launch as a ``%%icelaunch`` cell."""
         reading = reading or self.read()
+        if reading.fn is not None and not called(reading.fn, self._namespace):
+            return _NAMELESS
         line = opt.spell(reading.keywords)
         return f"%%icelaunch{' ' * bool(line)}{line}\n{reading.call.written(reading.name)}"
 

@@ -25,12 +25,16 @@ def launchable(namespace: Mapping[str, Any]) -> dict[str, Any]:
     return {**defined, **imported}
 
 
-def called(fn: Any, namespace: Mapping[str, Any]) -> str:
-    """The notebook's name for a function; empty where it has none."""
-    own = getattr(fn, "__name__", "")
-    if own and namespace.get(own) is fn:
+def called(value: Any, namespace: Mapping[str, Any]) -> str:
+    """How the notebook names something: ``train``, or ``lib.train`` for a function of a module; empty where it doesn't."""
+    own = getattr(value, "__name__", "")
+    if own and namespace.get(own) is value:
         return own
-    return next((name for name, value in list(namespace.items()) if value is fn and not name.startswith("_")), "")
+    names = [(name, one) for name, one in list(namespace.items()) if not name.startswith("_")]
+    plain = next((name for name, one in names if one is value), "")
+    if plain or not own.isidentifier():
+        return plain
+    return next((f"{name}.{own}" for name, one in names if inspect.ismodule(one) and vars(one).get(own) is value), "")
 
 
 def _of_the_shell(fn: Any) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import keyword
 import os
 import re
 import shlex
@@ -17,6 +16,7 @@ from icelaunch_nb.devices import count_gpus
 from icelaunch_nb.errors import ConfigError, nearest
 from icelaunch_nb.launch import DEFAULTS as LAUNCH_DEFAULTS
 from icelaunch_nb.launch import launch
+from icelaunch_nb.notebook import optionvalues as val
 
 # Where torchrun's name for a field isn't the field's own; the field's own works, too.
 _TORCHRUNS = {"run_id": "rdzv-id", "rdzv_configs": "rdzv-conf"}
@@ -249,92 +249,14 @@ def _next(words: list[str]) -> tuple[Option, str]:
     return option, words.pop(0)
 
 
-# How values are read.
-
-
-def _count(text: str) -> int:
-    if not re.fullmatch(r"\s*[+-]?[0-9]{1,18}\s*", text):
-        raise ValueError("must be an int")
-    return int(text)
-
-
-def _ranks(text: str) -> int | str:
-    if text == "auto":
-        return text
-    try:
-        return _count(text)
-    except ValueError:
-        raise ValueError('must be an int, or "auto"') from None
-
-
-def _seconds(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError("must be a number") from None
-
-
-def _patience(text: str) -> float | None:
-    return None if text.lower() == "none" else _seconds(text)
-
-
-def _pairs(text: str) -> dict[str, str]:
-    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
-    if not all(name.strip() and equals for name, equals, _ in pairs):
-        raise ValueError("must be NAME=VALUE,NAME=VALUE…")
-    return {name.strip(): value.strip() for name, _, value in pairs}
-
-
-def _literals(text: str) -> dict[str, Any]:
-    return {name: _literal(value) for name, value in _pairs(text).items()}
-
-
-def _literal(text: str) -> Any:
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    for kind in (_count, _seconds):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
-
-
-def _nodes(text: str) -> dict[str, int]:
-    least, colon, greatest = text.partition(":")
-    try:
-        return {"min_nodes": _count(least), "max_nodes": _count(greatest if colon else least)}
-    except ValueError:
-        raise ValueError("must be NODES or MIN:MAX, such as 1 or 1:4") from None
-
-
-def _variable(text: str) -> dict[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals or not name or "\0" in text:
-        raise ValueError("must be NAME=VALUE")
-    return {name: value}
-
-
-def _stream(text: str) -> str:
-    if text not in ("stdout", "stderr"):
-        raise ValueError("must be stdout or stderr")
-    return text
-
-
-def _identifier(text: str) -> str:
-    if not text.isidentifier() or keyword.iskeyword(text):
-        raise ValueError("must be a name that can be assigned to")
-    return text
-
-
 def _device_names() -> Sequence[str]:
     gpus = count_gpus(os.environ)
     return ["auto", "cpu", "cuda", *(f"cuda:{index}" for index in range(gpus)), *([f"cuda:0-{gpus - 1}"] if gpus > 1 else [])]
 
 
 _KINDS: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "int": ("N", _count), "float": ("SECONDS", _seconds), "str": ("TEXT", str), "str | None": ("PATH", str),
-    "dict[str, Any]": ("NAME=VALUE,…", _literals), "dict[str, str]": ("NAME=VALUE,…", _pairs),
+    "int": ("N", val.count), "float": ("SECONDS", val.seconds), "str": ("TEXT", str), "str | None": ("PATH", str),
+    "dict[str, Any]": ("NAME=VALUE,…", val.literals), "dict[str, str]": ("NAME=VALUE,…", val.pairs),
     "Std | dict[int, Std]": ("0-3 or RANK:0-3,…", str),
 }
 _VALUES: dict[str, Callable[[], Sequence[str]]] = {
@@ -359,7 +281,7 @@ def _options_of_fields() -> list[Option]:
         metavar, read = _KINDS[str(one.type)]
         sentence = sentences.get(one.name, "")
         if one.name == "nproc_per_node":
-            metavar, read = "N|auto", _ranks
+            metavar, read = "N|auto", val.ranks
             sentence += " auto: one per device named, per visible GPU, or one."
         own = "--" + one.name.replace("_", "-")
         name = "--" + _TORCHRUNS.get(one.name, own[2:])
@@ -370,20 +292,20 @@ def _options_of_fields() -> list[Option]:
 
 OPTIONS: tuple[Option, ...] = (
     *sorted(_options_of_fields(), key=lambda option: option.key != "nproc_per_node"),  # what is wanted most stands first
-    Option("--nnodes", "nnodes", "Number of nodes, or the range that it may lie in: min_nodes and max_nodes at once.", "N|MIN:MAX", _nodes),
+    Option("--nnodes", "nnodes", "Number of nodes, or the range that it may lie in: min_nodes and max_nodes at once.", "N|MIN:MAX", val.nodes),
     Option("--devices", "devices", "auto (a GPU per rank; the CPU where there are no GPUs), cpu, cuda, cuda:0-2,7 or cpu:0-3.",
            "DEVICES", values=_device_names),
-    Option("--out", "out", "The notebook's name for the results, {rank: value}; with --no-wait, for the Run.", "NAME", _identifier),
-    Option("--env", "env", "A variable that the ranks get beside the notebook's; may be given several times.", "NAME=VALUE", _variable),
+    Option("--out", "out", "The notebook's name for the results, {rank: value}; with --no-wait, for the Run.", "NAME", val.identifier),
+    Option("--env", "env", "A variable that the ranks get beside the notebook's; may be given several times.", "NAME=VALUE", val.variable),
     Option("--no-wait", "no_wait", "Returns a Run at once, and the notebook goes on."),
     Option("--no-panel", "no_panel", "Shows no panel: what the ranks print is printed below the cell, each line with its rank."),
     Option("--detach", "detach", "The run outlives this kernel."),
     Option("--post-mortem", "post_mortem", "A rank that raises waits there in the debugger, before it is torn down."),
     Option("--hang-after", "hang_after", "Seconds of silence after which a rank is marked with where it stands; none: never.", "SECONDS|none",
-           _patience),
+           val.patience),
     Option("--help", "help", "Prints this.", others=("-h",)),
 )
-LOGS: dict[str, Callable[[str], Any]] = {"rank": _count, "stream": _stream, "attempt": _count}  # of `%icelaunch logs`
+LOGS: dict[str, Callable[[str], Any]] = {"rank": val.count, "stream": val.stream, "attempt": val.count}  # of `%icelaunch logs`
 _BY_NAME = {name: option for option in OPTIONS for name in (option.name, *option.others)}
 OF_LAUNCH = {*(one.name for one in fields(LaunchConfig)), "devices", "detach", "post_mortem", "hang_after"}
 

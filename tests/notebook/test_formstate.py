@@ -139,6 +139,21 @@ def test_a_function_defined_anew_is_taken_as_it_is_now(namespace):
     assert form.launched()[0] is newer
 
 
+def test_a_function_of_a_module_is_called_by_it_and_a_nameless_one_not_at_all(namespace):
+    import textwrap
+
+    assert Form({"tw": textwrap, "ice": ice}, textwrap.dedent).cell().endswith("\ntw.dedent(text=...)")
+    nameless = Form(namespace, lambda steps=3: steps)
+    assert nameless.cell() == nameless.python() == "# The notebook has no name for this function; with one, it can be launched by code."
+    assert nameless.launched()[2:] == ({}, {})
+
+
+def test_a_name_that_is_given_away_leaves_the_form_its_function(namespace):
+    form = Form(namespace, train)
+    namespace["train"] = None
+    assert [one["label"] for one in form.view()["arguments"]] == ["data", "epochs", "lr", "shuffle"]
+
+
 # What is wrong.
 
 
