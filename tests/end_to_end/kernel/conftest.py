@@ -54,7 +54,7 @@ class Cell:
 
     Attributes:
         kernel: Where it runs.
-        msg_id: Its request.
+        code: Its source.
         number: Its ``In[number]``.
         out: Its stdout.
         err: Its stderr.
@@ -66,7 +66,7 @@ class Cell:
     """
 
     kernel: Kernel
-    msg_id: str
+    code: str
     number: int = 0
     out: str = ""
     err: str = ""
@@ -118,7 +118,10 @@ class Cell:
         elif kind == "error":
             self.ename, self.evalue, self._traceback = content["ename"], content["evalue"], content["traceback"]
         elif kind == "status" and content["execution_state"] == "idle":
-            self.over = True
+            if self.number:
+                self.over = True
+            else:
+                self.kernel.send(self)  # ipykernel aborts a request that comes too soon after a cell that failed
 
     def __repr__(self) -> str:
         return f"<Cell In[{self.number}] out={self.out!r} err={self.err!r} value={self.value!r} error={self.error!r}>"
@@ -157,9 +160,12 @@ class Kernel:
 
     def start(self, code: str) -> Cell:
         """Starts a cell and doesn't wait."""
-        cell = Cell(self, self.client.execute(code))
-        self._cells[cell.msg_id] = cell
+        cell = Cell(self, code)
+        self.send(cell)
         return cell
+
+    def send(self, cell: Cell) -> None:
+        self._cells[self.client.execute(cell.code)] = cell
 
     def does(self, code: str, timeout: float = PATIENCE) -> Cell:
         """Runs a cell that must not fail."""
