@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from icelaunch_nb.disk import drop_ballast
 from icelaunch_nb.processes import Process
 from icelaunch_nb.rankenv import Place, rank_environ
 from icelaunch_nb.run import Run
@@ -27,7 +26,6 @@ def run_here(run_dir: RunDir, spec: dict[str, Any], fn: Callable[..., Any], args
         made.mkdir(mode=0o700)
     with JournalWriter(run_dir.journal) as journal:
         value = _run(run_dir, spec, journal, lambda: fn(*args, **kwargs))
-    drop_ballast(run_dir.path)
     remember(run_dir.path)
     run = Run(run_dir.path)
     run._results = {0: value}

@@ -190,7 +190,6 @@ def make_run_dir(log_dir: str | None, run_id: str) -> RunDir:
         for fifo in (run_dir.control, run_dir.leash):
             os.mkfifo(fifo, 0o600)
             os.chmod(fifo, 0o600)  # whatever the umask
-        disk.take_on_ballast(run_dir.path)
     except (OSError, ValueError) as error:
         raise ConfigError("log_dir", str(base), f"a run's directory can't be made there: {getattr(error, 'strerror', error)}") from None
     return run_dir

@@ -9,6 +9,7 @@ import multiprocessing.connection
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
@@ -26,7 +27,7 @@ from icelaunch_nb.agent.ranks import SpareRanks
 from icelaunch_nb.agent.timekeeper import Timekeeper
 from icelaunch_nb.agent.wishes import Wishes
 from icelaunch_nb.config import LaunchConfig
-from icelaunch_nb.disk import drop_ballast
+from icelaunch_nb.disk import drop_ballast, take_on_ballast
 from icelaunch_nb.entry import nothing
 from icelaunch_nb.events import Events
 from icelaunch_nb.processes import Process
@@ -74,6 +75,9 @@ def _live(task: AgentTask, spares: SpareRanks) -> int:
     """
     run_dir = RunDir(Path(task.run_dir))
     journal = _introduce(run_dir)
+    # In a thread: a file system may take a millisecond for it.
+    setting_aside = threading.Thread(target=_set_space_aside, args=(run_dir, journal), name="icelaunch-space", daemon=True)
+    setting_aside.start()
     try:
         state, facts = _run(task, run_dir, journal, spares)
         journal.write("end", state=state, **facts)
@@ -81,11 +85,17 @@ def _live(task: AgentTask, spares: SpareRanks) -> int:
         traceback.print_exc()
         journal.write("end", state="FAILED", note=f"the agent failed: {type(error).__name__}: {error}")
         return 1
+    setting_aside.join()
     journal.release()
     drop_ballast(run_dir.path)
     with contextlib.suppress(OSError):
         run_dir.call.unlink()
     return 0 if state == "SUCCEEDED" else 1
+
+
+def _set_space_aside(run_dir: RunDir, journal: JournalWriter) -> None:
+    journal.reserve()
+    take_on_ballast(run_dir.path)
 
 
 def _introduce(run_dir: RunDir) -> JournalWriter:
@@ -94,7 +104,6 @@ def _introduce(run_dir: RunDir) -> JournalWriter:
     for fd in (1, 2):
         os.dup2(log, fd)
     journal = JournalWriter(run_dir.journal)
-    journal.reserve()
     me = Process.of(os.getpid())
     journal.write("agent", pid=os.getpid(), started=me.started if me else 0)
     return journal

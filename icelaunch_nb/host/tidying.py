@@ -23,6 +23,7 @@ class Tidying:
         self._wanted = threading.Event()
         self._base: Path | None = None
         self._kept = retention.Kept()
+        self._sizes: dict[Path, int] = {}
 
     def after(self, task: AgentTask) -> None:
         """There is one run more."""
@@ -42,5 +43,5 @@ class Tidying:
             self._wanted.clear()
             began = time.monotonic()
             if self._base is not None:
-                retention.tidy(self._base, self._kept)
+                retention.tidy(self._base, self._kept, self._sizes)
             time.sleep(_SHARE * (time.monotonic() - began))
