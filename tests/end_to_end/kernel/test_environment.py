@@ -27,7 +27,7 @@ def test_a_rank_has_the_kernels_variables_and_those_of_its_rank_alone(kernel: An
     assert kernel.value("sorted(name for name in kernel if rank[name] != kernel[name])") == []
     added = kernel.value("sorted(rank.keys() - kernel.keys())")
     assert {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID"} <= set(added)
-    known = ("TORCH", "RANK", "LOCAL_", "GROUP_", "ROLE_", "WORLD_", "MASTER_", "ICELAUNCH_", "OMP_NUM_THREADS", "GLOO_", "NCCL_")
+    known = ("TORCH", "RANK", "PYTHONBREAKPOINT", "LOCAL_", "GROUP_", "ROLE_", "WORLD_", "MASTER_", "ICELAUNCH_", "OMP_NUM_THREADS", "GLOO_", "NCCL_")
     assert [name for name in added if not name.startswith(known)] == []
 
 
