@@ -237,16 +237,20 @@ class Run:
     def wait(self, timeout: float | None = None) -> bool:
         """Waits for the end, showing what ranks print; whether it came within `timeout` seconds.
 
-        Interrupting it stops the run; a second interrupt kills it.
+        Interrupting it stops the run; a second interrupt kills it. Where no panel has a prompt for ranks that come to a breakpoint,
+        and no timeout was given, this asks at their prompts.
 
         Raises:
             ValueError: `timeout` is no number of seconds.
         """
         if timeout is not None:
             check_seconds("timeout", timeout)
+        asks = timeout is None and debugging.somebody_can_be_asked()
         try:
             for pause in self._watch(timeout):
                 subshell.take_clicks()
+                if asks and self.story.debugged and not self._panel_speaks():
+                    asks = debugging.offer(self)
                 time.sleep(pause)
         except KeyboardInterrupt:
             waiting.end(self)
@@ -298,7 +302,7 @@ class Run:
             story, now = self.story, time.monotonic()
             if story.state.over or now >= next_show:
                 # Looking at 16 logs costs 0.3 ms; doing it at every look at the journal would slow the start of 8 ranks.
-                if self._panel is None or not self._panel.speaks:
+                if not self._panel_speaks():
                     with self._lock:
                         printer.show(story.attempts, final=story.state.over)
                 next_show = now + 0.02
@@ -316,12 +320,21 @@ class Run:
                 self._printer = Printer(self._dir, self.config)
             return self._printer
 
+    def _panel_speaks(self) -> bool:
+        return self._panel is not None and self._panel.speaks
+
     def leave_out(self, rank: int, first: int, last: int) -> None:
         """Doesn't print that part of a rank's stdout, in bytes, when somebody waits for this run: the debugger's prompt showed it."""
-        for attempt in self.story.attempts[-1:]:
-            for entry in attempt["ranks"]:
-                if entry["rank"] == rank:
-                    self._the_printer().leave_out(self._dir.rank(attempt["attempt"], entry["local_rank"]).stdout, first, last)
+        self._the_printer().leave_out(self._stdout_of(rank), first, last)
+
+    def has_shown(self, rank: int, size: int) -> bool:
+        """Whether so many bytes of a rank's stdout were printed, since somebody waits for this run."""
+        return self._the_printer().has_shown(self._stdout_of(rank), size)
+
+    def _stdout_of(self, rank: int) -> Path:
+        attempt = self.story.attempts[-1]
+        (local_rank,) = (entry["local_rank"] for entry in attempt["ranks"] if entry["rank"] == rank)
+        return self._dir.rank(attempt["attempt"], local_rank).stdout
 
     # Acting.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -149,6 +150,42 @@ def session(run: Any, rank: int | None, commands: Iterable[str] | None, timeout:
         _await_the_news(run, rank)
         if command is None:
             return
+
+
+def somebody_can_be_asked() -> bool:
+    """Whether a cell or a terminal stands behind this thread, where somebody may type."""
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return hasattr(shell, "kernel") or (sys.stdin is not None and sys.stdin.isatty())
+
+
+def offer(run: Any) -> bool:
+    """Opens the prompts of all ranks that wait, one after the other, for whoever waits for the run; as pdb does in a plain program.
+
+    Returns:
+        False where nobody can be asked: the front end takes no input, or it is at its end.
+
+    Raises:
+        KeyboardInterrupt: The user interrupted.
+    """
+    for rank in sorted(run.story.debugged):
+        with contextlib.suppress(IcelaunchError), visit(run, rank) as here:
+            try:
+                text = "".join(here.texts())
+                if not run.has_shown(rank, here.heard[1]):
+                    sys.stdout.write(text)
+                while not here.over:
+                    sys.stdout.flush()
+                    here.say(input(here.prompt or ""))
+                    _show(here)
+            except (EOFError, NotImplementedError):  # the latter is ipykernel's for a front end without input
+                return False
+            finally:
+                run.leave_out(rank, *here.heard)
+            _await_the_news(run, rank)
+    return True
 
 
 @contextlib.contextmanager

@@ -86,6 +86,10 @@ class Printer:
         """
         self._left_out.setdefault(path, []).append((first, last))
 
+    def has_shown(self, path: Path, size: int) -> bool:
+        """Whether a log was printed up to `size` bytes."""
+        return any(tail.path == path and tail.offset >= size for tail in self._tails)
+
     def show(self, attempts: Sequence[Mapping[str, Any]], *, final: bool) -> None:
         """Prints what came since the last call.
 

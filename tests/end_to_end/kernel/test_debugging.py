@@ -29,7 +29,8 @@ def answer(kernel, cell, *lines: str) -> list[str]:
             assert time.monotonic() < deadline and not cell.over, cell
             try:
                 message = kernel.client.get_stdin_msg(timeout=0.1)
-                break
+                if message["parent_header"]["msg_id"] == cell.msg_id:  # not one that an interrupt left unanswered
+                    break
             except Empty:
                 kernel.pump()
         prompts.append(message["content"]["prompt"])
@@ -59,6 +60,42 @@ def test_an_interrupt_leaves_the_prompt_and_the_rank_waits(kernel):
     assert "rank 0 still waits" in cell.out and not cell.ename
     assert kernel.value("sorted(run.waiting)") == [0, 1]
     assert kernel.value("run.debug(0, ['c'])\nrun.debug(1, ['c'])\nrun.result()") == {0: "found it", 1: "found it"}
+
+
+def test_a_cell_that_waits_for_the_run_asks_at_the_prompts(kernel):
+    kernel.does(STOPS)
+    cell = kernel.start("run.result()")
+    assert answer(kernel, cell, "p word", "!word = 'first'", "c", "n", "c") == ["(Pdb) "] * 5
+    cell.wait()
+    assert not cell.ename, cell.error
+    assert cell.value == "{0: 'first it', 1: 'found it'}"
+    assert cell.out.count("waits at cell") == 2 and cell.out.count("'found'\n") == 1, cell.out
+    # The second wait has no prompt and nothing to print again.
+    assert kernel.does("run.result()").out == ""
+
+
+def test_an_interrupt_at_the_prompt_of_a_waiting_cell_stops_the_run(kernel):
+    kernel.does(STOPS)
+    cell = kernel.start("run.result()")
+    answer(kernel, cell, "p word")
+    cell.wait_for("'found'")
+    time.sleep(0.3)
+    kernel.interrupt()
+    cell.wait()
+    assert cell.ename == "KeyboardInterrupt"
+    assert kernel.value("str(run.state)") == "STOPPED"
+
+
+def test_a_front_end_without_input_is_not_asked(kernel):
+    kernel.does(STOPS)
+    kernel.client.allow_stdin = False
+    try:
+        cell = kernel.start("import threading\nthreading.Timer(1, run.kill).start()\nrun.wait()")
+        cell.wait()
+    finally:
+        kernel.client.allow_stdin = True
+    assert not cell.ename and cell.value == "True"
+    assert kernel.value("str(run.state)") == "STOPPED"
 
 
 def test_an_interrupt_while_it_waits_for_a_breakpoint(kernel):
