@@ -55,7 +55,12 @@ def attach(run_id: str | os.PathLike[str] | None = None) -> Run:
 
 
 def runs() -> Runs:
-    """All runs that can be found, the newest first; shows as a table."""
+    """All runs that can be found, the newest first; shows as a table.
+
+    Runs without a `log_dir` of their own are kept as long as there are at most ``ICELAUNCH_KEEP_RUNS`` (100) of them and as they take
+    at most ``ICELAUNCH_KEEP_BYTES`` (10e9); both are environment variables, and ``inf`` keeps all. Living runs and those that a
+    notebook still holds or shows stay in any case.
+    """
     return Runs(_newest_first())
 
 
