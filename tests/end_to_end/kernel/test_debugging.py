@@ -29,7 +29,7 @@ def answer(kernel, cell, *lines: str) -> list[str]:
             assert time.monotonic() < deadline and not cell.over, cell
             try:
                 message = kernel.client.get_stdin_msg(timeout=0.1)
-                if message["parent_header"]["msg_id"] == cell.msg_id:  # not one that an interrupt left unanswered
+                if kernel._cells.get(message["parent_header"]["msg_id"]) is cell:  # not one that an interrupt left unanswered
                     break
             except Empty:
                 kernel.pump()
