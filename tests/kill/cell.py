@@ -120,7 +120,8 @@ class Cell:
         ranks = [Process(entry["pid"], entry["started"]) for entry in run.story.attempts[-1]["ranks"]] if run.story.attempts else []
         alive = [process for process in ranks if process.alive()]
         found = {
-            "kernel": [self.kernel.process], "agent": [run.story.agent], "one rank": alive[:1], "all ranks": alive,
+            # The last one: in the moment "restarting" the first is about to be gone by itself.
+            "kernel": [self.kernel.process], "agent": [run.story.agent], "one rank": alive[-1:], "all ranks": alive,
             "host": [Process.of(host.pid) if (host := self.kernel.host()) else None],
             "forkserver": [Process.of(server.pid) if (server := self.kernel.forkserver()) else None],
         }[self.victim]
