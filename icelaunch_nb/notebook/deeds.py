@@ -61,6 +61,11 @@ def _complete(service: Any, wish: Mapping[str, Any]) -> Mapping[str, Any]:
     return {"says": f"{len(found)} found", "completions": found, "start": start}
 
 
+def _code(service: Any, _wish: Mapping[str, Any]) -> Mapping[str, Any]:
+    service.panel.send_code()
+    return {}
+
+
 def _search(service: Any, wish: Mapping[str, Any]) -> Mapping[str, Any]:
     attempts = service.panel.run.story.attempts
     found = searching.search(service.run_dir, attempts[int(wish["attempt"])], str(wish["text"])[:_QUERY] or " ")
@@ -68,6 +73,7 @@ def _search(service: Any, wish: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 DEEDS = {
+    "code": Deed(_code),
     "hello": Deed(_replay),
     "attempt": Deed(_replay),
     "stop": _acts("stop", "asked; loops over ctx.steps end together, other code gets SIGTERM; who is left after 30 s is killed"),

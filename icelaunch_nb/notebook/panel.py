@@ -7,6 +7,11 @@ by the thread in `panels`; what happens here happens in the thread that handles 
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import os
+import secrets
+import sys
 import time
 from collections import deque
 from pathlib import Path
@@ -33,6 +38,19 @@ def built(name: str) -> str:
         raise IcelaunchError(f"{path} is missing: the panel's front end is made when the package is installed; `pip install` it again") from None
 
 
+CODE = ("panel.js", "panel.css")
+
+
+@functools.cache
+def _version() -> str:
+    return hashlib.sha256("".join(map(built, CODE)).encode()).hexdigest()[:16]
+
+
+def _outputs_are_apart() -> bool:
+    """Whether this front end keeps markup where a widget's code can't reach it: there the output has to be a widget."""
+    return "VSCODE_PID" in os.environ or "google.colab" in sys.modules
+
+
 class RunPanel(anywidget.AnyWidget):
     """The live view of a run: its state, its ranks, their logs, and the buttons to act on it.
 
@@ -40,10 +58,11 @@ class RunPanel(anywidget.AnyWidget):
         run: A `Run`.
     """
 
-    # Texts, not paths: anywidget has whoever watches a path's file keep every widget that was ever made of it.
-    _esm = built("panel.js")
-    _css = built("panel.css")
+    # A text, not a path: anywidget has whoever watches a path's file keep every widget that was ever made of it.
+    _esm = built("loader.js")
 
+    version = traitlets.Unicode().tag(sync=True)  # of the code that the loader is to ask for
+    place = traitlets.Unicode().tag(sync=True)  # class of the markup where it is to stand
     story = traitlets.Dict().tag(sync=True)
     pulse = traitlets.Dict().tag(sync=True)
 
@@ -56,7 +75,9 @@ class RunPanel(anywidget.AnyWidget):
         self._shown_at: float | None = None
         self._display_ids: list[str] = []
         portrait = Portrait(run)
-        super().__init__(story=portrait.story(), pulse=portrait.pulse({}, {}))
+        super().__init__(
+            version=_version(), place=f"icelaunch-{secrets.token_hex(8)}", story=portrait.story(), pulse=portrait.pulse({}, {})
+        )
         self.on_msg(RunPanel._hear)
         subshell.listen(self.model_id)
 
@@ -75,6 +96,8 @@ class RunPanel(anywidget.AnyWidget):
 
     def close(self) -> None:
         """Ends the widget; what it showed becomes the summary in the output."""
+        if self.comm is None:  # ipywidgets closes a widget that nobody holds any more once again
+            return
         layout = self.layout  # a widget of its own, that nobody else would close
         subshell.unlisten(self.model_id)
         super().close()
@@ -101,12 +124,16 @@ class RunPanel(anywidget.AnyWidget):
         panels.serve(self)
 
     def bundle(self, *, live: bool = True) -> dict[str, Any]:
-        """What an output holds: the static summary, and beside it the widget."""
-        data: dict[str, Any] = {"text/plain": summary.text(self.run), "text/html": summary.html(self.run)}
-        if live and self.comm is not None:
-            view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
-            data["application/vnd.jupyter.widget-view+json"] = view
+        """What an output holds: the static summary, in whose place the front end shows the panel while it lives."""
+        html, live = summary.html(self.run), live and self.comm is not None
+        data: dict[str, Any] = {"text/plain": summary.text(self.run), "text/html": f'<div class="icelaunch-place {self.place}">{html}</div>' if live else html}
+        if live and _outputs_are_apart():
+            data["application/vnd.jupyter.widget-view+json"] = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
         return data
+
+    def send_code(self) -> None:
+        """Gives a page the panel's own code, which the loader waits for."""
+        self.send({"kind": "code"}, [built(name).encode() for name in CODE])
 
     def join_cell(self, *, subshell_too: bool = True) -> None:
         """What the calling thread sends from now on belongs to the cell that shows the panel."""

@@ -54,6 +54,7 @@ class Service:
         if panel.shown_again_at and time.monotonic() >= panel.shown_again_at[0]:
             panel.shown_again_at.pop(0)
             if not panel.seen:
+                panel.send_code()
                 self.replay()
         if story is not self._story_sent:
             self._story_sent = story

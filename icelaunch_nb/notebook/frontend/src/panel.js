@@ -8,6 +8,7 @@ import { makeDebugger } from "./debugger.js";
 import { h, say } from "./dom.js";
 import { makeHead } from "./head.js";
 import { makeOutput } from "./output.js";
+import { fillPlaces } from "./places.js";
 import { makePlots } from "./plots.js";
 import { makeRanks } from "./ranks.js";
 import { makeSearch } from "./search.js";
@@ -25,8 +26,12 @@ export default () => {
   return {
     /** @param {{ model: any }} context */
     initialize({ model }) {
-      shared = new Shared(model);
-      return () => shared?.close();
+      const common = (shared = new Shared(model));
+      const leave = fillPlaces(model.get("place"), (el) => show(common, el));
+      return () => {
+        leave();
+        common.close();
+      };
     },
 
     /** @param {{ model: any, el: HTMLElement }} context */

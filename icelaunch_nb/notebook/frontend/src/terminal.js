@@ -14,6 +14,8 @@ const DARK = {
   brightMagenta: "#e2c5ff", brightCyan: "#a2e9f0", brightWhite: "#f0f6fc",
 };
 
+const GONE = 1000; // milliseconds
+
 /** @param {HTMLElement} element */
 function themeOf(element) {
   const style = getComputedStyle(element);
@@ -97,7 +99,7 @@ export function openTerminal(host, signal) {
   signal.addEventListener("abort", () => {
     sizes.disconnect();
     themes.disconnect();
-    term.dispose();
+    setTimeout(() => term.dispose(), GONE); // xterm has timers of its first moments that a terminal which is gone makes fail
   });
   refit();
   return {
