@@ -318,7 +318,8 @@ def _defaults() -> dict[str, str | bool]:
     for option in OPTIONS:
         if option.key in OF_LAUNCH:
             default = int(plain[option.key]) if isinstance(plain[option.key], Std) else plain[option.key]
-            found[option.key] = default if isinstance(default, bool) else str(default) if isinstance(default, int | float | str) else ""
+            text = f"{default:g}" if isinstance(default, float) else str(default) if isinstance(default, int | str) else ""
+            found[option.key] = default if isinstance(default, bool) else text
     return found
 
 
