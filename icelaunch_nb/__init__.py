@@ -29,7 +29,7 @@ from icelaunch_nb.runs import attach, runs
 from icelaunch_nb.story import State
 
 if TYPE_CHECKING:
-    from icelaunch_nb.notebook.form import LaunchPanel
+    from icelaunch_nb.notebook.form.widget import LaunchPanel
 
 __all__ = [
     "BigCaptureWarning",
@@ -62,7 +62,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     """`LaunchPanel` brings ipywidgets, which a notebook without a form, a script and a rank needn't pay for."""
     if name == "LaunchPanel":
-        from icelaunch_nb.notebook.form import LaunchPanel
+        from icelaunch_nb.notebook.form.widget import LaunchPanel
 
         return LaunchPanel
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

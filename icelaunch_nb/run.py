@@ -449,7 +449,7 @@ class Run:
         Raises:
             IcelaunchError: The package was not built, so that its front end is missing.
         """
-        from icelaunch_nb.notebook.panel import panel_of
+        from icelaunch_nb.notebook.panel.panel import panel_of
 
         self._panel = panel_of(self.hold())
         return self._panel

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from icelaunch_nb.notebook.hosts import hosts
-from icelaunch_nb.notebook.magic import Magic
+from icelaunch_nb.notebook.magic.magics import Magic
 
 
 def load(shell: Any) -> None:

@@ -13,8 +13,8 @@ import cloudpickle
 import pytest
 
 from icelaunch_nb import IcelaunchError, packing
-from icelaunch_nb.notebook.cellbody import Source, read_cell
-from icelaunch_nb.notebook.names import read_names
+from icelaunch_nb.notebook.magic.cellbody import Source, read_cell
+from icelaunch_nb.notebook.magic.names import read_names
 
 FIRST_LINE = "%%icelaunch -n 2"
 

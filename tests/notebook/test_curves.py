@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icelaunch_nb.notebook import curves as module
-from icelaunch_nb.notebook.curves import BINS, METRICS, Curves
+from icelaunch_nb.notebook.panel import curves as module
+from icelaunch_nb.notebook.panel.curves import BINS, METRICS, Curves
 from icelaunch_nb.rundir import RunDir
 
 

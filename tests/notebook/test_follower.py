@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icelaunch_nb.notebook import follower as module
-from icelaunch_nb.notebook.follower import BEHIND, KEPT, Follower
+from icelaunch_nb.notebook.panel import follower as module
+from icelaunch_nb.notebook.panel.follower import BEHIND, KEPT, Follower
 from icelaunch_nb.rundir import RunDir
 
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import icelaunch_nb as ice
-from icelaunch_nb.notebook import options as opt
-from icelaunch_nb.notebook.formmemory import Memory, notebook_of
-from icelaunch_nb.notebook.formstate import Form
+from icelaunch_nb.notebook.form.memory import Memory, notebook_of
+from icelaunch_nb.notebook.form.state import Form
+from icelaunch_nb.notebook.magic import options as opt
 
 steady = settings(deadline=None, derandomize=True, database=None)
 TREES: list[str] = []

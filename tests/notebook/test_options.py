@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from icelaunch_nb import ConfigError, LaunchConfig
-from icelaunch_nb.notebook import options as opt
+from icelaunch_nb.notebook.magic import options as opt
 
 # The first text that hypothesis ever draws takes seconds.
 steady = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

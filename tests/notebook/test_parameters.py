@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icelaunch_nb.notebook.parameters import Missing, literal, parameters
+from icelaunch_nb.notebook.form.parameters import Missing, literal, parameters
 
 steady = settings(deadline=None, derandomize=True, database=None)
 

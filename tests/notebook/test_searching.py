@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icelaunch_nb.notebook import searching as module
-from icelaunch_nb.notebook.searching import SHOWN, search
+from icelaunch_nb.notebook.panel import searching as module
+from icelaunch_nb.notebook.panel.searching import SHOWN, search
 from icelaunch_nb.rundir import RunDir
 
 

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import pytest
 
 from icelaunch_nb import LaunchConfig, Run
-from icelaunch_nb.notebook import summary
+from icelaunch_nb.notebook.panel import summary
 from icelaunch_nb.rundir import RunDir
 
 LIMIT = 100_000  # bytes that a run may add to a saved notebook

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from icelaunch_nb.devices import usable_cpus
-from icelaunch_nb.notebook.vacancy import vacancy
+from icelaunch_nb.notebook.form.vacancy import vacancy
 
 
 class FakeNvml(types.ModuleType):

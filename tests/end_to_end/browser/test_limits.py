@@ -107,7 +107,7 @@ def _memory(book) -> dict[str, int]:
 
 
 def test_launches_leave_nothing_behind(book):
-    book.done(book.cell(COUNTS + "\nfrom IPython.display import display\nseen = []\nimport icelaunch_nb.notebook.panels as module\nmodule._KEPT = 3"))
+    book.done(book.cell(COUNTS + "\nfrom IPython.display import display\nseen = []\nimport icelaunch_nb.notebook.panel.panels as module\nmodule._KEPT = 3"))
     last = book.cell(
         "for number in range(20):\n"
         "    run = ice.launch(lambda: print('here'), nproc_per_node=1, devices='cpu')\n"
@@ -130,7 +130,7 @@ def test_launches_leave_nothing_behind(book):
 
 @pytest.mark.slow
 def test_two_hundred_launches_leave_threads_files_widgets_and_comms_flat(book):
-    book.done(book.cell(COUNTS + "\nfrom IPython.display import display\nseen = []\nimport icelaunch_nb.notebook.panels as module"))
+    book.done(book.cell(COUNTS + "\nfrom IPython.display import display\nseen = []\nimport icelaunch_nb.notebook.panel.panels as module"))
     many = book.cell(
         "for number in range(200):\n"
         "    run = ice.launch(lambda: print('here'), nproc_per_node=1, devices='cpu')\n"

@@ -20,9 +20,9 @@ import pytest
 
 import icelaunch_nb as ice
 from icelaunch_nb import packing
-from icelaunch_nb.notebook import summary
 from icelaunch_nb.notebook.hosts import hosts
-from icelaunch_nb.notebook.portrait import Portrait
+from icelaunch_nb.notebook.panel import summary
+from icelaunch_nb.notebook.panel.portrait import Portrait
 from icelaunch_nb.rundir import RunDir
 
 STRANGER = 12345

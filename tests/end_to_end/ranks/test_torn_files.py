@@ -14,8 +14,8 @@ import pytest
 import icelaunch_nb as ice
 from icelaunch_nb import retention
 from icelaunch_nb.events import Events
-from icelaunch_nb.notebook import summary
-from icelaunch_nb.notebook.portrait import Portrait
+from icelaunch_nb.notebook.panel import summary
+from icelaunch_nb.notebook.panel.portrait import Portrait
 from icelaunch_nb.rundir import JournalWriter, RunDir, read_journal
 
 pytestmark = pytest.mark.slow

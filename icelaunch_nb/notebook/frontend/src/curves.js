@@ -1,4 +1,4 @@
-/** What ranks reported, as the kernel thinned it. Python's twin is `notebook/curves.py`. Kept by the model, for all its views. */
+/** What ranks reported, as the kernel thinned it. Python's twin is `notebook/panel/curves.py`. Kept by the model, for all its views. */
 
 /**
  * Some neighbouring steps of a metric: the first one's number, and the ranks' means, by their places.

@@ -1,5 +1,5 @@
 /**
- * The form to launch from. Python's twin is `notebook/form.py`.
+ * The form to launch from. Python's twin is `notebook/form/widget.py`.
  *
  * Synced from Python: `view` (the fields, what they hold, what is wrong), `devices` (what is free) and `stands` (how the newest run
  * stands). Of this page alone: what was typed and isn't heard yet, what is unfolded, and whether Launch was pressed in vain.

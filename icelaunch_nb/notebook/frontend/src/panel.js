@@ -1,5 +1,5 @@
 /**
- * The panel of a run. Python's twin is `notebook/panel.py`.
+ * The panel of a run. Python's twin is `notebook/panel/panel.py`.
  *
  * Two kinds of state. Synced from Python: `story` (what the journal says) and `pulse` (what moves all the time). Of this page alone:
  * the logs and metrics that came as messages (`shared.js`), and what each view shows of them.

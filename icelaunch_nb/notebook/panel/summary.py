@@ -6,7 +6,7 @@ import html as markup
 import re
 from typing import Any
 
-from icelaunch_nb.notebook.portrait import Portrait
+from icelaunch_nb.notebook.panel.portrait import Portrait
 
 _LINES = 20
 _LINE = 400  # characters of a line

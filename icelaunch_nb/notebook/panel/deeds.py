@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from icelaunch_nb.notebook import debugging, searching
+from icelaunch_nb.notebook import debugging
+from icelaunch_nb.notebook.panel import searching
 
 _STACK = 20_000  # characters of a rank's stacks
 _QUERY = 500  # characters of what is looked for

@@ -10,8 +10,8 @@ from typing import Any
 
 import icelaunch_nb as ice
 from icelaunch_nb.errors import ConfigError, IcelaunchError, PackingError, RunFailed, nearest
-from icelaunch_nb.notebook import options as opt
-from icelaunch_nb.notebook.cellbody import Source, read_cell, show_as
+from icelaunch_nb.notebook.magic import options as opt
+from icelaunch_nb.notebook.magic.cellbody import Source, read_cell, show_as
 from icelaunch_nb.run import Run
 from icelaunch_nb.surroundings import variables
 

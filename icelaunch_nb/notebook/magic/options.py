@@ -16,7 +16,7 @@ from icelaunch_nb.devices import count_gpus
 from icelaunch_nb.errors import ConfigError, nearest
 from icelaunch_nb.launch import DEFAULTS as LAUNCH_DEFAULTS
 from icelaunch_nb.launch import launch
-from icelaunch_nb.notebook import optionvalues as val
+from icelaunch_nb.notebook.magic import values as val
 
 # Where torchrun's name for a field isn't the field's own; the field's own works, too.
 _TORCHRUNS = {"run_id": "rdzv-id", "rdzv_configs": "rdzv-conf"}

@@ -21,11 +21,11 @@ import traitlets
 from icelaunch_nb.errors import IcelaunchError
 from icelaunch_nb.launch import launch
 from icelaunch_nb.notebook import subshell
-from icelaunch_nb.notebook.formmemory import Memory, notebook_of
-from icelaunch_nb.notebook.formstate import Form
-from icelaunch_nb.notebook.functions import called
-from icelaunch_nb.notebook.panel import built
-from icelaunch_nb.notebook.vacancy import vacancy
+from icelaunch_nb.notebook.form.functions import called
+from icelaunch_nb.notebook.form.memory import Memory, notebook_of
+from icelaunch_nb.notebook.form.state import Form
+from icelaunch_nb.notebook.form.vacancy import vacancy
+from icelaunch_nb.notebook.panel.panel import built
 from icelaunch_nb.run import Run
 
 _FRESH = 2.0  # seconds for which what is free on the devices isn't asked again

@@ -47,7 +47,7 @@ def evaluate(text: str, namespace: dict[str, Any], *, now: bool) -> Any:
 
 def _check_names(tree: ast.Expression, namespace: Mapping[str, Any]) -> None:
     """Names that are defined nowhere are told as they are typed, also where nothing is run yet."""
-    from icelaunch_nb.notebook.names import read_names
+    from icelaunch_nb.notebook.magic.names import read_names
 
     module = ast.Module([ast.Expr(tree.body)], [])
     builtins = vars(__import__("builtins"))

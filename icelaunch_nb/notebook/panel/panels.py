@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from icelaunch_nb.notebook.service import Service
+from icelaunch_nb.notebook.panel.service import Service
 
 _LOOK = 0.01  # between two looks at the logs of a quiet run
 _LINGER = 2.0  # that the thread waits for another run before it ends; ipykernel keeps sockets for each new thread that sends

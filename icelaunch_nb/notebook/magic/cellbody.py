@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from icelaunch_nb.body import FROM_THE_RANK, RESULT, Body
 from icelaunch_nb.errors import IcelaunchError
-from icelaunch_nb.notebook.names import Names, read_names
+from icelaunch_nb.notebook.magic.names import Names, read_names
 
 _FUTURES = sum(getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
 _OF_EVERY_MODULE = {"__name__", "__doc__", "__package__", "__loader__", "__spec__", "__builtins__", "__annotations__"}

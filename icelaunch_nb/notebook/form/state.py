@@ -9,11 +9,11 @@ from typing import Any
 import icelaunch_nb as ice
 from icelaunch_nb.errors import ConfigError, PackingError
 from icelaunch_nb.launch import check_launch
-from icelaunch_nb.notebook import options as opt
-from icelaunch_nb.notebook.expressions import evaluate
-from icelaunch_nb.notebook.formcall import Call, Given, read_call
-from icelaunch_nb.notebook.functions import called, launchable
-from icelaunch_nb.notebook.parameters import Parameter, parameters
+from icelaunch_nb.notebook.form.call import Call, Given, read_call
+from icelaunch_nb.notebook.form.expressions import evaluate
+from icelaunch_nb.notebook.form.functions import called, launchable
+from icelaunch_nb.notebook.form.parameters import Parameter, parameters
+from icelaunch_nb.notebook.magic import options as opt
 
 _MAIN = ("nproc_per_node", "devices", "max_restarts", "tee")
 _LABELS = {"nproc_per_node": "ranks", "max_restarts": "restarts", "tee": "logs to tee"}

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from icelaunch_nb.notebook.expressions import Waits
-from icelaunch_nb.notebook.parameters import Missing, Parameter, literal
+from icelaunch_nb.notebook.form.expressions import Waits
+from icelaunch_nb.notebook.form.parameters import Missing, Parameter, literal
 
 _WIDE = 88  # characters of a line of code before it is broken
 

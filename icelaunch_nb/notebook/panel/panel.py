@@ -21,17 +21,18 @@ import anywidget
 import traitlets
 
 from icelaunch_nb.errors import IcelaunchError
-from icelaunch_nb.notebook import subshell, summary
-from icelaunch_nb.notebook.panels import panels
-from icelaunch_nb.notebook.portrait import Portrait
-from icelaunch_nb.notebook.service import SHOWN_AGAIN
+from icelaunch_nb.notebook import subshell
+from icelaunch_nb.notebook.panel import summary
+from icelaunch_nb.notebook.panel.panels import panels
+from icelaunch_nb.notebook.panel.portrait import Portrait
+from icelaunch_nb.notebook.panel.service import SHOWN_AGAIN
 
 _MOMENT = 0.5  # seconds that a front end gets to say that it shows a new panel
 
 
 def built(name: str) -> str:
     """A file of the front end's bundle."""
-    path = Path(__file__).parent / "frontend" / "dist" / name
+    path = Path(__file__).parent.parent / "frontend" / "dist" / name
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -8,11 +8,11 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from icelaunch_nb.notebook.budget import Budget
-from icelaunch_nb.notebook.curves import Curves
-from icelaunch_nb.notebook.deeds import DEEDS, Deed
-from icelaunch_nb.notebook.follower import STREAMS, Follower
-from icelaunch_nb.notebook.portrait import Portrait
+from icelaunch_nb.notebook.panel.budget import Budget
+from icelaunch_nb.notebook.panel.curves import Curves
+from icelaunch_nb.notebook.panel.deeds import DEEDS, Deed
+from icelaunch_nb.notebook.panel.follower import STREAMS, Follower
+from icelaunch_nb.notebook.panel.portrait import Portrait
 
 _REPLAY = 1 << 20  # bytes of logs that a front end gets that has just opened
 _CURVES = 0.5  # seconds between two looks at what ranks reported

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from icelaunch_nb.notebook.follower import STREAMS
+from icelaunch_nb.notebook.panel.follower import STREAMS
 from icelaunch_nb.rundir import RunDir
 
 SHOWN = 200  # lines that come back, shared by the ranks

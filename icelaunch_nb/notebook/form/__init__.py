@@ -1,0 +1,1 @@
+"""The form: a launch by looking. Its front end is `notebook/frontend`."""

@@ -1,0 +1,1 @@
+"""``%%icelaunch`` and ``%icelaunch``: what stands on the line and in the cell, and what becomes of it."""
