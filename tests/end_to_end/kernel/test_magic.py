@@ -130,7 +130,7 @@ def test_help_starts_nothing(kernel: Any, magic: Any) -> None:
 
 def test_no_panel_shows_none(kernel: Any, magic: Any) -> None:
     [shown] = magic("-n 1", "rank").displayed
-    assert "application/vnd.jupyter.widget-view+json" in shown
+    assert "icelaunch-place" in shown["text/html"]
     plain = magic("-n 1 --no-panel", "print('plainly')\nrank")
     assert plain.displayed == [] and plain.out == "[default_role0]:plainly\n"
     [shown] = magic("-n 1 --no-panel --no-wait", "rank").displayed
