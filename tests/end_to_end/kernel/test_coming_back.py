@@ -119,7 +119,7 @@ def test_after_a_power_cut_it_is_lost_with_its_last_words(fresh_kernel: Any, ano
     fresh_kernel.leaves_nobody()
     another.until(lambda: another.value(f"run = ice.attach({path!r}); str(run.state)") == "LOST", "it is lost", 5)
     assert another.value("run.logs(0)") == "first line of rank 0\n"
-    shown = another.value("from icelaunch_nb.notebook import summary; summary.text(run)")
+    shown = another.value("from icelaunch_nb.notebook.panel import summary; summary.text(run)")
     assert "a power cut" in shown and "first line of rank 0" in shown
     assert "LOST" in another.value("repr(run)") and another.run("run.result()").ename == "RunLost"
     listed = another.value("next(line for line in repr(ice.runs()).splitlines() if run.log_dir in line)")

@@ -1,6 +1,7 @@
 /** The terminal: xterm.js that only shows, in the theme of the page. */
 import { FitAddon } from "@xterm/addon-fit";
 import { SearchAddon } from "@xterm/addon-search";
+import { Unicode11Addon } from "@xterm/addon-unicode11";
 import { Terminal } from "@xterm/xterm";
 
 const LIGHT = {
@@ -43,6 +44,8 @@ export function openTerminal(host, signal) {
   const search = new SearchAddon({ highlightLimit: 500 });
   term.loadAddon(fit);
   term.loadAddon(search);
+  term.loadAddon(new Unicode11Addon()); // xterm's own table of widths is of 2010 and takes an emoji for one cell
+  term.unicode.activeVersion = "11";
   // What the sanitiser lets through can't reach these; they stand here for what it may overlook one day.
   for (const code of [0, 1, 2, 4, 8, 9, 10, 11, 12, 52, 104, 133, 777, 1337]) term.parser.registerOscHandler(code, () => true);
   term.open(host);
