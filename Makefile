@@ -25,7 +25,8 @@ demo: setup
 	$(python) scripts/demo.py notebooks/01_quickstart.ipynb build/demo
 
 # What has a path of its own for ipykernel 6, which has no subshells.
-on_both := tests/end_to_end/kernel/test_clicks.py $(foreach folder,kernel browser,$(addprefix tests/end_to_end/$(folder)/,test_magic.py test_form.py))
+on_both := tests/end_to_end/kernel/test_clicks.py $(foreach folder,kernel browser,$(addprefix tests/end_to_end/$(folder)/,test_magic.py test_form.py)) \
+    tests/end_to_end/browser/test_panel.py
 
 # The etcd server of the tests lies in the environment's bin.
 test: export PATH := $(venv)/bin:$(PATH):/usr/sbin:/sbin

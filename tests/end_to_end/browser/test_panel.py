@@ -188,6 +188,21 @@ def test_a_reload_shows_the_state_and_the_last_lines(book):
     book.word(cell, "STOPPED")
 
 
+def test_another_browser_shows_the_same_and_its_buttons_act(book, lab, server, browser):
+    cell = _launch(book)
+    book.sees(cell, "line 3")
+    book.save()
+    context = browser.new_context()
+    try:
+        other = lab.Book(server, context.new_page(), book.name)
+        other.word(cell, "RUNNING", 20)
+        other.sees(cell, "of rank 0", 20)
+        assert other.acts(cell, "stop", "STOPPED") < SOON
+        book.word(cell, "STOPPED")
+    finally:
+        context.close()
+
+
 def test_search_reaches_all_ranks_and_what_is_on_disk_only(book):
     book.done(book.cell(
         "def much():\n    rank = ice.get_context().rank\n    print(f'needle of rank {rank}')\n"

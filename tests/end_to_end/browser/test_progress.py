@@ -110,3 +110,27 @@ def test_what_happened_when_and_the_plots_are_there_after_a_reload_and_after_the
     assert _pixels(panel, 0) > 300
     second = book.cell("run.panel()")
     book.panel(second).locator(".ice-plot canvas").first.wait_for(timeout=10_000)
+
+
+SHIFTS = """() => new Promise((resolve) => {
+    let sum = 0, pulses = 0;
+    const texts = new MutationObserver((changes) => { pulses += changes.length; });
+    const panel = [...document.querySelectorAll('.ice-panel')].at(-1);
+    texts.observe(panel, { subtree: true, childList: true, characterData: true });
+    const shifts = new PerformanceObserver((list) => { for (const entry of list.getEntries()) sum += entry.value; });
+    shifts.observe({ type: 'layout-shift' });
+    setTimeout(() => { texts.disconnect(); shifts.disconnect(); resolve([sum, pulses]); }, 3000);
+})"""
+
+
+def test_nothing_jumps_while_ranks_report_thirty_times_a_second(book):
+    book.done(book.cell(
+        "def lively():\n    ctx = ice.get_context()\n    for step in ctx.steps(range(2000)):\n        ctx.report(loss=1 / (1 + step))\n"
+        "        print('step', step)\n        time.sleep(1 / 30)"
+    ))
+    cell, panel = _launch(book, "lively")
+    panel.locator(".ice-plot").wait_for(timeout=10_000)
+    book.sees(cell, "step 40")
+    shifted, changed = book.page.evaluate(SHIFTS)
+    assert changed > 20, "the panel stood still"
+    assert shifted < 0.01
