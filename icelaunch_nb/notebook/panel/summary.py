@@ -111,4 +111,4 @@ def _escape(text: str) -> str:
 
 
 def _block(text: str) -> str:
-    return f'<pre style="margin: 4px 0; white-space: pre-wrap">{_escape(text)}</pre>'
+    return f'<pre style="margin: 4px 0; white-space: pre-wrap; font-family: var(--jp-code-font-family, monospace)">{_escape(text)}</pre>'
