@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from icelaunch_nb.journal import JournalWriter
 from icelaunch_nb.processes import Process
 from icelaunch_nb.rankenv import Place, rank_environ
 from icelaunch_nb.run import Run
-from icelaunch_nb.rundir import JournalWriter, RunDir
+from icelaunch_nb.rundir import RunDir
 from icelaunch_nb.runs import remember
 from icelaunch_nb.surroundings import variables
 

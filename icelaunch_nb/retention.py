@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from icelaunch_nb.errors import ConfigError
+from icelaunch_nb.journal import read_journal
 from icelaunch_nb.processes import Process
-from icelaunch_nb.rundir import RunDir, read_journal
+from icelaunch_nb.rundir import RunDir
 
 _GONE = ".gone-"  # what a directory's name begins with while it is being removed
 _UNBORN = 86400.0  # seconds after which a directory without an agent is nobody's

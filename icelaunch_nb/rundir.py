@@ -1,7 +1,7 @@
-"""The run directory: every path of a run, and its journal.
+"""The run directory: every path of a run.
 
-The directory is the interface between kernel, agent and ranks. The agent alone writes the journal; ranks write into their
-own folders; whoever looks on reads. Whole files appear by write-then-rename, so a reader never sees half of one.
+The directory is the interface between kernel, agent and ranks. The agent writes the journal; ranks write into their own
+folders; whoever looks on reads. Whole files appear by write-then-rename, so a reader never sees half of one.
 
     <log_dir>/<run_id>_<random>/
         spec.json  call.pkl  sources.json        what was asked (the kernel writes it; call.pkl goes when the run is over)
@@ -19,27 +19,20 @@ own folders; whoever looks on reads. Whole files appear by write-then-rename, so
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import re
 import select
 import stat
 import tempfile
-import threading
-import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from icelaunch_nb import disk
 from icelaunch_nb.disk import write_whole
 from icelaunch_nb.errors import ConfigError, IcelaunchError
 
 _LONGEST = select.PIPE_BUF  # bytes of a line that a FIFO takes whole or not at all; 4096 on Linux
-
-_RESERVED = 64 << 10  # bytes for a journal: some attempts and failures, whose tracebacks are clipped at 20,000 characters
 
 
 @dataclass(frozen=True)
@@ -237,55 +230,6 @@ def check_owner(path: Path) -> None:
         raise IcelaunchError(f"{path} belongs to user {owner}, not to you: nothing in it is loaded")
 
 
-class JournalWriter:
-    """Appends what happened, a JSON object a line, each in one write.
-
-    The agent is the writer; after its end the host adds what the agent couldn't say, and the kernel what the host couldn't.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._folder, self._lock = path.parent, threading.Lock()
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        size = os.fstat(self._fd).st_size
-        if size and os.pread(self._fd, 1, size - 1) != b"\n":
-            os.write(self._fd, b"\n")  # the writer before this one died within a line
-
-    def write(self, event: str, **facts: Any) -> None:
-        """Adds an event, with the time in seconds since the epoch.
-
-        Raises:
-            OSError: The disk is full; what was written of the line is taken back.
-        """
-        line = json.dumps({"t": round(time.time(), 4), "event": event, **facts}, ensure_ascii=True).encode() + b"\n"
-        with self._lock:
-            disk.pressing(lambda: self._write(line), self._folder)
-
-    def _write(self, line: bytes) -> None:
-        before = os.fstat(self._fd).st_size
-        if os.write(self._fd, line) < len(line):
-            os.ftruncate(self._fd, before)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    def reserve(self) -> None:
-        """Sets space aside for what may happen, so that it can be written while ranks fill the disk."""
-        disk.reserve(self._fd, _RESERVED)
-
-    def release(self) -> None:
-        """Gives back what was not needed of it."""
-        with contextlib.suppress(OSError), self._lock:
-            os.ftruncate(self._fd, os.fstat(self._fd).st_size)
-
-    def close(self) -> None:
-        """Nothing more will happen."""
-        os.close(self._fd)
-
-    def __enter__(self) -> JournalWriter:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-
 def tell_agent(run_dir: RunDir, line: str) -> bool:
     """Says a line to a run's agent (`agent.wishes` knows which); whether it is on its way.
 
@@ -307,29 +251,3 @@ def tell_agent(run_dir: RunDir, line: str) -> bool:
         return False
     finally:
         os.close(fd)
-
-
-def read_journal(path: Path, offset: int) -> tuple[list[Mapping[str, Any]], int]:
-    """The events after `offset`, and the offset after them.
-
-    A last line without its newline isn't finished yet and is left for the next call; a finished line that is no JSON object (a
-    torn write, before a crash) is passed over.
-    """
-    try:
-        if os.stat(path).st_size <= offset:
-            return [], offset
-        with open(path, "rb") as file:
-            file.seek(offset)
-            data = file.read()
-    except FileNotFoundError:
-        return [], offset
-    whole, newline, _ = data.rpartition(b"\n")
-    events: list[Mapping[str, Any]] = []
-    for line in whole.split(b"\n"):
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(event, dict) and "event" in event:
-            events.append(event)
-    return events, offset + len(whole) + len(newline)

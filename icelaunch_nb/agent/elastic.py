@@ -33,8 +33,9 @@ from icelaunch_nb.agent.ranks import Ranks, SpareRanks
 from icelaunch_nb.agent.wishes import Wishes, term_patience
 from icelaunch_nb.errors import Failure, fold
 from icelaunch_nb.events import Events
+from icelaunch_nb.journal import JournalWriter
 from icelaunch_nb.rankenv import Place, rank_environ
-from icelaunch_nb.rundir import JournalWriter, RunDir
+from icelaunch_nb.rundir import RunDir
 from icelaunch_nb.surroundings import Surroundings
 from icelaunch_nb.tasks import RankTask
 

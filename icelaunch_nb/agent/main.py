@@ -30,8 +30,9 @@ from icelaunch_nb.config import LaunchConfig
 from icelaunch_nb.disk import drop_ballast, take_on_ballast
 from icelaunch_nb.entry import nothing
 from icelaunch_nb.events import Events
+from icelaunch_nb.journal import JournalWriter
 from icelaunch_nb.processes import Process
-from icelaunch_nb.rundir import JournalWriter, RunDir
+from icelaunch_nb.rundir import RunDir
 from icelaunch_nb.surroundings import enter
 from icelaunch_nb.tasks import AgentTask
 

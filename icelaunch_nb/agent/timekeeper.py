@@ -10,7 +10,8 @@ from typing import Any
 
 from icelaunch_nb import moments
 from icelaunch_nb.events import FLAGS_WORD, Events, Flag
-from icelaunch_nb.rundir import JournalWriter, RunDir
+from icelaunch_nb.journal import JournalWriter
+from icelaunch_nb.rundir import RunDir
 
 _LOOK = 0.02  # seconds; a flag that comes and goes faster is no moment. A look costs 3 µs
 _BURST = 100  # moments that are written as they come; a loop that sets flags all day must not fill the disk

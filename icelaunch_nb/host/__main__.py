@@ -33,8 +33,9 @@ from icelaunch_nb.disk import drop_ballast
 from icelaunch_nb.entry import nothing
 from icelaunch_nb.host.agents import Agent, Servers, open_pidfd
 from icelaunch_nb.host.tidying import Tidying
+from icelaunch_nb.journal import JournalWriter, read_journal
 from icelaunch_nb.processes import Process, end_marked, end_sessions
-from icelaunch_nb.rundir import JournalWriter, RunDir, read_journal
+from icelaunch_nb.rundir import RunDir
 from icelaunch_nb.story import ORPHANS_GRACE
 from icelaunch_nb.tasks import AgentTask
 

@@ -8,8 +8,9 @@ import time
 from typing import Any
 
 from icelaunch_nb import disk
+from icelaunch_nb.journal import JournalWriter, read_journal
 from icelaunch_nb.notebook.hosts import Host
-from icelaunch_nb.rundir import JournalWriter, RunDir, read_journal
+from icelaunch_nb.rundir import RunDir
 from icelaunch_nb.story import HOST_ENDED, Story
 
 _BETWEEN_CHECKS = 0.2  # seconds between two looks whether the agent lives

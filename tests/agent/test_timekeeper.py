@@ -11,7 +11,8 @@ from icelaunch_nb import moments
 from icelaunch_nb.agent import timekeeper as module
 from icelaunch_nb.agent.timekeeper import Timekeeper
 from icelaunch_nb.events import CHECKPOINT_TIME_WORD, Events
-from icelaunch_nb.rundir import JournalWriter, make_run_dir, read_journal
+from icelaunch_nb.journal import JournalWriter, read_journal
+from icelaunch_nb.rundir import make_run_dir
 
 
 @pytest.fixture

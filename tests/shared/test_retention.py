@@ -12,9 +12,10 @@ import pytest
 
 import icelaunch_nb as ice
 from icelaunch_nb import retention
+from icelaunch_nb.journal import JournalWriter
 from icelaunch_nb.processes import Process
 from icelaunch_nb.retention import Kept, kept, lives, remove, sift, tidy, watch, watched
-from icelaunch_nb.rundir import JournalWriter, make_run_dir
+from icelaunch_nb.rundir import make_run_dir
 
 ME = Process.of(os.getpid())
 

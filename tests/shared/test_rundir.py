@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from icelaunch_nb import ConfigError, IcelaunchError
-from icelaunch_nb.rundir import JournalWriter, RunDir, check_owner, default_log_dir, make_run_dir, read_journal, write_whole
+from icelaunch_nb.journal import JournalWriter, read_journal
+from icelaunch_nb.rundir import RunDir, check_owner, default_log_dir, make_run_dir, write_whole
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 

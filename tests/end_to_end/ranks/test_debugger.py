@@ -21,9 +21,9 @@ from test_events import wait_for
 
 import icelaunch_nb as ice
 from icelaunch_nb import debugsocket
+from icelaunch_nb.journal import read_journal
 from icelaunch_nb.notebook import debugging
 from icelaunch_nb.processes import Process
-from icelaunch_nb.rundir import read_journal
 
 HERE = Path(__file__).name
 

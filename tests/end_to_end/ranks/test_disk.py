@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 import icelaunch_nb as ice
+from icelaunch_nb.journal import read_journal
 from icelaunch_nb.notebook.panel import summary
 from icelaunch_nb.notebook.panel.portrait import Portrait
 from icelaunch_nb.processes import Process
-from icelaunch_nb.rundir import read_journal
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from test_events import wait_for
 
 import icelaunch_nb as ice
 from icelaunch_nb import stacks
+from icelaunch_nb.journal import read_journal
 from icelaunch_nb.processes import Process
-from icelaunch_nb.rundir import read_journal
 
 HERE = Path(__file__).name
 

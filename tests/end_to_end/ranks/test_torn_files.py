@@ -14,9 +14,10 @@ import pytest
 import icelaunch_nb as ice
 from icelaunch_nb import retention
 from icelaunch_nb.events import Events
+from icelaunch_nb.journal import JournalWriter, read_journal
 from icelaunch_nb.notebook.panel import summary
 from icelaunch_nb.notebook.panel.portrait import Portrait
-from icelaunch_nb.rundir import JournalWriter, RunDir, read_journal
+from icelaunch_nb.rundir import RunDir
 
 pytestmark = pytest.mark.slow
 OVER = {"SUCCEEDED", "FAILED", "STOPPED", "LOST"}
