@@ -55,6 +55,7 @@ def test_what_a_page_types_is_launched(kernel: Any) -> None:
     assert kernel.does("print(form.cell)").out == "%%icelaunch --nproc-per-node 2\nlesson(data=list('ab'), size=Size.LARGE)\n"
     page.says("launch")
     kernel.does("until(lambda: form.run and form.run.state.over)")
+    kernel.does("until(lambda: form._fields.stands['over'])")  # the panels' thread tells it, a moment later
     assert kernel.value("form.run.result()") == {0: (30, 0), 1: (30, 1)}
     assert kernel.value("form.run.logs(1)") == "learning ['a', 'b'] 3 LARGE\n"
     assert kernel.value("form._fields.stands['state'], len(form.children)") == ("SUCCEEDED", 2)
