@@ -160,7 +160,9 @@ def check_launch(fn: Entrypoint, args: Sequence[Any] = (), kwargs: Mapping[str, 
     Raises:
         ConfigError: What `launch` would raise.
     """
-    return _requested(fn, args, kwargs, **keywords).devices
+    asked = inspect.signature(launch).bind(fn, args, kwargs, **keywords)
+    asked.apply_defaults()
+    return _requested(*asked.args, **asked.kwargs).devices
 
 
 def _requested(
@@ -168,16 +170,16 @@ def _requested(
     args: Sequence[Any],
     kwargs: Mapping[str, Any] | None,
     *,
-    nproc_per_node: int | str = "auto",
-    devices: dev.Devices = "auto",
-    max_restarts: int | None = None,
-    events: Events | None = None,
-    config: LaunchConfig | None = None,
-    detach: bool = False,
-    inline: bool = False,
-    post_mortem: bool = False,
-    hang_after: float | None = HANG_AFTER,
-    panel: bool = True,
+    nproc_per_node: int | str,
+    devices: dev.Devices,
+    max_restarts: int | None,
+    events: Events | None,
+    config: LaunchConfig | None,
+    detach: bool,
+    inline: bool,
+    post_mortem: bool,
+    hang_after: float | None,
+    panel: bool,
     **config_fields: Any,
 ) -> _Request:
     """What `launch` was asked for, checked."""
