@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from watching import counts, wait_for
 
 import icelaunch_nb as ice
-from icelaunch_nb import steps
 
-# Importing a framework takes a rank seconds.
+PATIENCE = 100  # seconds: importing a framework takes a rank some
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
@@ -117,20 +117,8 @@ def accelerate(home: Path) -> dict[str, Any]:
     return {"first": first, "made": int(made.item())}
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 100) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.005)
-
-
-def boundaries(run: ice.Run) -> list[int]:
-    words = steps._open_board(run._dir.steps(run.attempt))
-    return [words[steps._SLOTS + steps._SLOT * rank + steps._PASSED] for rank in range(2)]
-
-
 def goes_on(run: ice.Run, attempt: int) -> None:
-    wait_for(lambda: run.state.over or (run.attempt == attempt and run._dir.steps(attempt).exists() and min(boundaries(run)) > 5))
+    wait_for(lambda: run.state.over or (run.attempt == attempt and run._dir.steps(attempt).exists() and min(counts(run, 2)) > 5), PATIENCE)
     assert not run.state.over, run.failures
 
 
@@ -141,14 +129,14 @@ def test_requests_act_at_the_same_step_and_a_restart_resumes(job: Callable[[Path
     try:
         goes_on(run, 0)
         run.pause()
-        wait_for(run.events.paused.is_set)
-        assert len(set(boundaries(run))) == 1
-        at = boundaries(run)
+        wait_for(run.events.paused.is_set, PATIENCE)
+        assert len(set(counts(run, 2))) == 1
+        at = counts(run, 2)
         run.save_checkpoint()
         run.resume()
-        wait_for(run.events.finished_save_checkpoint.is_set)
+        wait_for(run.events.finished_save_checkpoint.is_set, PATIENCE)
         assert run.last_checkpoint is not None and Path(run.last_checkpoint).exists()
-        assert min(boundaries(run)) > at[0]
+        assert min(counts(run, 2)) > at[0]
         (tmp_path / "fail").touch()
         goes_on(run, 1)
         run.stop(grace=60)

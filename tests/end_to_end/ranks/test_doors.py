@@ -17,6 +17,7 @@ from typing import Any
 import platformdirs
 import psutil
 import pytest
+from watching import wait_for
 
 import icelaunch_nb as ice
 from icelaunch_nb import packing
@@ -85,7 +86,7 @@ def test_every_file_is_its_owners_alone_whatever_the_umask(mask: int, runs: Path
         monkeypatch.setenv("TORCH_OF_THIS_TEST", str(mask))
         run = ice.launch(everything, nproc_per_node=2, max_restarts=1)
         other = ice.attach(run.log_dir)
-        until(lambda: len(run.stacks()) == 2)
+        wait_for(lambda: len(run.stacks()) == 2, 20)
         assert open_ones(Path(run.log_dir)) == []
         run.resume()
         assert len(run.result(60)) == 2 and other.state == "SUCCEEDED"
@@ -174,7 +175,7 @@ def test_another_user_gets_nowhere(runs: Path) -> None:
         if str(folder).startswith("/tmp/"):
             folder.chmod(0o755)  # pytest's own doors are not what is tried
     run = ice.launch(wait, nproc_per_node=2)
-    until(lambda: run.waiting)
+    wait_for(lambda: run.waiting, 20)
     try:
         mine = kin(run)
         names = set().union(*map(unix_sockets, mine))
@@ -246,11 +247,11 @@ def test_secrets_of_the_environment_stand_nowhere(runs: Path, monkeypatch: pytes
     told = []
     for fail in (False, True):
         run = ice.launch(use_it, (fail,), nproc_per_node=2, max_restarts=1, metrics_cfg={"handler": "console"}, run_id="secretive")
-        until(lambda: run.state == "RUNNING")
+        wait_for(lambda: run.state == "RUNNING", 20)
         for process in kin(run):
             with contextlib.suppress(psutil.Error):
                 told += [f"{process.pid} {process.environ()} {process.cmdline()}"]
-        until(lambda: all(run.stacks().values()))
+        wait_for(lambda: all(run.stacks().values()), 20)
         told += list(run.stacks().values())
         run.resume()
         assert run.result(60)[1] == hashlib.sha256(secret.encode()).hexdigest(), "the ranks do have it"
@@ -259,10 +260,3 @@ def test_secrets_of_the_environment_stand_nowhere(runs: Path, monkeypatch: pytes
     told += [hosts.for_environ(os.environ).last_words()]
     assert len("".join(told)) > 10_000
     assert not [text for text in told if secret in text]
-
-
-def until(condition: Any, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)

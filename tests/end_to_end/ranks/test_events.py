@@ -12,22 +12,10 @@ from pathlib import Path
 
 import jobs
 import pytest
+from watching import counts, wait_for
 
 import icelaunch_nb as ice
 from icelaunch_nb import steps
-
-
-def wait_for(condition, seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.002)
-
-
-def counts(run: ice.Run, ranks: int) -> list[int]:
-    """How many boundaries each rank has come to."""
-    words = steps._open_board(run._dir.steps(run.attempt))
-    return [words[steps._SLOTS + steps._SLOT * rank + steps._PASSED] for rank in range(ranks)]
 
 
 def click(run: ice.Run, order: random.Random, ranks: int) -> int:

@@ -7,12 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import jobs
 import psutil
 import pytest
+from watching import wait_for
 
 import icelaunch_nb as ice
 from icelaunch_nb.notebook.hosts import hosts
@@ -39,13 +39,6 @@ os.kill(os.getpid(), int(sys.argv[3]))
 """
 
 
-def until(condition: Callable[[], object], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
-
-
 def launch_elsewhere(folder: Path, detach: str, signum: int = signal.SIGKILL) -> Path:
     """Launches from a process that then dies; the run directory."""
     done = subprocess.run([sys.executable, "-c", LAUNCHER, str(folder), detach, str(int(signum))],
@@ -57,7 +50,7 @@ def launch_elsewhere(folder: Path, detach: str, signum: int = signal.SIGKILL) ->
 def test_a_detached_run_outlives_its_kernel_and_is_found_again(detach: str, runs: Path) -> None:
     launch_elsewhere(runs / "logs", detach)
     run = ice.attach("left")
-    until(lambda: run.logs(0) == "first line\n")
+    wait_for(lambda: run.logs(0) == "first line\n", 20)
     assert run.state == "RUNNING"
     run.resume()
     assert run.result(30) == {0: 0, 1: 1}
@@ -74,7 +67,7 @@ def test_a_run_that_is_not_detached_ends_with_its_kernel(signum: int, runs: Path
 
 def test_attach_without_a_name_finds_the_newest_that_lives(runs: Path) -> None:
     run = ice.launch(lambda: ice.get_context().events.resume.wait(60), run_id="living")
-    until(lambda: run.state == "RUNNING")
+    wait_for(lambda: run.state == "RUNNING", 20)
     ice.launch(jobs.environment, run_id="over").result(60)
     assert ice.attach().run_id == "living"
     assert ice.attach("over").state == "SUCCEEDED"
@@ -86,7 +79,7 @@ def test_runs_lists_and_cleans_but_never_a_living_one(runs: Path) -> None:
     living = ice.launch(lambda: ice.get_context().events.resume.wait(60), run_id="<b>living")
     for number in range(3):
         ice.launch(jobs.environment, run_id=f"old{number}").result(60)
-    until(lambda: living.state == "RUNNING")
+    wait_for(lambda: living.state == "RUNNING", 20)
     listed = ice.runs()
     assert [run.run_id for run in listed][:4] == ["old2", "old1", "old0", "<b>living"]
     assert "&lt;b&gt;living" in listed._repr_html_()
@@ -101,12 +94,12 @@ def test_runs_lists_and_cleans_but_never_a_living_one(runs: Path) -> None:
 
 def test_a_run_whose_agent_vanished_is_lost_and_its_ranks_are_gone(runs: Path) -> None:
     run = ice.launch(jobs.leave_children_and_wait, (str(runs / "child"),), nproc_per_node=1)
-    until((runs / "child").exists)
+    wait_for((runs / "child").exists, 20)
     ranks = [Process.of(pid) for pid in run.pids.values()]
     child = Process.of(int((runs / "child").read_text()))
     os.kill(run.story.agent.pid, signal.SIGKILL)
-    until(lambda: not any(process and process.alive() for process in [*ranks, child]), 5)
-    until(lambda: run.state == "LOST", 5)
+    wait_for(lambda: not any(process and process.alive() for process in [*ranks, child]), 5)
+    wait_for(lambda: run.state == "LOST", 5)
     with pytest.raises(ice.RunLost):
         run.result(1)
     assert ice.launch(jobs.all_reduce, nproc_per_node=2).result(60) == {0: 1.0, 1: 1.0}
@@ -115,13 +108,13 @@ def test_a_run_whose_agent_vanished_is_lost_and_its_ranks_are_gone(runs: Path) -
 @pytest.mark.parametrize("victim", ["host", "forkserver"])
 def test_when_host_or_forkserver_is_killed_nothing_stays_and_the_next_launch_works(victim: str, runs: Path) -> None:
     run = ice.launch(jobs.leave_children_and_wait, (str(runs / "child"),), nproc_per_node=1)
-    until((runs / "child").exists)
+    wait_for((runs / "child").exists, 20)
     host = psutil.Process(hosts.for_environ(os.environ).process.pid)
     servers = [child for child in host.children() if "forkserver" in " ".join(child.cmdline())]
     watched = [Process.of(pid) for pid in (*run.pids.values(), int((runs / "child").read_text()))]
     (host if victim == "host" else servers[0]).kill()
-    until(lambda: run.state.over, 10)
-    until(lambda: not any(process and process.alive() for process in watched), 5)
+    wait_for(lambda: run.state.over, 10)
+    wait_for(lambda: not any(process and process.alive() for process in watched), 5)
     assert ice.launch(jobs.all_reduce, nproc_per_node=2).result(60) == {0: 1.0, 1: 1.0}
 
 
@@ -129,7 +122,7 @@ def test_a_decoy_lives_through_it_all(runs: Path) -> None:
     decoy = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", "icelaunch_nb.host", "worker.py"])
     try:
         run = ice.launch(time.sleep, (60,), nproc_per_node=2)
-        until(lambda: run.state == "RUNNING")
+        wait_for(lambda: run.state == "RUNNING", 20)
         run.kill()
         assert run.wait(30)
         with pytest.raises(ice.RunFailed):
@@ -143,9 +136,9 @@ def test_a_decoy_lives_through_it_all(runs: Path) -> None:
 def test_an_agent_that_finds_no_directory_ends_and_takes_its_spare_ranks_along(runs: Path) -> None:
     ice.launch(jobs.environment, nproc_per_node=2).result(60)
     host = psutil.Process(hosts.for_environ(os.environ).process.pid)
-    until(lambda: len(host.children(recursive=True)) >= 2 + 3)  # the next agent with its two ranks
+    wait_for(lambda: len(host.children(recursive=True)) >= 2 + 3, 20)  # the next agent with its two ranks
     for _ in range(3):
         agents = set(host.children(recursive=True))
         hosts.launch(AgentTask(str(runs / "gone"), Surroundings.here(), 2))
-        until(lambda: len(agents & set(host.children(recursive=True))) <= 2)  # forkserver and resource tracker
-        until(lambda: len(host.children(recursive=True)) >= 2 + 3)
+        wait_for(lambda: len(agents & set(host.children(recursive=True))) <= 2, 20)  # forkserver and resource tracker
+        wait_for(lambda: len(host.children(recursive=True)) >= 2 + 3, 20)

@@ -1,0 +1,23 @@
+"""What the tests wait for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import icelaunch_nb as ice
+from icelaunch_nb import steps
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
+    """Waits until it holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.002)
+
+
+def counts(run: ice.Run, ranks: int) -> list[int]:
+    """How many boundaries each rank has come to."""
+    words = steps._open_board(run._dir.steps(run.attempt))
+    return [words[steps._SLOTS + steps._SLOT * rank + steps._PASSED] for rank in range(ranks)]
