@@ -218,6 +218,11 @@ def signal_name(number: int) -> str:
         return f"signal {number}"
 
 
+def how_it_ended(code: int | None) -> str:
+    """A process's exit code, as multiprocessing and subprocess give it, as a clause: ``was killed by SIGKILL``."""
+    return f"was killed by {signal_name(-code)}" if code is not None and code < 0 else f"ended with code {code}"
+
+
 def nearest(word: str, words: Sequence[str]) -> str:
     """A clause that names the closest of `words`, or lists them all where none is close."""
     import difflib

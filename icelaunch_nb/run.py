@@ -249,7 +249,7 @@ class Run:
         try:
             for pause in self._watch(timeout):
                 subshell.take_clicks()
-                if asks and self.story.debugged and not self._panel_speaks():
+                if asks and self._reading.last.debugged and not self._panel_speaks():
                     asks = debugging.offer(self)
                 time.sleep(pause)
         except KeyboardInterrupt:

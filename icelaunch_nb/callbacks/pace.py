@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 from icelaunch_nb.context import Context
 
@@ -21,7 +22,7 @@ class Pace:
     """
 
     def __init__(self, context: Context, total: int) -> None:
-        self._loop = context.steps(itertools.repeat(None), total=max(0, total))
+        self._loop: Any = context.steps(itertools.repeat(None), total=max(0, total))
         self.goes_on = True
         self.step()
 
@@ -32,6 +33,4 @@ class Pace:
 
     def end(self) -> None:
         """The trainer's loop is over."""
-        close = getattr(self._loop, "close", None)
-        if close is not None:
-            close()
+        self._loop.close()

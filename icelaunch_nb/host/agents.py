@@ -7,7 +7,7 @@ from typing import Any
 
 from icelaunch_nb import cpython
 from icelaunch_nb.entry import run_agent
-from icelaunch_nb.errors import signal_name
+from icelaunch_nb.errors import how_it_ended
 from icelaunch_nb.processes import Process
 from icelaunch_nb.tasks import AgentTask
 
@@ -67,7 +67,7 @@ class Agent:
         code, server = self._process.exitcode, servers.end(self._server)
         if server:
             return f"vanished, and the forkserver {server}"
-        return f"was killed by {signal_name(-code)}" if code is not None and code < 0 else f"ended with code {code}"
+        return how_it_ended(code)
 
     def servers_end(self, servers: Servers) -> str:
         """How its forkserver ended, as a clause; empty while that lives."""
@@ -84,7 +84,7 @@ class Servers:
         """Keeps in mind how the present one ended, if it did."""
         code, pid = cpython.forkserver_end(), cpython.forkserver_pid()
         if code is not None and pid not in self._ends:
-            self._ends[pid] = f"was killed by {signal_name(-code)}" if code < 0 else f"ended with code {code}"
+            self._ends[pid] = how_it_ended(code)
 
     def end(self, pid: int | None) -> str:
         """How one of them ended; empty while it lives."""

@@ -18,7 +18,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from icelaunch_nb.errors import HostError, signal_name
+from icelaunch_nb.errors import HostError, how_it_ended
 from icelaunch_nb.tasks import AgentTask
 
 # Variables that act on an interpreter's start or on the import of torch and what it loads: a forkserver that was started
@@ -82,10 +82,7 @@ class Host:
         """How it ended, as a clause; empty while it runs."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(_REAPED)
-        code = self.process.returncode
-        if code is None:
-            return ""
-        return f"was killed by {signal_name(-code)}" if code < 0 else f"ended with code {code}"
+        return "" if self.process.returncode is None else how_it_ended(self.process.returncode)
 
     def gone(self, run_dir: str) -> bool:
         """Whether it said that the agent of that run ended; what a full disk keeps out of the journal is heard here."""
