@@ -188,6 +188,18 @@ def test_a_reload_shows_the_state_and_the_last_lines(book):
     book.word(cell, "STOPPED")
 
 
+@pytest.mark.parametrize("source", ["run = ice.launch(chatter, (1,), nproc_per_node=2, devices='cpu')\nrun", "%%icelaunch -n 2\nchatter(1)"])
+def test_after_the_end_the_panel_stands_there_alone(book, source):
+    """The output is brought up to date then, and drawn anew."""
+    cell = book.cell(source)
+    book.word(cell, "SUCCEEDED", 20)
+    summary = "(cell) => document.querySelectorAll('.jp-Notebook .jp-Cell')[cell].querySelector('.icelaunch-place').textContent.includes('SUCCEEDED')"
+    book.page.wait_for_function(summary, arg=cell, timeout=10_000)
+    assert not book.output(cell).locator(".icelaunch-place").first.is_visible()
+    assert book.panel(cell).bounding_box()["width"] > 0.9 * book.output(cell).bounding_box()["width"]
+    book.sees(cell, "line 19 of rank 0")
+
+
 def test_another_browser_shows_the_same_and_its_buttons_act(book, lab, server, browser):
     cell = _launch(book)
     book.sees(cell, "line 3")

@@ -33,20 +33,25 @@ export function fillPlaces(name, show) {
 /** One for all panels, called before the page is painted: an output that is drawn anew doesn't flicker. */
 const changes = new MutationObserver((mutations) => {
   let removed = false;
+  /** @type {Set<Element>} */
+  const places = new Set();
   for (const { target, addedNodes, removedNodes } of mutations) {
     if (/** @type {Element} */ (target).closest?.(".ice-place")) continue; // what a panel draws itself
     removed ||= removedNodes.length > 0;
     for (const node of addedNodes) {
       if (!(node instanceof Element)) continue;
-      for (const place of node.matches(PLACE) ? [node] : node.querySelectorAll(PLACE)) {
-        for (const name of place.classList) {
-          const panel = panels.get(name);
-          if (panel) enter(panel, place);
-        }
-      }
+      for (const place of node.matches(PLACE) ? [node] : node.querySelectorAll(PLACE)) places.add(place);
     }
   }
-  if (removed) for (const panel of panels.values()) for (const place of panel.views.keys()) if (!place.isConnected) leave(panel, place);
+  // First those that are gone: an output that is drawn anew keeps the element that is hidden.
+  if (removed) for (const panel of panels.values()) for (const place of [...panel.views.keys()]) if (!place.isConnected) leave(panel, place);
+  for (const place of places) {
+    if (!place.isConnected) continue;
+    for (const name of place.classList) {
+      const panel = panels.get(name);
+      if (panel) enter(panel, place);
+    }
+  }
 });
 
 /** @param {Panel} panel @param {Element} place */
