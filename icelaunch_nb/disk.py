@@ -42,6 +42,17 @@ def drop_ballast(run_dir: Path) -> bool:
     return True
 
 
+def unname(path: Path) -> int | None:
+    """Removes a file's name; the descriptor that its space hangs on. None: there is no such file."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    with contextlib.suppress(OSError):
+        path.unlink()
+    return fd
+
+
 def reserve(fd: int, size: int) -> None:
     """Sets blocks aside behind the end of a file, so that it can grow by `size` bytes on a full disk; where the system can, on Linux."""
     with contextlib.suppress(OSError, AttributeError):

@@ -184,13 +184,15 @@ class Host:
             Process(rank["pid"], rank["started"]) for event in events if event["event"] == "attempt" for rank in event["ranks"]
         )
         end_marked(f"{RUN_DIR_VARIABLE}={task.run_dir}")
+        drop_ballast(run_dir.path)
+        with contextlib.suppress(OSError):  # an agent that was killed left it
+            run_dir.call.unlink()
         end = next((event for event in events if event["event"] == "end"), None)
         if end is None:
             _write_end(run_dir, "LOST", f"its agent {agent.end(self._servers)}")
         elif end["state"] == "FAILED" and (said := agent.servers_end(self._servers)):
             _write_end(run_dir, "FAILED", "; ".join(filter(None, [end.get("note"), f"the forkserver {said}"])))
         agent.close()
-        drop_ballast(run_dir.path)
         with contextlib.suppress(OSError):  # a kernel that doesn't listen, or is gone
             self._kernel.send(json.dumps({"event": "gone", "run_dir": task.run_dir}).encode() + b"\n", socket.MSG_DONTWAIT)
 

@@ -15,7 +15,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty
@@ -220,14 +220,24 @@ class Kernel:
                     found.append(process)
         return found
 
+    @staticmethod
+    def living(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+        """Those that still run, or are still dying: such a process has no environment any more, so that `Kernel.leftovers` misses it."""
+        found = []
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
     def host(self) -> list[psutil.Process]:
         """The hosts among them."""
         return [process for process in self.leftovers() if "icelaunch_nb.host" in _command(process)]
 
-    def leaves_nobody(self, *but: int, within: float = GONE_WITHIN) -> None:
-        """Asserts that soon nobody is left."""
+    def leaves_nobody(self, *but: int, seen: Iterable[psutil.Process] = (), within: float = GONE_WITHIN) -> None:
+        """Asserts that soon nobody is left, of those who were `seen` before either."""
         deadline = time.monotonic() + within
-        while left := self.leftovers(*but):
+        while left := self.living({*seen, *self.leftovers(*but)}):
             if time.monotonic() > deadline:
                 said = [f"{process.pid} {' '.join(_command(process))[:100]}" for process in left]
                 for process in left:

@@ -54,8 +54,7 @@ def test_nothing_is_left(fresh_kernel: Any, end: str) -> None:
     if end == "kill":
         fresh_kernel.start("print('waiting', flush=True); runs[0].result()").wait_for("waiting")
     getattr(fresh_kernel, end)()
-    fresh_kernel.leaves_nobody()
-    assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in before)
+    fresh_kernel.leaves_nobody(seen=before)
     if end == "restart":
         fresh_kernel.does("import icelaunch_nb as ice\ndef fn():\n    return 'again'")
         assert fresh_kernel.value("ice.launch(fn, nproc_per_node=2).result()") == {0: "again", 1: "again"}
@@ -134,10 +133,7 @@ def test_a_process_of_ours_that_is_killed_takes_its_ranks_along(fresh_kernel: An
         os.kill(agent_of(fresh_kernel, "run"), signal.SIGKILL)
     said = fresh_kernel.run("run.result(30)")
     assert said.ename in ("RunLost", "RunStopped", "RunFailed"), said
-    fresh_kernel.until(
-        lambda: not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in sessions),
-        "the ranks and their children are gone", 5,
-    )
+    fresh_kernel.until(lambda: not fresh_kernel.living(sessions), "the ranks and their children are gone", 5)
     assert fresh_kernel.value("results(lambda: 'next')", 20) == {0: "next", 1: "next"}
 
 
@@ -159,5 +155,4 @@ def test_stop_ends_whole_sessions(kernel: Any) -> None:
     kernel.does("for run in runs: run.stop(1)\nfor run in runs: run.wait()")
     assert time.monotonic() - pressed < 1 + 5
     assert kernel.value("[str(run.state) for run in runs]") == ["STOPPED"] * 3
-    kernel.until(lambda: not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in members),
-                 "their sessions are empty", 2)
+    kernel.until(lambda: not kernel.living(members), "their sessions are empty", 2)

@@ -102,6 +102,7 @@ def test_a_run_whose_agent_vanished_is_lost_and_its_ranks_are_gone(runs: Path) -
     wait_for(lambda: run.state == "LOST", 5)
     with pytest.raises(ice.RunLost):
         run.result(1)
+    assert not {"call.pkl", "ballast"} & set(os.listdir(run.log_dir)), "only a living run needs them"
     assert ice.launch(jobs.all_reduce, nproc_per_node=2).result(60) == {0: 1.0, 1: 1.0}
 
 
