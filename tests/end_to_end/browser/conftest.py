@@ -1,4 +1,4 @@
-"""One server, one browser and one notebook for all tests here; a test adds its cells at the end."""
+"""One server and one browser for all tests here, and one notebook a file; a test adds its cells at the end."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def browser(lab):
         yield browser
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shared_book(lab, server, browser):
     page = browser.new_page(viewport={"width": 1200, "height": 900})
     book = lab.Book(server, page, server.notebook([SETUP]))
@@ -65,11 +65,12 @@ def shared_book(lab, server, browser):
     book.done(0, 60)
     yield book
     page.close()
+    server.close_notebooks()
 
 
 @pytest.fixture
 def book(shared_book):
-    """The shared notebook; a test that breaks something on the page or leaves a run is told so here."""
+    """The file's notebook; a test that breaks something on the page or leaves a run is told so here."""
     errors: list[str] = []
 
     def note(error):

@@ -162,9 +162,7 @@ function show(shared, el) {
   model.on("change:pulse", showAll);
   curves.listeners.add(showPlots);
   const ticking = setInterval(() => {
-    head.tick();
-    terminal.restyle();
-    plots.restyle();
+    if (!story().over) head.tick();
   }, 500);
   showAll();
   return () => {

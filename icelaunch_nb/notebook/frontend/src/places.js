@@ -43,27 +43,36 @@ const changes = new MutationObserver((mutations) => {
       for (const place of node.matches(PLACE) ? [node] : node.querySelectorAll(PLACE)) places.add(place);
     }
   }
-  // First those that are gone: an output that is drawn anew keeps the element that is hidden.
-  if (removed) for (const panel of panels.values()) for (const place of [...panel.views.keys()]) if (!place.isConnected) leave(panel, place);
-  for (const place of places) {
-    if (!place.isConnected) continue;
-    for (const name of place.classList) {
-      const panel = panels.get(name);
-      if (panel) enter(panel, place);
+  if (!removed && !places.size) return;
+  for (const [name, panel] of panels) {
+    const gone = removed ? [...panel.views.keys()].filter((place) => !place.isConnected) : [];
+    const found = [...places].filter((place) => place.isConnected && place.classList.contains(name) && !panel.views.has(place));
+    // An output that is drawn anew: the view goes along, with all that a person did in it.
+    for (const place of gone) {
+      const next = found.shift();
+      if (next) move(panel, place, next);
+      else leave(panel, place);
     }
+    for (const place of found) enter(panel, place);
   }
 });
 
 /** @param {Panel} panel @param {Element} place */
 function enter(panel, place) {
   if (panel.views.has(place)) return;
-  // Beside the whole of the rendered markup, which has styles of its own.
-  const hides = /** @type {HTMLElement} */ (place.closest(".jp-RenderedHTMLCommon") ?? place);
   const el = document.createElement("div");
   el.className = "ice-place jp-OutputArea-output";
-  hides.after(el);
-  hides.style.display = "none";
+  const hides = stand(el, place);
   panel.views.set(place, { el, hides, end: panel.show(el) });
+}
+
+/** @param {Panel} panel @param {Element} from @param {Element} to */
+function move(panel, from, to) {
+  const view = /** @type {View} */ (panel.views.get(from));
+  panel.views.delete(from);
+  panel.views.set(to, view);
+  view.hides.style.display = "";
+  view.hides = stand(view.el, to);
 }
 
 /** @param {Panel} panel @param {Element} place */
@@ -74,4 +83,13 @@ function leave(panel, place) {
   view.end();
   view.el.remove();
   view.hides.style.display = "";
+}
+
+/** Puts a view in a place; what it hides there. @param {HTMLElement} el @param {Element} place */
+function stand(el, place) {
+  // Beside the whole of the rendered markup, which has styles of its own.
+  const hides = /** @type {HTMLElement} */ (place.closest(".jp-RenderedHTMLCommon") ?? place);
+  if (hides.nextSibling !== el) hides.after(el); // an element that is moved loses its focus and what is scrolled in it
+  hides.style.display = "none";
+  return hides;
 }

@@ -3,6 +3,7 @@ import uPlot from "uplot";
 import { apart, folded } from "./curves.js";
 import { h, say } from "./dom.js";
 import { plain } from "./sanitise.js";
+import { onTheme } from "./theme.js";
 
 /** @typedef {import("./curves.js").Metric} Metric */
 
@@ -28,6 +29,7 @@ export function makePlots(signal) {
   const element = h("div", { className: "ice-plots", role: "group", "aria-label": "Metrics", hidden: true }, cards, rest);
   /** @type {Map<string, ReturnType<typeof makePlot>>} */
   const plots = new Map();
+  onTheme(() => plots.forEach((plot) => plot.redraw()), signal);
   signal.addEventListener("abort", () => plots.forEach((plot) => plot.close()));
   return {
     element,
@@ -52,7 +54,6 @@ export function makePlots(signal) {
       rest.hidden = !leftOut;
       say(rest, `${leftOut} more metrics aren't drawn: run.metrics() has them all.`);
     },
-    restyle: () => plots.forEach((plot) => plot.restyle()),
   };
 }
 
@@ -70,7 +71,6 @@ function makePlot(name, signal) {
   /** @type {number[]} */
   let ranks = [];
   let drawn = -1, due = 0;
-  let dress = "";
 
   const dark = () => document.body.dataset.jpThemeLight === "false";
   const color = (/** @type {string} */ variable) => getComputedStyle(element).getPropertyValue(variable).trim() || "#808080";
@@ -151,11 +151,7 @@ function makePlot(name, signal) {
         draw();
       }, plot ? DRAWN : 0);
     },
-    restyle() {
-      const now = color("--ice-run") + color("--ice-quiet");
-      if (dress && now !== dress) plot?.redraw();
-      dress = now;
-    },
+    redraw: () => plot?.redraw(),
     close() {
       clearTimeout(due);
       sizes.disconnect();

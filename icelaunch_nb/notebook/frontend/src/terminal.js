@@ -3,6 +3,7 @@ import { FitAddon } from "@xterm/addon-fit";
 import { SearchAddon } from "@xterm/addon-search";
 import { Unicode11Addon } from "@xterm/addon-unicode11";
 import { Terminal } from "@xterm/xterm";
+import { onTheme } from "./theme.js";
 
 const LIGHT = {
   black: "#24292f", red: "#b42318", green: "#1a7f37", yellow: "#8a5a00", blue: "#0b5cad", magenta: "#7a3fb0", cyan: "#0f6e7c", white: "#57606a",
@@ -31,12 +32,22 @@ function themeOf(element) {
   };
 }
 
+/** How the page wants it; undefined before it is in the page. @param {HTMLElement} host */
+function dressOf(host) {
+  const { backgroundColor, color, fontFamily, fontSize } = getComputedStyle(host);
+  if (!backgroundColor) return undefined;
+  const options = { fontFamily: fontFamily || "monospace", fontSize: parseFloat(fontSize) || 13, theme: themeOf(host) };
+  return { key: backgroundColor + color + fontFamily + fontSize, options };
+}
+
 /**
  * @param {HTMLElement} host
  * @param {AbortSignal} signal
  */
 export function openTerminal(host, signal) {
+  let dressed = dressOf(host);
   const term = new Terminal({
+    ...dressed?.options, // each one that changes later makes xterm measure, and the page restyle all its elements
     convertEol: true, disableStdin: true, scrollback: 10000, cursorBlink: false, cursorInactiveStyle: "none", allowProposedApi: true,
     lineHeight: 1.15, screenReaderMode: false, minimumContrastRatio: 4.5, rows: 14,
   });
@@ -82,14 +93,11 @@ export function openTerminal(host, signal) {
     return false; // Tab goes on to the next control, Ctrl+C copies
   });
 
-  let dressed = "";
   const restyle = () => {
-    const { backgroundColor, color, fontFamily, fontSize } = getComputedStyle(host);
-    if (!backgroundColor || dressed === backgroundColor + color + fontFamily + fontSize) return; // none before it is in the page
-    dressed = backgroundColor + color + fontFamily + fontSize;
-    term.options.fontFamily = fontFamily || "monospace";
-    term.options.fontSize = parseFloat(fontSize) || 13;
-    term.options.theme = themeOf(host);
+    const now = dressOf(host);
+    if (!now || now.key === dressed?.key) return;
+    dressed = now;
+    term.options = now.options;
   };
   const refit = () => {
     restyle();
@@ -97,18 +105,14 @@ export function openTerminal(host, signal) {
   };
   const sizes = new ResizeObserver(() => requestAnimationFrame(refit));
   sizes.observe(host);
-  const themes = new MutationObserver(restyle);
-  themes.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "data-jp-theme-name", "class", "data-vscode-theme-kind"] });
+  onTheme(restyle, signal);
   signal.addEventListener("abort", () => {
     sizes.disconnect();
-    themes.disconnect();
     setTimeout(() => term.dispose(), GONE); // xterm has timers of its first moments that a terminal which is gone makes fail
   });
   refit();
   return {
     term, search, follow,
-    /** A theme's style sheet may arrive long after its name. */
-    restyle,
     following: () => state.following,
     onFollow: (/** @type {() => void} */ listener) => listeners.add(listener),
     /** A following terminal stays at its end; xterm itself leaves one alone that was scrolled up. */
