@@ -33,6 +33,7 @@ test: export PATH := $(venv)/bin:$(PATH):/usr/sbin:/sbin
 test: setup packages
 	$(python) -m ruff check .
 	$(python) -m mypy
+	$(python) scripts/check_frontend.py
 	$(python) -m pytest tests -m "not slow"
 	$(python) -m pytest tests -m slow
 	$(python) -m pytest --ipykernel 6 $(on_both)
