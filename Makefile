@@ -28,6 +28,8 @@ demo: setup
 on_both := tests/end_to_end/kernel/test_clicks.py $(foreach folder,kernel browser,$(addprefix tests/end_to_end/$(folder)/,test_magic.py test_form.py)) \
     tests/end_to_end/browser/test_panel.py
 
+nbval := $(python) -m pytest --nbval --nbval-current-env --nbval-cell-timeout 120 --nbval-sanitize-with notebooks/sanitize.cfg notebooks
+
 # The etcd server of the tests lies in the environment's bin.
 test: export PATH := $(venv)/bin:$(PATH):/usr/sbin:/sbin
 test: setup packages
@@ -37,7 +39,8 @@ test: setup packages
 	$(python) -m pytest tests -m "not slow"
 	$(python) -m pytest tests -m slow
 	$(python) -m pytest --ipykernel 6 $(on_both)
-	$(python) -m pytest --nbval --nbval-current-env --nbval-cell-timeout 120 --nbval-sanitize-with notebooks/sanitize.cfg notebooks
+	$(nbval)
+	PYTHONPATH="$(venv)/ipykernel6" $(nbval)
 
 setup: $(stamp)
 
