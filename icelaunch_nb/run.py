@@ -390,21 +390,20 @@ class Run:
 
         Shown, equal stacks are told once, and the odd one out first. A signal makes faulthandler write them, so it works without
         ptrace and while a rank sits in a C call. Where py-spy is installed and allowed to, it adds the frames of C and C++ code, for one
-        of those ranks whose Python stacks are equal.
+        of those ranks whose Python stacks are equal, and for each that didn't answer, as those of a program can't.
 
         Args:
             timeout: Seconds to wait at most for ranks that are slow to answer; those are left empty.
         """
-        story = self.story
+        story, program = self.story, bool(self._spec["program"])
         if story.state.over or not story.attempts:
-            return stacks.Stacks()
+            return stacks.Stacks({})
         deadline, names, pids = time.monotonic() + timeout, places.cell_names(self._dir), self.pids
         asked = stacks.ask(self._dir, story.attempts[-1], timeout)
-        found = stacks.Stacks({rank: stacks.readable(text, names) for rank, text in asked.items()})
-        # One of those that stand together speaks for all: looking into a process takes py-spy half a second of a core.
-        speakers = [ranks[0] for ranks, _ in found.folded if ranks[0] in pids]
-        spied = stacks.native({rank: pids[rank] for rank in speakers}, deadline - time.monotonic())
-        return stacks.Stacks(found | {rank: found[rank] + stacks.NATIVE + stacks.readable(text, names) for rank, text in spied.items()})
+        found = stacks.Stacks({rank: stacks.readable(text, names) for rank, text in asked.items()}, program=program)
+        # Not all of them: looking into a process takes py-spy half a second of a core.
+        spied = stacks.native({rank: pids[rank] for rank in found.speakers if rank in pids}, deadline - time.monotonic())
+        return found.with_native({rank: stacks.readable(text, names) for rank, text in spied.items()})
 
     def debug(self, rank: int | None = None, commands: Iterable[str] | None = None, *, timeout: float | None = None) -> None:
         """Opens the prompt of a rank that waits at a breakpoint (``breakpoint()``, ``ice.set_trace()``), once one does.

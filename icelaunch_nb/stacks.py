@@ -32,8 +32,13 @@ _LINE = 160  # characters
 _INSTALLED = re.compile(r'File "[^"\n]*/(?:site|dist)-packages/')
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
 _ADDRESS = re.compile(r"0x[0-9a-f]+")
-NATIVE = "\nwith native frames, by py-spy:\n"
+_SPIED_THREAD = re.compile(r"^Thread \d+ \(\w+\)", re.MULTILINE)  # its id, and whether it was idle
+_NATIVE = "\nwith native frames, by py-spy:\n"
 _SILENT = "no answer: the rank was not ready for the signal, or is stopped\n"
+_SILENT_PROGRAM = (
+    "no answer: nothing in a program's ranks listens to the signal that asks for stacks; py-spy tells where they are, where it is "
+    "installed and allowed to look into them\n"
+)
 
 
 def ask(
@@ -106,24 +111,47 @@ def readable(text: str, names: Mapping[str, str]) -> str:
 
 
 class Stacks(dict[int, str]):
-    """The stacks of each rank by global rank; shown, equal ones are told once, the odd one out first."""
+    """The stacks of each rank by global rank, empty for one that didn't answer; shown, equal ones are told once, the odd one out first.
+
+    Args:
+        found: The stacks.
+        program: Whether the ranks are a program.
+    """
+
+    def __init__(self, found: Mapping[int, str], *, program: bool = False) -> None:
+        super().__init__(found)
+        self._program = program
 
     @property
     def folded(self) -> list[tuple[list[int], str]]:
-        """Ranks that stand at the same place, with their stacks: the fewest ranks first."""
+        """Ranks that stand at the same place, with their stacks, or why there are none: the fewest ranks first."""
         same: dict[str, tuple[list[int], str]] = {}
+        no_answer = _SILENT_PROGRAM if self._program else _SILENT
         for rank, text in sorted(self.items()):
-            same.setdefault(_ADDRESS.sub("0x…", text.partition(NATIVE)[0]), ([], text))[0].append(rank)
+            same.setdefault(_place(text), ([], text or no_answer))[0].append(rank)
         return sorted(same.values(), key=lambda group: (len(group[0]), group[0]))
 
+    @property
+    def speakers(self) -> list[int]:
+        """One of those that stand together speaks for all; of those that didn't answer, each for itself."""
+        return sorted(rank for ranks, _ in self.folded for rank in (ranks[:1] if self[ranks[0]] else ranks))
+
+    def with_native(self, spied: Mapping[int, str]) -> Stacks:
+        """The same with what `native` saw of some of them."""
+        more = {rank: (self[rank] + _NATIVE if self[rank] else _NATIVE.lstrip()) + text for rank, text in spied.items()}
+        return Stacks(self | more, program=self._program)
+
     def __repr__(self) -> str:
-        return "\n".join(f"{in_words(ranks)}:\n{text or _SILENT}" for ranks, text in self.folded)
+        return "\n".join(f"{in_words(ranks)}:\n{text}" for ranks, text in self.folded)
 
     def _repr_html_(self) -> str:
-        return "".join(
-            f"<details open><summary>{in_words(ranks)}</summary><pre>{html.escape(text or _SILENT)}</pre></details>"
-            for ranks, text in self.folded
-        )
+        return "".join(f"<details open><summary>{in_words(ranks)}</summary><pre>{html.escape(text)}</pre></details>" for ranks, text in self.folded)
+
+
+def _place(text: str) -> str:
+    """What is equal for ranks that stand together: Python's frames, and py-spy's of a rank that didn't answer itself."""
+    own, _, spied = text.partition(_NATIVE.lstrip())
+    return _ADDRESS.sub("0x…", own.rstrip("\n") or _SPIED_THREAD.sub("Thread", spied))
 
 
 def native(pids: Mapping[int, int], timeout: float) -> dict[int, str]:

@@ -81,6 +81,19 @@ def test_equal_stacks_are_folded_whatever_their_addresses_and_the_odd_one_comes_
     assert found[1].startswith("Thread")
 
 
+def test_ranks_that_did_not_answer_speak_each_for_itself_and_are_folded_by_what_py_spy_sees():
+    found = stacks.Stacks(dict.fromkeys((0, 3, 4), TEXT) | dict.fromkeys((1, 2, 5), ""), program=True)
+    assert found.speakers == [0, 1, 2, 5]
+    spied = found.with_native({
+        0: "Thread 1 (idle)\n    clock_nanosleep\n", 1: 'Thread 2 (idle): "MainThread"\n    a (x.py:1)\n    0x7f01 (libc)\n',
+        2: 'Thread 3 (active): "MainThread"\n    a (x.py:1)\n    0x7f02 (libc)\n',
+    })
+    assert [ranks for ranks, _ in spied.folded] == [[5], [1, 2], [0, 3, 4]]
+    assert "clock_nanosleep" in spied.folded[2][1] and "a (x.py:1)" in spied.folded[1][1]
+    assert "a program's ranks" in spied.folded[0][1] and "py-spy" in spied.folded[0][1]
+    assert "a program" not in repr(stacks.Stacks({0: ""}))
+
+
 @pytest.mark.parametrize(("ranks", "words"), [
     ([3], "rank 3"), ([1, 0], "ranks 0, 1"), ([0, 1, 2], "ranks 0-2"), ([0, 2, 3, 4, 7], "ranks 0, 2-4, 7"), ([*range(512)], "ranks 0-511"),
 ])

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from icelaunch_nb.moments import in_words
 from icelaunch_nb.notebook import debugging
 from icelaunch_nb.notebook.panel import searching
 
@@ -48,8 +49,8 @@ def _replay(service: Any, wish: Mapping[str, Any]) -> Mapping[str, Any]:
 def _stacks(service: Any, _wish: Mapping[str, Any]) -> Mapping[str, Any]:
     stacks = service.panel.run.stacks()
     silent = [rank for rank, text in stacks.items() if not text]
-    says = f"no answer from rank {', '.join(map(str, silent))}" if silent else f"{len(stacks)} ranks answered"
-    return {"says": says, "stacks": {str(rank): text[-_STACK:] for rank, text in stacks.items()}}
+    says = f"no answer from {in_words(silent)}" if silent else f"{len(stacks)} ranks answered"
+    return {"says": says, "stacks": [{"ranks": in_words(ranks), "text": text[-_STACK:]} for ranks, text in stacks.folded]}
 
 
 def _debug(service: Any, wish: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -155,6 +155,25 @@ def test_ranks_that_hang_are_marked_with_where_they_stand(book):
     book.word(cell, "SUCCEEDED")
 
 
+def test_equal_stacks_are_told_once_and_the_odd_one_comes_first(book):
+    book.done(book.cell(
+        "def stands():\n    resume = ice.get_context().events.resume\n    print('stands')\n"
+        "    if ice.get_context().rank == 1:\n        resume.wait(60)\n    resume.wait(60)"
+    ))
+    cell = book.cell("run = ice.launch(stands, nproc_per_node=4, devices='cpu')\nrun")
+    panel = book.panel(cell)
+    book.done(book.cell("while not (run.pids and all(run.logs(rank) for rank in range(4))):\n    time.sleep(0.02)"))
+    book.press(cell, "stacks")
+    places = panel.locator(".ice-stacks details")
+    places.first.wait_for(timeout=10_000)
+    assert places.locator("summary").all_inner_texts() == ["rank 1", "ranks 0, 2, 3"]
+    first, second = places.locator("pre").all_inner_texts()
+    assert "line 5 in stands" in first and "line 6 in stands" in second
+    assert panel.locator(".ice-answer").inner_text() == "Stacks: 4 ranks answered"
+    book.done(book.cell("run.resume()"))
+    book.word(cell, "SUCCEEDED")
+
+
 def test_the_panel_counts_down_while_ranks_take_their_time_to_stop(book):
     book.done(book.cell(
         "def slow():\n    for _ in ice.get_context().steps(range(10**9)):\n        time.sleep(0.01)\n    time.sleep(60)"

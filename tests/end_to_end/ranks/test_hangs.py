@@ -160,6 +160,31 @@ def test_a_rank_that_is_asked_too_early_lives_on() -> None:
     assert run.state == "SUCCEEDED"
 
 
+def test_the_ranks_of_a_program_are_where_py_spy_sees_them_or_it_is_said_why_not(monkeypatch, runs) -> None:
+    script = runs / "script.py"
+    script.write_text("""
+import os, time
+def odd(): time.sleep(100)
+def even(): time.sleep(100)
+print("sits", flush=True)
+odd() if os.environ["RANK"] == "1" else even()
+""")
+    run = ice.launch(str(script), nproc_per_node=3)
+    wait_for(lambda: all(run.logs(rank) for rank in range(3)) if run.pids else False)
+    seen = run.stacks(20)
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)  # as where py-spy isn't installed
+    unseen = run.stacks(20)
+    run.kill()
+    run.wait(20)
+    assert unseen == dict.fromkeys(range(3), "")
+    ((ranks, said),) = unseen.folded
+    assert ranks == [0, 1, 2] and "a program's ranks" in said and "py-spy" in said
+    if not any(seen.values()):
+        pytest.skip("py-spy is not installed, or may not look into the ranks here")
+    assert [ranks for ranks, _ in seen.folded] == [[1], [0, 2]]
+    assert "odd (script.py:3)" in seen[1] and "even (script.py:4)" in seen[0] and "even (script.py:4)" in seen[2]
+
+
 def test_py_spy_adds_native_frames_where_it_may(monkeypatch, tmp_path) -> None:
     if not shutil.which("py-spy", path=os.path.dirname(sys.executable)):
         pytest.skip("py-spy is not installed")
