@@ -109,12 +109,16 @@ class Context:
         saved = self.__dict__.get("_saved") if self._run_dir is None else self._run_dir.read_checkpoint()
         return saved["path"] if saved else None
 
-    def report(self, *, step: int | None = None, **metrics: Any) -> None:
+    def report(self, /, *, step: Any = None, **metrics: Any) -> None:
         """Notes metrics of a step (``report(loss=loss, lr=lr)``) for the panel and `Run.metrics`; under plain torchrun, nothing.
 
         Args:
             step: Number of the step; None: as `steps` counts the innermost loops' steps, from 0.
-            **metrics: Numbers, also as tensors with one element. A tensor on a GPU is waited for.
+            **metrics: Numbers, also as arrays or tensors with one element. A tensor on a GPU is waited for.
+
+        Raises:
+            ValueError: A metric is named ``attempt``, ``rank`` or ``time``, which every row has already.
+            TypeError: A metric is no number, or the step no whole one.
         """
         if self._metrics is not None:
             self._metrics.add(self.rank, self.step if step is None else step, metrics)

@@ -6,6 +6,7 @@ import math
 import os
 from typing import Any
 
+from icelaunch_nb.callbacks.logged import report
 from icelaunch_nb.callbacks.pace import Pace
 from icelaunch_nb.context import Context, get_context
 
@@ -41,10 +42,10 @@ class IceCallback(Callback):  # type: ignore[misc]
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         context = get_context()
-        if trainer.global_step % trainer.log_every_n_steps == 0:
+        if trainer.log_every_n_steps and trainer.global_step % trainer.log_every_n_steps == 0:  # 0: its user wants nothing logged
             found = {"loss": outputs["loss"]} if isinstance(outputs, dict) and "loss" in outputs else {}
             found |= {name: value for name, value in trainer.callback_metrics.items() if name not in self._validated}
-            context.report(**found)
+            report(context, found)
         if self._batches is not None:
             self._batches.step()
             self._stop_if_asked(trainer, self._batches)
@@ -57,7 +58,7 @@ class IceCallback(Callback):  # type: ignore[misc]
         found = {name: value for name, value in trainer.callback_metrics.items() if name.startswith("val") or name in self._validated}
         self._validated |= found.keys()
         if found:
-            get_context().report(**found)
+            report(get_context(), found)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         if self._batches is not None:

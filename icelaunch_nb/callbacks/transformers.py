@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from icelaunch_nb.callbacks.logged import report
 from icelaunch_nb.callbacks.pace import Pace
 from icelaunch_nb.context import get_context
 
@@ -39,7 +40,7 @@ class IceCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         numbers = {name: value for name, value in (logs or {}).items() if isinstance(value, int | float)}
-        get_context().report(**{"step": state.global_step, **numbers})
+        report(get_context(), numbers, state.global_step)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self._pace is not None:

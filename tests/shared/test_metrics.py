@@ -5,9 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
+from types import SimpleNamespace
 
+import numpy
 import pytest
+import torch
 
+from icelaunch_nb import get_context
+from icelaunch_nb.callbacks import logged
 from icelaunch_nb.metrics import Metrics, read
 
 
@@ -19,11 +24,11 @@ def test_rows_are_lines_of_json_that_its_owner_alone_can_read(tmp_path):
     assert (tmp_path / "m").stat().st_mode & 0o777 == 0o600
 
 
-def test_the_first_row_is_written_at_once_and_those_soon_after_it_together(tmp_path):
+def test_each_row_is_written_as_it_comes(tmp_path):
     writer = Metrics(tmp_path / "m")
     for step in range(100):
         writer.add(0, step, {"x": 1})
-    assert len((tmp_path / "m").read_text().splitlines()) < 100
+        assert len((tmp_path / "m").read_text().splitlines()) == step + 1
     assert [row["step"] for row in read([(0, tmp_path / "m")])] == list(range(100))
 
 
@@ -35,8 +40,6 @@ def test_what_json_has_no_word_for_comes_back(tmp_path):
 
 
 def test_a_loss_with_its_gradient_is_a_number(tmp_path):
-    import torch
-
     loss = (torch.ones(1, requires_grad=True) * 2).sum()
     Metrics(tmp_path / "m").add(0, 0, {"loss": loss, "half": torch.tensor([0.5], dtype=torch.bfloat16)})  # warnings are errors here
     (row,) = read([(0, tmp_path / "m")])
@@ -46,6 +49,49 @@ def test_a_loss_with_its_gradient_is_a_number(tmp_path):
 def test_what_is_no_number_is_refused_by_name(tmp_path):
     with pytest.raises(TypeError, match=r"report\(loss=…\): a list is no number"):
         Metrics(tmp_path / "m").add(0, 0, {"loss": [1]})
+    with pytest.raises(TypeError, match=r"report\(loss=…\): a ndarray is no number"):
+        Metrics(tmp_path / "m").add(0, 0, {"loss": numpy.ones(2)})
+
+
+def test_arrays_with_one_element_are_numbers(tmp_path):
+    Metrics(tmp_path / "m").add(0, 0, {"array": numpy.array([0.5]), "deep": numpy.array([[2]]), "scalar": numpy.float32(0.25)})
+    (row,) = read([(0, tmp_path / "m")])
+    assert (row["array"], row["deep"], row["scalar"]) == (0.5, 2.0, 0.25)
+
+
+@pytest.mark.parametrize("step", [3, numpy.int64(3), torch.tensor(3), torch.tensor([3]), 3.0, numpy.array([3.0]), torch.tensor(3.0)])
+def test_a_step_is_a_whole_number_in_whatever_form(tmp_path, step):
+    Metrics(tmp_path / "m").add(0, step, {"x": 1})
+    assert json.loads((tmp_path / "m").read_text())["step"] == 3
+
+
+@pytest.mark.parametrize("step", [0.5, "a", math.nan, math.inf, [3]])
+def test_a_step_that_is_none_is_refused(tmp_path, step):
+    with pytest.raises(TypeError, match=r"report\(step="):
+        Metrics(tmp_path / "m").add(0, step, {"x": 1})
+
+
+@pytest.mark.parametrize("name", ["attempt", "rank", "step", "time"])
+def test_a_metric_with_the_name_of_a_column_is_refused(tmp_path, name):
+    with pytest.raises(ValueError, match=rf"report\({name}=…\): every row has a {name} of its own already; give the metric another name"):
+        Metrics(tmp_path / "m").add(0, 0, {name: 0.3})
+
+
+def test_a_metric_may_be_called_self(tmp_path, monkeypatch):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    get_context().report(self=1)
+
+
+def test_whatever_a_trainer_logs_is_no_error(tmp_path):
+    written = Metrics(tmp_path / "m")
+    context = SimpleNamespace(report=lambda step, **metrics: written.add(0, 7 if step is None else step, metrics))
+    logged.report(context, {"step": torch.tensor(2.0), "time": 3, "rank": 4, "attempt": 5, "loss": 0.5, "words": [1, 2], "many": torch.ones(3)})
+    (row,) = read([(0, tmp_path / "m")])
+    del row["time"]
+    assert row == {
+        "attempt": 0, "rank": 0, "step": 7, "logged_step": 2.0, "logged_time": 3.0, "logged_rank": 4.0, "logged_attempt": 5.0, "loss": 0.5,
+    }
 
 
 def test_torn_lines_and_missing_files_are_passed_over_and_rows_come_in_order(tmp_path):
@@ -55,18 +101,28 @@ def test_torn_lines_and_missing_files_are_passed_over_and_rows_come_in_order(tmp
     assert [(row["attempt"], row["rank"]) for row in rows] == [(1, 1), (0, 0)]
 
 
-def test_a_forked_child_leaves_the_rows_to_its_rank(tmp_path):
+def test_a_forked_child_leaves_the_rows_of_its_rank_alone_and_may_add_its_own(tmp_path):
     writer = Metrics(tmp_path / "m")
     writer.add(0, 0, {"x": 1})
     writer.add(0, 1, {"x": 1})
     pid = os.fork()
     if not pid:
-        writer.flush()
+        writer.add(0, 2, {"x": 1})
         os._exit(0)
     os.waitpid(pid, 0)
-    writer.flush()
-    assert len((tmp_path / "m").read_text().splitlines()) == 2
+    writer.add(0, 3, {"x": 1})
+    assert [row["step"] for row in read([(0, tmp_path / "m")])] == [0, 1, 2, 3]
 
 
 def test_a_full_disk_costs_the_metrics_alone(tmp_path):
     Metrics(tmp_path / "no folder" / "m").add(0, 0, {"x": 1})
+
+
+def test_a_row_that_was_torn_takes_no_other_with_it(tmp_path, monkeypatch):
+    writer, write = Metrics(tmp_path / "m"), os.write
+    monkeypatch.setattr(os, "write", lambda fd, line: write(fd, line[:10]))
+    writer.add(0, 0, {"x": 1})
+    monkeypatch.undo()
+    for step in (1, 2):
+        writer.add(0, step, {"x": 1})
+    assert [row["step"] for row in read([(0, tmp_path / "m")])] == [1, 2]

@@ -33,6 +33,7 @@ def lightning(home: Path) -> dict[str, Any]:
             time.sleep(0.005)
             loss = self.layer(batch[0]).square().mean()
             self.log("train_loss", loss)
+            self.log("step", float(self.global_step))  # Lightning's way to say what a logger's x axis is
             return loss
 
         def configure_optimizers(self):
@@ -149,8 +150,38 @@ def test_requests_act_at_the_same_step_and_a_restart_resumes(job: Callable[[Path
         rows = rows.to_dict("records") if hasattr(rows, "to_dict") else rows
         assert {(row["attempt"], row["rank"]) for row in rows if row.get("loss", row.get("train_loss")) is not None} >= {(0, 0), (1, 0)}
         assert run.events.progress_bar_iter.value > 0
+        if job is lightning:
+            assert any(row.get("logged_step", -1) > 0 for row in rows)
     finally:
         run.kill()
+
+
+def test_a_trainer_that_logs_nothing_trains() -> None:
+    pytest.importorskip("lightning")
+
+    def bare() -> int:
+        import lightning
+        import torch
+
+        from icelaunch_nb.callbacks.lightning import IceCallback
+
+        class Model(lightning.LightningModule):
+            def __init__(self) -> None:
+                super().__init__()
+                self.layer = torch.nn.Linear(4, 1)
+
+            def training_step(self, batch, batch_idx):
+                return self.layer(batch[0]).square().mean()
+
+            def configure_optimizers(self):
+                return torch.optim.SGD(self.parameters(), lr=0.01)
+
+        loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.ones(8, 4)), batch_size=4)
+        trainer = lightning.Trainer(max_steps=3, accelerator="cpu", barebones=True, callbacks=[IceCallback()])
+        trainer.fit(Model(), loader)
+        return trainer.global_step
+
+    assert ice.launch(by_value(bare), nproc_per_node=1, devices="cpu").result(PATIENCE) == {0: 3}
 
 
 def by_value(job: Callable[..., Any]) -> Callable[..., Any]:
