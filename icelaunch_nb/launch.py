@@ -332,7 +332,7 @@ def _check_call(fn: Entrypoint, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     """
     try:
         signature = inspect.signature(fn, follow_wrapped=False)  # type: ignore[arg-type]
-    except (TypeError, ValueError):  # a program; a builtin that doesn't tell
+    except (TypeError, ValueError, NameError):  # a program; a builtin that doesn't tell; since Python 3.14, an annotation of what isn't there
         return
     try:
         signature.bind(*args, **kwargs)

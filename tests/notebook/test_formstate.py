@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import json
 from dataclasses import fields
 from typing import Any
@@ -118,6 +119,90 @@ def test_every_way_of_passing_an_argument(typed, args, kwargs, call):
     fn(*found[1], **found[2])
     eval(call, {"fn": fn})
     assert seen[0] == seen[1], "the code does what the form does"
+
+
+@pytest.mark.parametrize(
+    ("typed", "source"),
+    [
+        ("1, 2", "(1, 2)"), ("dataset,", "(dataset,)"), ("(1), (2)", "((1), (2))"), ("dataset # all", "dataset"), ("dataset, # both", "(dataset,)"),
+        ("'#'", "'#'"), ("(1, 2)  # two", "(1, 2)"), ("(1)", "(1)"), ("[1, # one\n 2]", "[1, # one\n 2]"), ("(y := 1)", "(y := 1)"),
+        ("lambda: 1, 2", "(lambda: 1, 2)"), ("(x for x in 'ab')", "(x for x in 'ab')"), ("'é', 'ü'", "('é', 'ü')"),
+    ],
+)
+def test_an_expression_stays_one_argument_in_the_code(namespace, typed, source):
+    seen = []
+
+    def fn(a, /, b=None, *rest, **names):
+        seen.append([repr(list(one) if "generator" in repr(one) else one).partition(" at ")[0] for one in (a, b, rest, names)])
+
+    namespace["fn"] = fn
+    for typed_in in ({"a": typed}, {"a": "1", "b": typed}, {"a": "1", "rest": "[3]", "b": typed}):
+        form = Form(namespace, fn)
+        fill(form, {f"argument.{name}": value for name, value in typed_in.items()})
+        _, args, kwargs, _ = form.launched()
+        fn(*args, **kwargs)
+        cell = form.cell().partition("\n")[2]
+        assert source in cell
+        eval(cell, dict(namespace))
+        ran = {**namespace, "ice": type("ice", (), {"launch": lambda fn, args=(), kwargs=None: fn(*args, **kwargs or {})})}
+        exec(form.python().replace("\nrun.result()", ""), ran)
+        assert seen[0] == seen[1] == seen[2], "the code does what the form does"
+        seen.clear()
+
+
+@pytest.mark.parametrize("typed", ["[1] if dataset else [2]", "(dataset) + [4]", "dataset or [1]", "dataset, # all"])
+def test_what_follows_a_star_in_the_code(namespace, typed):
+    def fn(*rest):
+        return rest
+
+    form = Form({**namespace, "fn": fn}, fn)
+    form.set("argument.rest", typed)
+    code = form.cell().partition("\n")[2]
+    assert eval(code, {**namespace, "fn": fn}) == tuple(form.launched()[1])
+    ran = {**namespace, "fn": fn, "launch": lambda fn, args: fn(*args)}
+    assert eval(form.python().splitlines()[0].replace("run = ice.", ""), ran) == tuple(form.launched()[1])
+
+
+def test_a_default_that_cannot_be_written_is_passed_itself_where_it_must_be(namespace):
+    marker = object()
+
+    def fn(a=marker, b: float = float("inf"), /, c=print, *rest):
+        return a, b, c, rest
+
+    form = Form({**namespace, "fn": fn}, fn)
+    fill(form, {"argument.rest": "[1]"})
+    assert not problems(form)
+    assert form.launched()[1] == [marker, float("inf"), print, 1]
+    assert form.cell() == form.python() == "# There is no code for this launch: the default of a can't be written."
+    fill(form, {"argument.a": "1", "argument.c": " ", "argument.rest": " "})
+    assert form.cell() == "%%icelaunch\nfn(1)"
+
+
+def test_a_member_of_an_enumeration_is_written_as_the_notebook_can_name_it(namespace, tmp_path, monkeypatch):
+    import http
+    import inspect
+
+    class Own(enum.Enum):
+        ONE = 1
+
+    def fn(x, y=None):
+        pass
+
+    fn.__annotations__ = {"x": inspect._ParameterKind, "y": http.HTTPStatus}
+    form = Form({"fn": fn, "ice": ice}, fn)
+    form.set("argument.x", "VAR_KEYWORD")
+    assert form.cell() == "%%icelaunch\nfrom inspect import _ParameterKind\nfn(x=_ParameterKind.VAR_KEYWORD)"
+    assert form.python().startswith("from inspect import _ParameterKind\n\nrun = ice.launch(")
+    form._namespace["inspect"] = inspect
+    assert form.cell() == "%%icelaunch\nfn(x=inspect._ParameterKind.VAR_KEYWORD)"
+    del form._namespace["inspect"]
+    form._namespace["_ParameterKind"] = 3
+    assert form.cell() == form.python() == "# There is no code for this launch: the notebook has no name for _ParameterKind."
+    fn.__annotations__ = {"x": Own}
+    form.set("argument.x", "ONE")
+    assert "the notebook has no name for " in form.cell()
+    form._namespace["Mine"] = Own
+    assert form.cell() == "%%icelaunch\nfn(x=Mine.ONE)"
 
 
 def test_the_cell_is_read_as_it_was_meant(form):
@@ -237,6 +322,73 @@ def test_an_expression_that_may_do_something_waits_for_the_launch(form, typed):
     assert TREES == []
 
 
+class Grows:
+    """Counts how often it was looked at."""
+
+    def __init__(self):
+        self.looks = 0
+
+    def __getitem__(self, item):
+        self.looks += 1
+        return item
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        self.looks += 1
+        return 1
+
+    def __len__(self):
+        self.looks += 1
+        return 1
+
+    def __neg__(self):
+        self.looks += 1
+        return 1
+
+
+@pytest.mark.parametrize("typed", ["it[0]", "it.x", "[it.x]", "not it", "-it", "[*it]", "{'a': it[1]}", "dataset[it.x]", "counts['new']", "[*steps]"])
+def test_what_may_change_when_it_is_looked_at_waits_for_the_launch(form, namespace, typed):
+    import collections
+
+    namespace |= {"it": Grows(), "counts": collections.defaultdict(int), "steps": iter("ab")}
+    form.set("argument.data", typed)
+    view = form.view()
+    assert view["arguments"][0]["waits"] and not view["wrong"]
+    assert (namespace["it"].looks, len(namespace["counts"]), list(namespace["steps"])) == (0, 0, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    "typed",
+    ["dataset[0]", "dataset[:2][1]", "{'a': dataset}['a']", "ice.errors.ConfigError", "-1", "[*dataset, 3]", "{**{'a': 1}}", "array[1:, 0]", "array.shape[0]",
+     "(1)" + 30 * ".real"],
+)
+def test_what_is_plain_is_looked_at_as_it_is_typed(form, namespace, typed):
+    import numpy
+
+    namespace["array"] = numpy.zeros((2, 2))
+    form.set("argument.data", typed)
+    view = form.view()
+    assert not view["arguments"][0]["waits"] and not view["wrong"]
+
+
+def test_nothing_is_evaluated_for_a_launch_that_cannot_be(form):
+    fill(form, {"argument.data": "grow('oak')", "setting.nproc_per_node": "0"})
+    for _ in range(2):
+        with pytest.raises(ice.ConfigError, match="nproc_per_node"):
+            form.launched()
+    assert TREES == []
+
+
+def test_what_was_wrong_at_a_launch_may_be_right_at_the_next(form, namespace):
+    namespace["n"] = 0
+    form.set("argument.data", "6 // n")
+    with pytest.raises(ice.ConfigError, match="ZeroDivisionError"):
+        form.launched()
+    namespace["n"] = 3
+    assert form.launched()[2] == {"data": 2}
+
+
 def test_what_a_launch_evaluates_is_evaluated_once_and_its_error_stays_beside_the_field(form):
     form.set("argument.data", "grow('oak')")
     assert form.launched()[2]["data"] == "oak"
@@ -337,6 +489,43 @@ def test_a_state_directory_that_cannot_be_written_keeps_nothing_and_says_nothing
     memory = Memory("/home/me/train.ipynb")
     memory.write("", form.kept())
     assert memory.read("") == {}
+
+
+def test_a_function_that_was_chosen_is_waited_for(namespace):
+    form = Form(namespace)
+    fill(form, {"function": "grow", "argument.path": "'a'"})
+    kept = json.loads(json.dumps(form.kept()))
+    grow_again = namespace.pop("grow")
+    again = Form(namespace)
+    again.restore(kept)
+    assert again.view()["function"] == "train"
+    assert again.kept() == kept
+    namespace["grow"] = grow_again
+    assert again.cell() == "%%icelaunch\ngrow(path='a')"
+    del namespace["grow"]
+    again.set("argument.data", "1")
+    namespace["grow"] = grow_again
+    assert again.view()["function"] == "train", "who fills in its fields has chosen it"
+
+
+def test_a_function_that_nobody_chose_stays_when_a_newer_one_comes(namespace):
+    form = Form(namespace)
+    assert form.view()["function"] == "train"
+    namespace["newest"] = namespace["grow"]
+    assert form.view()["function"] == "train"
+
+
+def test_partials_and_caches_of_the_notebooks_functions_are_offered(namespace):
+    import functools
+    import operator
+
+    namespace |= {"half": functools.partial(train, epochs=1), "kept": functools.lru_cache(train), "add": functools.partial(operator.add, 1)}
+    view = Form(namespace).view()
+    assert (view["functions"], view["function"], view["doc"]) == (["grow", "train", "half", "kept"], "kept", "Trains.")
+    form = Form(namespace, namespace["half"])
+    assert form.view()["doc"] == "Trains."
+    form.set("argument.data", "1")
+    assert form.cell() == "%%icelaunch\nhalf(data=1)"
 
 
 def test_what_no_longer_fits_the_function_is_left_out(form, namespace):

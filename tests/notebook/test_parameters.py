@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import sys
 from typing import Annotated, Literal, Union
 
 import pytest
@@ -125,6 +126,35 @@ def test_partials_methods_and_what_has_no_signature():
     assert [(p.name, p.default) for p in parameters(functools.partial(Trainer().fit, epochs=5))] == [("epochs", "5")]
     with pytest.raises(ValueError):
         parameters(dict)
+
+
+def test_an_annotation_that_names_what_is_not_there_leaves_the_others_alone():
+    def fn(x, y, z=None):
+        pass
+
+    fn.__annotations__ = {"x": "int", "y": "Nowhere", "z": "float | None"}
+    assert [(p.kind, p.hint) for p in parameters(fn)] == [("number", "int"), ("expression", "Nowhere"), ("number", "float, empty: None")]
+    assert [p.kind for p in parameters(functools.partial(fn, y=1))] == ["number", "expression", "number"]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="annotations are evaluated when the function is defined")
+def test_an_annotation_that_cannot_be_evaluated_is_no_loss():
+    namespace = {}
+    exec("def fn(x: int, y: Nowhere): pass", namespace)
+    assert [p.kind for p in parameters(namespace["fn"])] == ["number", "expression"]
+
+
+def test_a_default_that_cannot_be_shown_is_named_by_its_type():
+    class Broken:
+        def __repr__(self):
+            raise RuntimeError("not yet")
+
+    def fn(x=Broken(), y: int = Broken()):  # noqa: B008
+        pass
+
+    for found in parameters(fn):
+        assert (found.kind, found.default) == ("expression", "")
+        assert found.hint.startswith("empty: a ") and found.hint.endswith("Broken")
 
 
 @steady

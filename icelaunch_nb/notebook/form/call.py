@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from icelaunch_nb.notebook.form.expressions import Waits
-from icelaunch_nb.notebook.form.parameters import Missing, Parameter, literal
+from icelaunch_nb.notebook.form.parameters import Missing, Parameter, Unwritten, literal
 
 _WIDE = 88  # characters of a line of code before it is broken
 
@@ -26,6 +27,7 @@ class Call:
         problems: What is wrong, by parameter.
         missing: Parameters that need a value and have none yet.
         waiting: Parameters whose value shows when the function is launched.
+        unwritten: Why there is no code for it; empty where there is.
     """
 
     args: list[Any] = field(default_factory=list)
@@ -35,6 +37,7 @@ class Call:
     problems: dict[str, str] = field(default_factory=dict)
     missing: set[str] = field(default_factory=set)
     waiting: set[str] = field(default_factory=set)
+    unwritten: str = ""
 
     def written(self, function: str) -> str:
         """The plain call: ``train(64, lr=0.1)``."""
@@ -52,13 +55,16 @@ class Call:
         return _call(launch, [*parts, *(f"{name}={literal(value)}" for name, value in keywords.items())])
 
 
-def read_call(parameters: Sequence[Parameter], given: Mapping[str, Given], evaluate: Callable[[str], Any]) -> Call:
+def read_call(
+    parameters: Sequence[Parameter], given: Mapping[str, Given], evaluate: Callable[[str], Any], name_of: Callable[[type], str]
+) -> Call:
     """Reads the fields of a function's parameters; never raises for what stands in one of them.
 
     Args:
         parameters: The function's.
         given: What their fields hold; where one isn't there, its default.
         evaluate: From a Python expression to its value; may raise `Waits`.
+        name_of: How the notebook names a class; may raise `Unwritten`.
     """
     call = Call()
     rest = next((one for one in parameters if one.place == "rest"), None)
@@ -66,11 +72,12 @@ def read_call(parameters: Sequence[Parameter], given: Mapping[str, Given], evalu
     last = max((n for n, one in enumerate(parameters) if one.place == "position" and _changed(one, given)), default=-1)
     for number, one in enumerate(parameters):
         positional = number <= last or (by_position and one.place in ("position", "either"))
-        if not _changed(one, given) and not (positional and one.place != "rest"):
+        changed = _changed(one, given)
+        if not changed and not (positional and one.place != "rest"):
             continue
-        held = given.get(one.name, one.default)
-        value = _value(one, held, evaluate, call)
-        source = one.source(held, value) if one.name not in call.problems else str(held).strip() or "..."
+        held = given.get(one.name, one.default) if changed else one.default
+        value = _value(one, held, evaluate, call) if changed else one.own
+        source = _source(one, held, value, name_of, call)
         if one.place == "rest":
             call.positional.append(f"*{_bracketed(source)}")
             call.args += value or ()
@@ -88,7 +95,8 @@ def read_call(parameters: Sequence[Parameter], given: Mapping[str, Given], evalu
 
 def _changed(one: Parameter, given: Mapping[str, Given]) -> bool:
     """Whether an argument is to be passed: a required one always, another where its field holds something else than the default."""
-    return one.required or given.get(one.name, one.default) != one.default
+    held = given.get(one.name, one.default)
+    return one.required or (held != one.default and not (one.default == "" and one.kind == "expression" and not str(held).strip()))
 
 
 def _value(one: Parameter, given: Given, evaluate: Callable[[str], Any], call: Call) -> Any:
@@ -113,6 +121,15 @@ def _value(one: Parameter, given: Given, evaluate: Callable[[str], Any], call: C
     return value
 
 
+def _source(one: Parameter, held: Given, value: Any, name_of: Callable[[type], str], call: Call) -> str:
+    if one.name not in call.problems:
+        try:
+            return one.source(held, value, name_of)
+        except Unwritten as error:
+            call.unwritten = call.unwritten or str(error)
+    return str(held).strip() or "..."
+
+
 def _take_names(one: Parameter, value: dict[str, Any] | None, parameters: Sequence[Parameter], call: Call) -> None:
     own = {other.name for other in parameters if other.place in ("either", "name")}
     twice = sorted(own & set(value or ()))
@@ -123,7 +140,12 @@ def _take_names(one: Parameter, value: dict[str, Any] | None, parameters: Sequen
 
 
 def _bracketed(source: str) -> str:
-    return source if source.isidentifier() or source[:1] in "[({" else f"({source})"
+    """What can follow a star, or two."""
+    try:
+        node = ast.parse(source, mode="eval").body
+    except SyntaxError:  # the field's error is told
+        return f"({source})"
+    return source if isinstance(node, ast.Name | ast.List | ast.Tuple | ast.Dict | ast.Set) else f"({source})"
 
 
 def _call(function: str, parts: Sequence[str]) -> str:

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from icelaunch_nb.notebook.form.parameters import behind
+
 
 def launchable(namespace: Mapping[str, Any]) -> dict[str, Any]:
     """Functions by name: those that the notebook defines, the newest last, then those it imported from files of its own folder.
@@ -16,11 +18,12 @@ def launchable(namespace: Mapping[str, Any]) -> dict[str, Any]:
     """
     defined, imported = dict[str, Any](), dict[str, Any]()
     for name, value in list(namespace.items()):
-        if name.startswith("_") or not inspect.isfunction(value):
+        fn = behind(value)
+        if name.startswith("_") or not inspect.isfunction(fn) or inspect.ismethod(value):
             continue
-        if value.__module__ == "__main__" and not _of_the_shell(value):
+        if fn.__module__ == "__main__" and not _of_the_shell(fn):
             defined[name] = value
-        elif _beside_the_notebook(value):
+        elif _beside_the_notebook(fn):
             imported[name] = value
     return {**defined, **imported}
 
@@ -35,6 +38,17 @@ def called(value: Any, namespace: Mapping[str, Any]) -> str:
     if plain or not own.isidentifier():
         return plain
     return next((f"{name}.{own}" for name, one in names if inspect.ismodule(one) and vars(one).get(own) is value), "")
+
+
+def importable(cls: type, namespace: Mapping[str, Any]) -> tuple[str, str]:
+    """The statement that imports a class, and how it is named then; both empty where none does, or it would take a name from the notebook."""
+    first, *inner = cls.__qualname__.split(".")
+    found = getattr(sys.modules.get(cls.__module__), first, None)
+    for name in inner:
+        found = getattr(found, name, None)
+    if found is not cls or cls.__module__ == "__main__" or first in namespace:
+        return "", ""
+    return f"from {cls.__module__} import {first}", cls.__qualname__
 
 
 def _of_the_shell(fn: Any) -> bool:

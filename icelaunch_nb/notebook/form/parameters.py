@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import ast
 import enum
+import functools
 import inspect
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from icelaunch_nb.notebook.form.expressions import written
 
 _SHOWN = 60  # characters of a default that stands in a field
 _PLACES = {
@@ -23,6 +27,10 @@ class Missing(ValueError):
     """Nothing was typed yet where something is needed."""
 
 
+class Unwritten(Exception):
+    """There is no code for a value."""
+
+
 @dataclass(frozen=True)
 class Parameter:
     """One parameter of a function.
@@ -32,6 +40,7 @@ class Parameter:
         kind: ``checkbox``, ``select``, ``number``, ``text`` or ``expression``.
         default: What the field shows at first: a bool for a checkbox, else text. Left as it is, the argument isn't passed.
         required: Whether the function has no default of its own.
+        own: That default itself.
         hint: Its type, or what an empty field stands for.
         values: Of a select: the value by the label, in order.
         number: Of a number: `int` or `float`.
@@ -43,6 +52,7 @@ class Parameter:
     kind: str
     default: str | bool
     required: bool
+    own: Any = None
     hint: str = ""
     values: Mapping[str, Any] | None = None
     number: type = int
@@ -87,9 +97,22 @@ class Parameter:
         except ValueError:
             raise ValueError(_NUMBERS[self.number]) from None
 
-    def source(self, given: str | bool, value: Any) -> str:
-        """The argument as one would write it in a cell."""
-        return str(given).strip() if self.kind == "expression" else literal(value)
+    def source(self, given: str | bool, value: Any, name_of: Callable[[type], str]) -> str:
+        """The argument as one would write it in a cell.
+
+        Args:
+            given: What the field holds.
+            value: What that means.
+            name_of: How the notebook names a class; may raise `Unwritten`.
+
+        Raises:
+            Unwritten: There is no code for it.
+        """
+        if self.kind != "expression":
+            return literal(value, name_of)
+        if not str(given).strip():
+            raise Unwritten(f"the default of {self.name} can't be written")
+        return written(str(given))
 
 
 def parameters(fn: Any) -> list[Parameter]:
@@ -99,31 +122,57 @@ def parameters(fn: Any) -> list[Parameter]:
         ValueError: It has no signature that Python can tell.
     """
     try:
-        signature = inspect.signature(fn)
+        signature = _signature(fn)
     except TypeError as error:
         raise ValueError(str(error)) from None
-    try:
-        hints = typing.get_type_hints(fn)
-    except Exception:  # an annotation that names what isn't there, or a callable that has none: they are told by the signature
-        hints = {}
-    return [_parameter(one, hints.get(one.name, one.annotation)) for one in signature.parameters.values()]
+    inner = inspect.unwrap(behind(fn))
+    namespace = getattr(inner, "__globals__", {})
+    return [_parameter(one, _resolved(one.annotation, namespace)) for one in signature.parameters.values()]
 
 
-def literal(value: Any) -> str:
+def behind(fn: Any) -> Any:
+    """The function that a partial, a cache or a method calls."""
+    while True:
+        if isinstance(fn, functools.partial):
+            fn = fn.func
+        elif isinstance(fn, functools._lru_cache_wrapper):
+            fn = fn.__wrapped__
+        else:
+            return getattr(fn, "__func__", fn)
+
+
+def literal(value: Any, name_of: Callable[[type], str] = lambda cls: cls.__qualname__) -> str:
     """A value as one would write it: ``repr``, but ``Color.RED`` for a member of an enumeration."""
     if isinstance(value, enum.Enum):
-        return f"{type(value).__qualname__}.{value.name}"
+        member = f".{value.name}" if value.name.isidentifier() else f"[{value.name!r}]"
+        return name_of(type(value)) + member
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return f'float("{value}")'
     text = repr(value)
     return f'"{text[1:-1]}"' if isinstance(value, str) and text[0] == "'" and '"' not in text else text
 
 
+def _signature(fn: Any) -> inspect.Signature:
+    if sys.version_info >= (3, 14):
+        import annotationlib  # an annotation of what isn't there would raise
+
+        return inspect.signature(fn, annotation_format=annotationlib.Format.FORWARDREF)
+    return inspect.signature(fn)
+
+
+def _resolved(annotation: Any, namespace: dict[str, Any]) -> Any:
+    """An annotation that is text as what it means; as it is, where it names what isn't there. Each by itself: one may be wrong."""
+    try:
+        return typing.get_type_hints(types.SimpleNamespace(__annotations__={"it": annotation}), namespace)["it"]
+    except Exception:
+        return annotation
+
+
 def _parameter(one: inspect.Parameter, annotation: Any) -> Parameter:
     place = _PLACES[one.kind]
     if place in ("rest", "names"):
         hint = "a list of further arguments" if place == "rest" else "a dict of further arguments"
-        return Parameter(one.name, "expression", "", False, hint, place=place)
+        return Parameter(one.name, "expression", "", False, hint=hint, place=place)
     required = one.default is one.empty
     annotation, nullable = _without_none(annotation)
     if annotation is one.empty and not required and one.default is not None:
@@ -134,30 +183,34 @@ def _parameter(one: inspect.Parameter, annotation: Any) -> Parameter:
 
 
 def _typed(one: inspect.Parameter, annotation: Any, nullable: bool, place: str) -> Parameter:
-    required = one.default is one.empty
+    required, own = one.default is one.empty, one.default
     choices = _choices(annotation, nullable)
     if annotation is bool and not choices:
-        return Parameter(one.name, "checkbox", one.default is True, required, place=place)
+        return Parameter(one.name, "checkbox", one.default is True, required, own, place=place)
     if choices:
         label = next((label for label, value in choices.items() if not required and _same(value, one.default)), "")
-        return Parameter(one.name, "select", label, required, values=choices, nullable=nullable, place=place)
-    text = "" if required or one.default is None else str(one.default)
+        return Parameter(one.name, "select", label, required, own, values=choices, nullable=nullable, place=place)
+    text = str(own) if isinstance(own, int | float | str) else ""
     empty = ", empty: None" if nullable else ""
     if annotation in (int, float):
-        return Parameter(one.name, "number", text, required, f"{annotation.__name__}{empty}", number=annotation, nullable=nullable, place=place)
+        return Parameter(one.name, "number", text, required, own, f"{annotation.__name__}{empty}", number=annotation, nullable=nullable, place=place)
     if annotation is str:
-        return Parameter(one.name, "text", text, required, f"text{empty}", nullable=nullable, place=place)
+        return Parameter(one.name, "text", text, required, own, f"text{empty}", nullable=nullable, place=place)
     return _expression(one, annotation, place)
 
 
 def _expression(one: inspect.Parameter, annotation: Any, place: str) -> Parameter:
-    named = "" if annotation is one.empty else inspect.formatannotation(annotation)
+    named = "" if annotation is one.empty else annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    hint = named or "a Python expression"
     if one.default is one.empty:
-        return Parameter(one.name, "expression", "", True, named or "a Python expression", place=place)
-    text = literal(one.default)
-    if not _reads_back(text, one.default):
-        return Parameter(one.name, "expression", "", False, f"empty: {text if len(text) <= _SHOWN else text[: _SHOWN - 1] + '…'}", place=place)
-    return Parameter(one.name, "expression", text, False, named or "a Python expression", place=place)
+        return Parameter(one.name, "expression", "", True, hint=hint, place=place)
+    try:
+        text = literal(one.default)
+    except Exception:  # its class may be half-written yet
+        text = f"a {type(one.default).__name__}"
+    if _reads_back(text, one.default):
+        return Parameter(one.name, "expression", text, False, one.default, hint, place=place)
+    return Parameter(one.name, "expression", "", False, one.default, f"empty: {text if len(text) <= _SHOWN else text[: _SHOWN - 1] + '…'}", place=place)
 
 
 def _without_none(annotation: Any) -> tuple[Any, bool]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import icelaunch_nb as ice
@@ -11,8 +11,8 @@ from icelaunch_nb.errors import ConfigError, PackingError
 from icelaunch_nb.launch import check_launch
 from icelaunch_nb.notebook.form.call import Call, Given, read_call
 from icelaunch_nb.notebook.form.expressions import evaluate
-from icelaunch_nb.notebook.form.functions import called, launchable
-from icelaunch_nb.notebook.form.parameters import Parameter, parameters
+from icelaunch_nb.notebook.form.functions import called, importable, launchable
+from icelaunch_nb.notebook.form.parameters import Parameter, Unwritten, behind, parameters
 from icelaunch_nb.notebook.magic import options as opt
 
 _MAIN = ("nproc_per_node", "devices", "max_restarts", "tee")
@@ -26,6 +26,7 @@ _HINTS = {
     "run_id": "empty: a generated one", "log_dir": "empty: in the temporary directory", "rdzv_endpoint": "host:port", "rdzv_timeout": "-1: 900",
 }
 _NAMELESS = "# The notebook has no name for this function; with one, it can be launched by code."
+_UNWRITTEN = "# There is no code for this launch: {}."
 
 
 class Form:
@@ -47,6 +48,7 @@ class Form:
         self._namespace, self._given = namespace, fn
         self._given_name = called(fn, namespace) if fn is not None else ""
         self._chosen = self._given_name or getattr(fn, "__name__", "")
+        self._instead = ""  # shown while the chosen one isn't there: its cell may not have run yet
         self._arguments: dict[str, dict[str, Given]] = {}
         self._settings: dict[str, Given] = {}
         self._late: dict[str, str] = {}  # what only a launch found out, until the field is changed
@@ -65,19 +67,19 @@ class Form:
         if key == "function" and self._given is None:
             self._chosen, self._late = str(given), {}
         elif kind == "argument":
-            self.function()  # chooses one, where none is yet
+            self._chosen = self._shown()
             self._arguments.setdefault(self._chosen, {})[name] = given
         elif kind == "setting" and name in _BY_KEY:
             self._settings[name] = given
 
     def reset(self) -> None:
         """Puts every field back to its default; the function stays chosen."""
-        self._arguments.pop(self._chosen, None)
+        self._arguments.pop(self._shown(), None)
         self._settings, self._late = {}, {}
 
     def kept(self) -> dict[str, Any]:
         """What `restore` takes."""
-        return {"function": self._chosen, "arguments": self._arguments, "settings": self._settings}
+        return {"function": self._chosen or self._shown(), "arguments": self._arguments, "settings": self._settings}
 
     def restore(self, kept: Mapping[str, Any]) -> None:
         """Takes what was kept of an earlier form, as far as it fits this one."""
@@ -102,10 +104,16 @@ class Form:
         if self._given is not None:
             newest = self._namespace.get(self._given_name, self._given)
             return newest if callable(newest) else self._given
-        offered = launchable(self._namespace)
-        if self._chosen not in offered and offered:
-            self._chosen = list(offered)[-1]  # the newest is what one has just written
-        return offered.get(self._chosen)
+        return launchable(self._namespace).get(self._shown())
+
+    def _shown(self) -> str:
+        """The name of the function that the fields are of."""
+        offered = self.functions()
+        if self._chosen in offered or not offered:
+            return self._chosen
+        if self._instead not in offered:
+            self._instead = offered[-1]  # the newest is what one has just written
+        return self._instead
 
     # What it stands for.
 
@@ -116,7 +124,7 @@ class Form:
             now: Whether to evaluate also what may do something when it is evaluated: a launch does.
         """
         fn = self.function()
-        reading = Reading(fn, called(fn, self._namespace) or self._chosen)
+        reading = Reading(fn, called(fn, self._namespace) or self._shown())
         if fn is None:
             reading.problems["function"] = "a function that a cell defines appears here"
             reading.missing.add("function")
@@ -133,11 +141,25 @@ class Form:
         except ValueError as error:
             reading.problems["function"] = f"can't be launched from a form: {error}"
             return
-        held = self._arguments.get(self._chosen, {})
+        held = self._arguments.get(self._shown(), {})
         reading.held = {one.name: held[one.name] for one in reading.parameters if _fits(one, held.get(one.name))}
-        reading.call = read_call(reading.parameters, reading.held, lambda text: evaluate(text, self._namespace, now=now))
+        reading.call = read_call(
+            reading.parameters, reading.held, lambda text: evaluate(text, self._namespace, now=now), self._names_of(reading)
+        )
         reading.problems |= {f"argument.{name}": text for name, text in reading.call.problems.items()}
         reading.missing |= {f"argument.{name}" for name in reading.call.missing}
+
+    def _names_of(self, reading: Reading) -> Callable[[type], str]:
+        def name_of(cls: type) -> str:
+            name = called(cls, self._namespace)
+            if not name:
+                statement, name = importable(cls, self._namespace)
+                if not statement:
+                    raise Unwritten(f"the notebook has no name for {cls.__qualname__}")
+                reading.imports[statement] = None
+            return name
+
+        return name_of
 
     def _read_settings(self, reading: Reading) -> None:
         for name, option in _BY_KEY.items():
@@ -164,17 +186,19 @@ class Form:
                     return
 
     def launched(self) -> tuple[Any, list[Any], dict[str, Any], dict[str, Any]]:
-        """Function, args, kwargs and keywords for `launch`; evaluates every expression.
+        """Function, args, kwargs and keywords for `launch`; evaluates every expression, unless something is wrong anyway.
 
         Raises:
             ConfigError: A field can't be; names the first one.
         """
-        reading = self.read(now=True)
+        self._late = {}  # it may be right by now
+        reading = self.read()
+        if not reading.problems:
+            reading = self.read(now=True)
+            self._late = {key: text for key, text in reading.problems.items() if key not in reading.missing}
         for key, text in reading.problems.items():
             name = key.partition(".")[2] or key
-            kept = self._arguments.get(self._chosen, {}) if key.startswith("argument.") else self._settings
-            if key not in reading.missing:
-                self._late[key] = text
+            kept = self._arguments.get(self._shown(), {}) if key.startswith("argument.") else self._settings
             raise ConfigError(name, kept.get(name, ""), text)
         return reading.fn, reading.call.args, reading.call.kwargs, reading.keywords
 
@@ -201,8 +225,8 @@ class Form:
         reading = self.read()
         fn = reading.fn
         return {
-            "functions": self.functions(), "function": self._chosen, "fixed": self._given is not None,
-            "doc": (inspect.getdoc(fn) or "").partition("\n")[0] if fn is not None else "",
+            "functions": self.functions(), "function": self._shown(), "fixed": self._given is not None,
+            "doc": (inspect.getdoc(behind(fn)) or "").partition("\n")[0] if fn is not None else "",
             "problem": reading.problems.get("function", ""),
             "arguments": [_of_parameter(one, reading) for one in reading.parameters],
             "main": [self._of_setting(name, reading) for name in _MAIN],
@@ -225,8 +249,11 @@ class Form:
         reading = reading or self.read()
         if reading.fn is not None and not called(reading.fn, self._namespace):
             return _NAMELESS
+        if reading.call.unwritten:
+            return _UNWRITTEN.format(reading.call.unwritten)
         module = next((name for name, value in list(self._namespace.items()) if value is ice and not name.startswith("_")), "")
-        lines = [] if module else ["import icelaunch_nb as ice", ""]
+        lines = [*([] if module else ["import icelaunch_nb as ice"]), *reading.imports]
+        lines += [""] if lines else []
         code = reading.call.launched(f"run = {module or 'ice'}.launch", reading.name, reading.keywords)
         return "\n".join([*lines, code, "run.result()"])
 
@@ -235,8 +262,10 @@ class Form:
         reading = reading or self.read()
         if reading.fn is not None and not called(reading.fn, self._namespace):
             return _NAMELESS
+        if reading.call.unwritten:
+            return _UNWRITTEN.format(reading.call.unwritten)
         line = opt.spell(reading.keywords)
-        return f"%%icelaunch{' ' * bool(line)}{line}\n{reading.call.written(reading.name)}"
+        return "\n".join([f"%%icelaunch{' ' * bool(line)}{line}", *reading.imports, reading.call.written(reading.name)])
 
 
 class Reading:
@@ -248,6 +277,7 @@ class Reading:
         parameters: Its parameters.
         held: What their fields hold, where that isn't the default.
         call: Its arguments.
+        imports: Statements that the code needs beside the notebook's own names, in order.
         keywords: What `launch` gets beside them, where that isn't the default.
         devices: The device of each rank; empty where that can't be told.
         problems: What is wrong, by the field's key.
@@ -259,6 +289,7 @@ class Reading:
         self.parameters: list[Parameter] = []
         self.held: dict[str, Given] = {}
         self.call = Call()
+        self.imports: dict[str, None] = {}
         self.keywords: dict[str, Any] = {}
         self.devices: list[str] = []
         self.problems: dict[str, str] = {}
