@@ -9,12 +9,15 @@ from __future__ import annotations
 import math
 import os
 import re
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from icelaunch_nb.errors import ConfigError
 
 Devices = str | Sequence[int]
+_FRESH = 2.0  # seconds for which NVML isn't asked again: a form looks at every key, and opening NVML takes milliseconds
 _SYNTAX = 'must be "auto", "cpu", "cuda", "cuda:0-2,7", "cpu:0-3" or a list of GPU indices'
 
 
@@ -137,9 +140,21 @@ def visible_gpus(environ: Mapping[str, str]) -> list[str]:
     return seen
 
 
+_known: tuple[Any, float, list[str]] = (None, 0.0, [])  # who was asked, when, and what it said
+
+
 def _nvml_uuids() -> list[str]:
+    global _known
     import pynvml
 
+    asked, when, uuids = _known
+    if asked is not pynvml or time.monotonic() - when > _FRESH:
+        uuids = _ask(pynvml)
+        _known = (pynvml, time.monotonic(), uuids)
+    return list(uuids)
+
+
+def _ask(pynvml: Any) -> list[str]:
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:

@@ -236,6 +236,15 @@ def test_a_broken_driver_counts_as_no_gpu(gpus, how):
     assert fake.open == 0
 
 
+def test_nvml_is_asked_once_in_a_while(gpus, monkeypatch):
+    fake = gpus(2)
+    asked = []
+    fake.nvmlInit, init = lambda: asked.append(1) or init(), fake.nvmlInit
+    assert (count_gpus({}), count_gpus({"CUDA_VISIBLE_DEVICES": "1"}), len(asked)) == (2, 1, 1)
+    monkeypatch.setattr("icelaunch_nb.devices._FRESH", -1.0)
+    assert (count_gpus({}), len(asked)) == (2, 2)
+
+
 def test_nvml_is_closed_again(gpus):
     fake = gpus(4)
     count_gpus({})
