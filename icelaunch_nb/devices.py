@@ -140,17 +140,17 @@ def visible_gpus(environ: Mapping[str, str]) -> list[str]:
     return seen
 
 
-_known: tuple[Any, float, list[str]] = (None, 0.0, [])  # who was asked, when, and what it said
+_known: list[tuple[Any, float, list[str]]] = []  # who was asked last, when, and what it said
 
 
 def _nvml_uuids() -> list[str]:
-    global _known
     import pynvml
 
-    asked, when, uuids = _known
-    if asked is not pynvml or time.monotonic() - when > _FRESH:
-        uuids = _ask(pynvml)
-        _known = (pynvml, time.monotonic(), uuids)
+    for asked, when, uuids in _known:
+        if asked is pynvml and time.monotonic() - when < _FRESH:
+            return list(uuids)
+    uuids = _ask(pynvml)
+    _known[:] = [(pynvml, time.monotonic(), uuids)]
     return list(uuids)
 
 

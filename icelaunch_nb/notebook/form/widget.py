@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 import time
+import weakref
 from typing import Any
 
 import anywidget
@@ -29,6 +30,7 @@ from icelaunch_nb.notebook.panel.panel import built
 from icelaunch_nb.run import Run
 
 _FRESH = 2.0  # seconds for which what is free on the devices isn't asked again
+_by_cell: dict[str, tuple[str, weakref.WeakSet[LaunchPanel]]] = {}  # by a notebook's cell: its newest execution, and the forms that it made
 
 
 class FormFields(anywidget.AnyWidget):
@@ -84,6 +86,7 @@ class LaunchPanel(ipywidgets.VBox):  # type: ignore[misc]
         self._shell = shell
         if shell is not None:
             shell.events.register("post_run_cell", self._after_a_cell)
+            _take_the_place_of_older_ones(self, _kernel(shell))
 
     def launch(self) -> Run:
         """Launches what the form shows, as its button does; returns at once.
@@ -92,6 +95,7 @@ class LaunchPanel(ipywidgets.VBox):  # type: ignore[misc]
             ConfigError: A field can't be; names the first one. No process was started.
             PackingError: The function or an argument can't be pickled. No process was started.
         """
+        self._tell("")
         fn, args, kwargs, keywords = self._form.launched()
         self.run = run = launch(fn, args, kwargs, **keywords)
         self._show(run)
@@ -108,7 +112,7 @@ class LaunchPanel(ipywidgets.VBox):  # type: ignore[misc]
         return self._form.cell()
 
     def close(self) -> None:
-        """Ends the widget; a run goes on, and its panel stays where else it is shown."""
+        """Ends the widget, as running its cell again does; a run goes on, and its panel stays where else it is shown."""
         super().close()
         if self._shell is not None:
             self._shell.events.unregister("post_run_cell", self._after_a_cell)
@@ -139,17 +143,19 @@ class LaunchPanel(ipywidgets.VBox):  # type: ignore[misc]
                 self._fields.send({"kind": "heard", "to": content.get("from"), "n": content.get("n")})
 
     def _launch_from_a_page(self) -> None:
+        if self.run is not None and not self.run.state.over:
+            return  # a second click, made before the page heard of the first
         try:
             self.launch()
         except IcelaunchError as error:
             if not self._form.blame(error) and not self._form.read().problems:
                 self._tell(str(error))
             return
-        self._tell("")
         self._look()
 
     def _tell(self, text: str) -> None:
-        self._fields.stands = {**self._fields.stands, "says": text}
+        if text != self._fields.stands.get("says", ""):
+            self._fields.stands = {**self._fields.stands, "says": text}
 
     def _keep(self) -> None:
         self._memory.write(self._form.name, self._form.kept())
@@ -185,7 +191,7 @@ class LaunchPanel(ipywidgets.VBox):  # type: ignore[misc]
 
     def _tell_state(self, run: Run) -> None:
         with self._lock:
-            if run is self.run:
+            if run is self.run and self._shell is not None:
                 state, name = run.story.state, called(self, self._shell.user_ns)
                 results = f"{name}.run.result()" if name else ""
                 self._fields.stands = {**self._fields.stands, "state": str(state), "over": state.over, "results": results}
@@ -218,6 +224,21 @@ class LaunchPanel(ipywidgets.VBox):  # type: ignore[misc]
             data["text/html"] = f"<pre>{html.escape(text)}</pre>"
             data["application/vnd.jupyter.widget-view+json"] = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
         display(data, raw=True)
+
+
+def _take_the_place_of_older_ones(form: LaunchPanel, kernel: Any) -> None:
+    """Closes the forms of an earlier execution of the same cell: their places are gone, and nobody could close them any more."""
+    asked = kernel.get_parent() if kernel is not None else {}
+    cell, execution = asked.get("metadata", {}).get("cellId", ""), asked.get("header", {}).get("msg_id", "")
+    if not cell:
+        return
+    before, forms = _by_cell.get(cell, ("", weakref.WeakSet()))
+    if before != execution:
+        for one in list(forms):
+            one.close()
+        forms = weakref.WeakSet()
+    forms.add(form)
+    _by_cell[cell] = execution, forms
 
 
 def _shell_here() -> Any:

@@ -243,6 +243,69 @@ def test_while_a_cell_is_busy_it_answers_where_the_kernel_can_and_says_so_where_
     form.says("1 rank, cpu")
 
 
+def test_two_clicks_while_a_cell_is_busy_are_one_launch(form):
+    form.fill("argument.data", "dataset")
+    form.fill("argument.note", "wait")
+    form.says("1 rank, cpu")
+    before = form.value("len(ice.runs())")
+    busy = form.book.cell("while not os.path.exists('free'): time.sleep(.01)")
+    launch = form.box.locator(".ice-launch")
+    launch.click()
+    form.box.locator(".ice-status", has_text=re.compile("kernel is busy|RUNNING")).wait_for(timeout=15_000)
+    launch.evaluate("(button) => button.click()")
+    assert launch.is_disabled()
+    for name in ("free", "go on"):
+        (form.book.server.home / name).touch()
+    form.book.done(busy)
+    form.says("SUCCEEDED")
+    assert int(form.value("len(ice.runs())")) == int(before) + 1
+    for name in ("free", "go on"):
+        (form.book.server.home / name).unlink()
+
+
+def test_a_cell_that_runs_again_leaves_no_older_form_behind(form):
+    count = "len(get_ipython().events.callbacks['post_run_cell']), len(__import__('ipywidgets').widgets.widget._instances)"
+    before = form.value(count)
+    form.book.run(form.cell)
+    form.book.done(form.cell)
+    form.box.locator(".ice-launch").wait_for(timeout=10_000)
+    assert form.value(count) == before
+
+
+def test_a_page_that_is_loaded_again_shows_what_was_typed(form):
+    form.fill("argument.note", "kept")
+    form.box.get_by_text("Advanced").click()
+    form.fill("setting.role", "learner")
+    form.value("1")  # the kernel has heard it
+    form.book.save()
+    form.book.open()
+    form.field("argument.note").locator("input").wait_for(timeout=20_000)
+    assert form.field("argument.note").locator("input").input_value() == "kept"
+    form.box.get_by_text("Advanced").click()
+    assert form.field("setting.role").locator("input").input_value() == "learner"
+    form.fill("argument.data", "dataset[:2]")
+    form.says("1 rank, cpu")
+    assert form.value("form.cell") == "%%icelaunch --role learner\nlesson(data=dataset[:2], note=\"kept\")"
+
+
+def test_streams_are_chosen_by_name(form):
+    form.fill("argument.data", "1")
+    tee = form.field("setting.tee")
+    tee.get_by_role("combobox").select_option("stderr")
+    assert form.value("form.cell.splitlines()[0]") == "%%icelaunch --tee 2"
+    assert not tee.get_by_role("textbox").is_visible()
+    tee.get_by_role("combobox").select_option("by rank …")
+    by_rank = tee.get_by_role("textbox")
+    by_rank.fill("0:1,1:3")
+    form.error("setting.tee", "local rank 1 does not exist")
+    form.fill("setting.nproc_per_node", "2")
+    form.says("2 ranks, cpu")
+    assert form.value("form.cell.splitlines()[0]") == "%%icelaunch --nproc-per-node 2 --tee 0:1,1:3"
+    tee.get_by_role("combobox").select_option("none")
+    by_rank.wait_for(state="hidden", timeout=5_000)
+    assert form.value("form.cell.splitlines()[0]") == "%%icelaunch --nproc-per-node 2"
+
+
 def test_two_views_of_a_form_show_the_same(form):
     second = form.book.cell("form")
     other = form.book.page.locator(".jp-Notebook .jp-Cell").nth(second).locator(".ice-form")

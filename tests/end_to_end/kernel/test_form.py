@@ -73,6 +73,54 @@ def test_a_second_launch_takes_the_firsts_place(kernel: Any) -> None:
     assert kernel.value("first.result()[0][0], form.run.result()[0][0], len(form.children)") == (30, 40, 2)
 
 
+def test_a_second_click_while_the_run_lives_starts_nothing(kernel: Any) -> None:
+    kernel.does("def waits():\n    while not (HOME / 'go on').exists():\n        time.sleep(0.005)\n    return 1\nform = ice.LaunchPanel(waits)")
+    before = kernel.value("len(ice.runs())")
+    page = Page(kernel, "form")
+    page.says("launch")
+    page.says("launch")
+    kernel.does("until(lambda: form.run); (HOME / 'go on').touch(); form.run.result(60)")
+    assert kernel.value("len(ice.runs())") == before + 1
+    page.says("launch")
+    kernel.does(f"until(lambda: len(ice.runs()) == {before + 2})\nform.run.result(60)")
+
+
+def test_what_was_said_of_a_launch_is_gone_at_the_next(kernel: Any) -> None:
+    kernel.does("lock = threading.Lock()\ndef locked():\n    lock\nform = ice.LaunchPanel(locked)")
+    page = Page(kernel, "form")
+    page.says("launch")
+    assert "lock (a _thread.lock) can't be pickled" in kernel.value("form._fields.stands['says']")
+    page.says("set", key="setting.nproc_per_node", value="0")
+    page.says("launch")
+    assert kernel.value("form._fields.stands['says'], form._fields.view['wrong']") == ("", ["setting.nproc_per_node"])
+    page.says("reset")
+
+
+def test_a_form_restarts_its_ranks_and_goes_on_being_one(kernel: Any) -> None:
+    kernel.does("def second_time():\n    if ice.get_context().restart_count < 1:\n        raise OSError('once')\n    return 'well'")
+    kernel.does("form = ice.LaunchPanel(second_time)")
+    page = Page(kernel, "form")
+    page.says("set", key="setting.max_restarts", value="1")
+    page.says("launch")
+    kernel.does("until(lambda: form._fields.stands.get('over'))")
+    assert kernel.value("form.run.result(), form.run.restarts, form._fields.stands['state']") == ({0: "well"}, 1, "SUCCEEDED")
+
+
+def test_a_cell_that_runs_again_closes_the_form_that_it_made_before(kernel: Any) -> None:
+    # As front ends tell it: a cell's id comes with every execution.
+    again = "get_ipython().kernel.get_parent()['metadata']['cellId'] = 'c1'\nform, other = ice.LaunchPanel(lesson), ice.LaunchPanel(lesson)"
+    count = "import ipywidgets; len(ipywidgets.widgets.widget._instances), len(get_ipython().events.callbacks['post_run_cell'])"
+    kernel.does(again)
+    kernel.does("first = form")
+    before = kernel.value(count)
+    kernel.does(again)
+    assert kernel.value(count) == before
+    assert kernel.value("first.comm is None, form.comm is None, other.comm is None") == (True, False, False)
+    kernel.does(again.replace("c1", "c2"))
+    assert kernel.value(f"{count}") != before
+    kernel.does("form.close(), other.close()")
+
+
 @pytest.mark.parametrize(
     ("typed", "field", "said"),
     [

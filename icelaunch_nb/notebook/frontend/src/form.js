@@ -55,6 +55,7 @@ export default () => ({
     const stands = () => /** @type {Stands} */ (model.get("stands"));
     const prefix = `ice-${line.me}`;
     let asked = false; // whether Launch was pressed in vain: then what is missing is told as loudly as what is wrong
+    let asking = false; // whether it was pressed and the kernel hasn't answered: it may be busy
 
     // What stands where.
     const chooser = /** @type {HTMLSelectElement} */ (h("select", { className: "ice-input", id: `${prefix}-function`, "aria-describedby": `${prefix}-doc` }));
@@ -118,7 +119,7 @@ export default () => ({
 
     function showStatus(/** @type {View} */ now, /** @type {Stands} */ run) {
       const lives = run.state !== undefined && !run.over;
-      launch.disabled = lives;
+      launch.disabled = lives || asking;
       say(launch, lives ? "Running …" : run.state ? "Launch again" : "Launch");
       const loud = now.wrong.filter((key) => asked || !now.missing.includes(key)).map(nameOf);
       status.dataset.kind = "";
@@ -152,8 +153,9 @@ export default () => ({
     }, { signal });
     async function press() {
       if (launch.disabled) return;
-      launch.disabled = true;
+      launch.disabled = asking = true;
       await line.ask("launch");
+      asking = false;
       asked = view().wrong.length > 0;
       show();
       goToWrong();
