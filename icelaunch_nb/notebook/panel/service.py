@@ -34,7 +34,7 @@ class Service:
         self.run_dir = self._portrait.dir
         self._follower = Follower(self.run_dir)
         self._attempts: tuple[Mapping[str, Any], ...] = ()
-        self._curves: list[Curves] = []  # of the newest attempt, and of one before that somebody looks at
+        self._curves: list[Curves] = []  # of an attempt that somebody looked at, and of the newest one, which is the last
         self._budget = Budget()
         self._next_curves = self._next_pulse = 0.0
         self._pulse_sent: tuple[float, str] = (0.0, "")
@@ -81,7 +81,7 @@ class Service:
             return
         self._follower.rewind(number, _REPLAY)
         if all(curves.attempt != number for curves in self._curves):
-            self._curves = [self._curves[-1], Curves(self.run_dir, self._attempts[number])]
+            self._curves = [Curves(self.run_dir, self._attempts[number]), self._curves[-1]]
         for curves in self._curves:
             curves.again()
         self._next_curves = 0.0
