@@ -24,11 +24,11 @@ class Deed:
     Attributes:
         do: Does it, given the panel's `Service` and the wish; returns what the answer holds, ``says`` in words. An exception
             is an answer too.
-        slow: Whether it may take longer than a moment: it gets a thread of its own then.
+        slow: What is said meanwhile, where it may take longer than a moment: it gets a thread of its own then.
     """
 
     do: Callable[[Any, Mapping[str, Any]], Mapping[str, Any]]
-    slow: bool = False
+    slow: str = ""
 
 
 def _acts(method: str, says: str) -> Deed:
@@ -83,8 +83,8 @@ DEEDS = {
     "pause": _acts("pause", "asked; ranks pause where they look at their events"),
     "resume": _acts("resume", "asked; ranks go on"),
     "checkpoint": _acts("save_checkpoint", "asked; ranks save where they look at their events"),
-    "search": Deed(_search, slow=True),
+    "search": Deed(_search, slow="looking …"),
     "debug": Deed(_debug),
-    "complete": Deed(_complete, slow=True),  # a rank that makes a step doesn't answer
-    "stacks": Deed(_stacks, slow=True),  # it waits up to 3 s for ranks that are slow to answer
+    "complete": Deed(_complete, slow="asking the rank …"),  # a rank that makes a step doesn't answer
+    "stacks": Deed(_stacks, slow="asking the ranks …"),  # it waits up to 3 s for ranks that are slow to answer
 }

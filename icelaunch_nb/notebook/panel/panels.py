@@ -17,6 +17,7 @@ from typing import Any
 from icelaunch_nb.notebook.panel.service import Service
 
 _LOOK = 0.01  # between two looks at the logs of a quiet run
+_LONGEST = 2.0  # and of a busy machine's
 _LINGER = 2.0  # that the thread waits for another run before it ends; ipykernel keeps sockets for each new thread that sends
 _REST = 2.0  # after something went wrong
 _KEPT = 16  # finished runs whose panels stay widgets; those of older ones turn into their summary
@@ -100,8 +101,8 @@ class Panels:
             if not self._waiting:
                 self._wake.wait(_LINGER)
                 continue
-            # At most a tenth of a core, however many ranks are looked at.
-            self._wake.wait(max(_LOOK, 9 * (time.monotonic() - started)))
+            # At most a tenth of a core, however many ranks are looked at; but a front end that hears nothing takes us for dead.
+            self._wake.wait(min(_LONGEST, max(_LOOK, 9 * (time.monotonic() - started))))
 
     def _serve_one(self, path: str) -> bool:
         service = self._services.get(path)

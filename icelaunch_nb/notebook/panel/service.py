@@ -139,6 +139,7 @@ class Service:
         if deed is None:
             return
         if deed.slow:
+            self.panel.send({"kind": "heard", "id": wish.get("id"), "says": deed.slow})
             helper = threading.Thread(target=self._answer, args=(wish, deed), name=f"icelaunch-{wish['do']}", daemon=True)
             self._helpers.append(helper)
             helper.start()

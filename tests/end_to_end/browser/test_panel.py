@@ -33,6 +33,81 @@ def test_stop_acts_while_the_kernel_is_idle(book):
     assert book.acts(cell, "stop", "STOPPED") < SOON
 
 
+LINGERS = """
+def lingers():
+    for _ in ice.get_context().steps(range(10**9)):
+        time.sleep(0.01)
+    time.sleep(1)
+    return "kept"
+"""
+
+
+def _launch_lingering(book):
+    book.done(book.cell(LINGERS))
+    cell = _launch(book, "lingers")
+    book.panel(cell).locator(".ice-count", has_text="%").wait_for(timeout=20_000)
+    return cell
+
+
+@pytest.mark.parametrize("apart", [80, 250])
+def test_a_double_click_on_stop_is_no_kill(book, apart):
+    """Kill comes to stand where Stop stood, while the ranks still take their last step."""
+    cell = _launch_lingering(book)
+    book.panel(cell).get_by_role("button", name="Stop").hover()
+    for _ in range(2):
+        book.page.mouse.down()
+        book.page.mouse.up()
+        book.page.wait_for_timeout(apart)
+    book.word(cell, "STOPPED")
+    told = book.cell("print(run.result())")
+    book.done(told)
+    assert book.output(told).inner_text().strip() == "{0: 'kept', 1: 'kept'}"
+
+
+def test_the_keys_stay_in_the_panel_whatever_they_press(book):
+    """JupyterLab would take a key that is pressed elsewhere for a shortcut."""
+    cell = _launch_lingering(book)
+    panel, keyboard = book.panel(cell), book.page.keyboard
+
+    def focused(name):
+        panel.get_by_role("button", name=name, exact=True).and_(panel.locator(":focus")).wait_for(timeout=5_000)
+
+    panel.get_by_role("button", name="Stacks").focus()
+    keyboard.press("Enter")
+    focused("Close")
+    keyboard.press("Enter")
+    focused("Stacks")
+    panel.get_by_role("button", name="Pause").focus()
+    keyboard.press("Enter")
+    focused("Resume")
+    panel.locator('.ice-button[data-do="resume"]:not([aria-disabled])').wait_for()
+    keyboard.press("Enter")
+    focused("Pause")
+    panel.get_by_role("button", name="Stop").focus()
+    keyboard.down("Enter")
+    focused("Kill")
+    keyboard.down("Enter")  # it is held down
+    keyboard.up("Enter")
+    book.word(cell, "STOPPED")
+    panel.locator(".ice-head:focus").wait_for(timeout=3000)
+    told = book.cell("print(run.result())")
+    book.done(told)
+    assert book.output(told).inner_text().strip() == "{0: 'kept', 1: 'kept'}"
+
+
+def test_a_kernel_that_asks_slow_ranks_says_so_and_is_not_called_busy(book):
+    cell = _launch(book)
+    book.sees(cell, "line")
+    book.done(book.cell("import signal\nfor pid in run.pids.values(): os.kill(pid, signal.SIGSTOP)"))
+    book.press(cell, "stacks")
+    answer = book.panel(cell).locator(".ice-answer")
+    answer.get_by_text("Stacks: asking the ranks …").wait_for(timeout=5_000)
+    book.page.wait_for_timeout(1_000)
+    assert answer.inner_text() == "Stacks: asking the ranks …"
+    answer.get_by_text("no answer from ranks 0, 1").wait_for(timeout=10_000)
+    book.done(book.cell("for pid in run.pids.values(): os.kill(pid, signal.SIGCONT)"))
+
+
 BUSY = "deadline = time.time() + 30\nwhile time.time() < deadline and not run.state.over: pass"
 
 

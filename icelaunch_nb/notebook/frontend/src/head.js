@@ -1,43 +1,20 @@
 /** The head line: is it running, how far, did anything restart, and what can be done. */
 import { makeBars } from "./bars.js";
+import { makeButtons } from "./buttons.js";
 import { clock, duration, h, say } from "./dom.js";
 import { plain } from "./sanitise.js";
 import { MARKS, wordFor } from "./story.js";
 
 /** @typedef {import("./story.js").Story} Story */
 /** @typedef {import("./story.js").Pulse} Pulse */
-
-const UNHEARD = 700; // milliseconds after which a click that nobody answered is explained
-const READ = 12_000; // and after which an answer has been read
-const BUSY = "The kernel is busy with a cell and acts when that is done. Interrupt (■) ends a waiting run at once.";
-
-/** label, title, and whether it makes sense now */
-const BUTTONS = /** @type {const} */ ([
-  ["pause", "Pause", "Asks the ranks to pause where they look at their events"],
-  ["resume", "Resume", "Lets paused ranks go on"],
-  ["checkpoint", "Save checkpoint", "Asks the ranks for a checkpoint where they look at their events"],
-  ["stacks", "Stacks", "Shows where every rank is now"],
-  ["stop", "Stop", "Loops over ctx.steps end together and return; other code gets SIGTERM; who is left after 30 s is killed"],
-  ["kill", "Kill", "SIGKILL to the ranks, now"],
-]);
-
-/** @param {string} what @param {Story} story @param {Pulse} pulse */
-function makesSense(what, story, pulse) {
-  if (story.over) return false;
-  const paused = pulse.flags.includes("pause");
-  const stopping = story.state === "STOPPING";
-  if (what === "stop") return !stopping;
-  if (what === "kill") return stopping;
-  if (what === "pause") return !paused && !stopping && story.attempts.length > 0;
-  if (what === "resume") return paused && !stopping;
-  return !stopping && story.attempts.length > 0;
-}
+/** @typedef {import("./hearing.js").Hearing} Hearing */
 
 /**
- * @param {(what: string) => Promise<{ ok: boolean, says: string }>} ask
+ * @param {import("./buttons.js").Ask} ask
+ * @param {Hearing} hearing
  * @param {AbortSignal} signal
  */
-export function makeHead(ask, signal) {
+export function makeHead(ask, hearing, signal) {
   const mark = h("span", { className: "ice-mark", "aria-hidden": "true" });
   const word = h("span", { className: "ice-word" });
   const state = h("span", { className: "ice-state", role: "status", "aria-live": "polite" }, mark, word);
@@ -45,47 +22,27 @@ export function makeHead(ask, signal) {
   const elapsed = h("span", { className: "ice-elapsed", title: "elapsed" });
   const countdown = h("span", { className: "ice-countdown", title: "Ranks that take longer get SIGTERM, and SIGKILL soon after" });
   const attempt = h("span", { className: "ice-attempt" });
-  const buttons = h("div", { className: "ice-buttons", role: "toolbar", "aria-label": "Act on the run" });
   const bars = makeBars();
   const restart = h("div", { className: "ice-restart", hidden: true });
   const answer = h("div", { className: "ice-answer", role: "status", "aria-live": "polite", hidden: true });
-  const element = h("div", { className: "ice-head" },
-    h("div", { className: "ice-line" }, state, name, elapsed, countdown, attempt, h("span", { className: "ice-gap" }), buttons), bars.element, restart, answer);
-
-  /** @type {Map<string, HTMLButtonElement>} */
-  const known = new Map();
-  /** The newest press: an older one's answer doesn't overwrite it. */
-  let press = 0;
+  const silence = h("div", { className: "ice-silence", role: "status", "aria-live": "polite", hidden: true });
   const tell = (/** @type {string} */ text, /** @type {string} */ kind) => {
     answer.hidden = !text;
     answer.dataset.kind = kind;
     say(answer, text);
   };
-  for (const [what, label, title] of BUTTONS) {
-    const button = /** @type {HTMLButtonElement} */ (h("button", { type: "button", className: "ice-button", "data-do": what, title }, label));
-    button.addEventListener("click", async () => {
-      if (button.getAttribute("aria-busy") === "true") return;
-      const mine = ++press;
-      button.setAttribute("aria-busy", "true");
-      tell(`${label}: heard …`, "heard");
-      const late = setTimeout(() => mine === press && tell(`${label}: ${BUSY}`, "busy"), UNHEARD);
-      const { ok, says } = await ask(what);
-      clearTimeout(late);
-      button.removeAttribute("aria-busy");
-      if (mine !== press) return;
-      tell(`${label}: ${says}`, ok ? "done" : "bad");
-      if (ok) setTimeout(() => mine === press && tell("", ""), READ);
-    }, { signal });
-    known.set(what, button);
-    buttons.append(button);
-  }
+  const buttons = makeButtons(ask, tell, signal);
+  const element = h("div", { className: "ice-head", tabindex: "-1" },
+    h("div", { className: "ice-line" }, state, name, elapsed, countdown, attempt, h("span", { className: "ice-gap" }), buttons.element),
+    bars.element, restart, answer, silence);
 
   let skew = 0;
   /** @type {Story | undefined} */
   let told;
+  const lost = () => hearing.lost && !told?.over; // of one that is over nothing more is to be heard
   const tick = () => {
     if (!told) return;
-    const now = Date.now() / 1000 + skew;
+    const now = (lost() ? hearing.at : Date.now()) / 1000 + skew;
     say(elapsed, duration((told.end ?? now) - told.started));
     const left = told.over || told.kill_at === null ? null : Math.ceil(told.kill_at - now);
     say(countdown, left === null ? "" : left > 0 ? `${duration(left)} left` : "being killed");
@@ -100,11 +57,15 @@ export function makeHead(ask, signal) {
   };
   return {
     element, tick, tell,
+    /** Takes the focus, so that a key goes on to reach the panel. @param {string} [what] the button that it goes to, if that is there */
+    focus(what = "") {
+      if (!buttons.focus(what)) element.focus({ preventScroll: true });
+    },
     /** @param {Story} story @param {Pulse} pulse */
     show(story, pulse) {
       told = story;
-      if (!story.over) skew = Math.abs(pulse.t - Date.now() / 1000 - skew) > 2 ? pulse.t - Date.now() / 1000 : skew;
-      const now = wordFor(story, pulse);
+      if (!story.over && !lost()) skew = Math.abs(pulse.t - Date.now() / 1000 - skew) > 2 ? pulse.t - Date.now() / 1000 : skew;
+      const now = lost() ? "NO WORD" : wordFor(story, pulse);
       element.dataset.state = now;
       say(mark, MARKS[/** @type {keyof typeof MARKS} */ (now)] ?? "·");
       say(word, now);
@@ -113,11 +74,10 @@ export function makeHead(ask, signal) {
       const attempts = story.restarts.length ? ` · attempt ${Math.max(0, story.attempts.length - 1)}` : "";
       say(attempt, `${ranks} rank${ranks === 1 ? "" : "s"}${attempts}`);
       bars.show(pulse.bars);
-      for (const [what, button] of known) {
-        const hide = !makesSense(what, story, pulse);
-        if (hide && document.activeElement === button) /** @type {HTMLElement | null} */ (buttons.querySelector("button:not([hidden])"))?.focus();
-        button.hidden = hide;
-      }
+      buttons.show(story, pulse, lost());
+      silence.hidden = !lost();
+      say(silence, lost() ? `No word from the kernel since ${clock(hearing.at / 1000)}, when the run was ${wordFor(story, pulse)}. `
+        + `Where it goes on, ice.attach("${plain(story.run_id)}") shows it.` : "");
       if (story.over && answer.dataset.kind !== "bad") tell("", "");
       tick();
     },

@@ -43,7 +43,7 @@ export default () => {
 
 /** One view of it. @param {Shared} shared @param {HTMLElement} el @returns {() => void} ends the view */
 function show(shared, el) {
-  const { model, logs, curves } = shared;
+  const { model, logs, curves, hearing } = shared;
   const look = { ...shared.look };
   const views = new AbortController();
   const { signal } = views;
@@ -52,12 +52,12 @@ function show(shared, el) {
   const number = () => (look.attempt < 0 ? Math.max(0, story().attempts.length - 1) : look.attempt);
 
   // What stands where.
-  const stacks = makeStacks(signal);
-  const head = makeHead(async (what) => {
-    const answer = await shared.ask({ do: what });
+  const stacks = makeStacks(() => head.focus("stacks"), signal);
+  const head = makeHead(async (what, meanwhile) => {
+    const answer = await shared.ask({ do: what }, meanwhile);
     if (what === "stacks" && answer.ok) stacks.show(answer.stacks);
     return answer;
-  }, signal);
+  }, hearing, signal);
   const trouble = makeTrouble();
   const ranks = makeRanks((rank) => {
     look.byHand = true;
@@ -107,7 +107,7 @@ function show(shared, el) {
 
   let drawn = -1;
   function showAll() {
-    const now = story();
+    const now = story(), focused = root.contains(document.activeElement);
     logs.path = now.path;
     const first = now.failures.find((failure) => failure.attempt === now.attempts.at(-1)?.attempt);
     const key = first && `${first.attempt}/${first.rank}`;
@@ -134,6 +134,7 @@ function show(shared, el) {
     root.dataset.state = head.element.dataset.state;
     trouble.show(now, number());
     prompt.show(now, number(), look.chosen);
+    if (hearing.lost) prompt.element.hidden = true;
     attempts.hidden = now.attempts.length < 2;
     if (attempts.options.length !== now.attempts.length) {
       attempts.replaceChildren(...now.attempts.map((one) => h("option", { value: one.attempt }, `attempt ${one.attempt}`)));
@@ -142,6 +143,8 @@ function show(shared, el) {
     say(path, now.path);
     timeline.show(now);
     showPlots();
+    // What had the focus may be gone; elsewhere on the page the next key would be a shortcut.
+    if (focused && (!root.contains(document.activeElement) || document.activeElement?.closest("[hidden]"))) head.focus();
     shared.look = { ...look };
   }
   function showPlots() {
@@ -161,14 +164,18 @@ function show(shared, el) {
   model.on("change:story", showAll);
   model.on("change:pulse", showAll);
   curves.listeners.add(showPlots);
+  hearing.listeners.add(showAll);
   const ticking = setInterval(() => {
-    if (!story().over) head.tick();
+    if (story().over) return;
+    hearing.look();
+    head.tick();
   }, 500);
   showAll();
   return () => {
     views.abort();
     clearInterval(ticking);
     curves.listeners.delete(showPlots);
+    hearing.listeners.delete(showAll);
     model.off("change:story", showAll);
     model.off("change:pulse", showAll);
   };

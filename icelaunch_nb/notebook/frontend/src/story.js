@@ -13,7 +13,7 @@ import { plain } from "./sanitise.js";
 
 /** A mark beside each state's word, so that it is told without colour. */
 export const MARKS = {
-  STARTING: "◌", RUNNING: "●", RESTARTING: "↻", STOPPING: "◍", SUCCEEDED: "✓", FAILED: "✕", STOPPED: "■", LOST: "?", PAUSED: "❙❙",
+  STARTING: "◌", RUNNING: "●", RESTARTING: "↻", STOPPING: "◍", SUCCEEDED: "✓", FAILED: "✕", STOPPED: "■", LOST: "?", PAUSED: "❙❙", "NO WORD": "?",
 };
 
 /**
