@@ -384,6 +384,11 @@ def explain(error: BaseException, roots: dict[str, Any], *, seconds: float = 5.0
     return PackingError(next(iter(roots), "?"), "?", f"{type(error).__name__}: {error}")
 
 
+def fits(value: Any) -> bool:
+    """Whether a value can be packed by itself."""
+    return _why_not(value) is None
+
+
 def _why_not(value: Any) -> str | None:
     try:
         Pickler(_Counter(), lambda _: None, False).dump(value)

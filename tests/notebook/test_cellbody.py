@@ -8,6 +8,7 @@ import pickle
 import sys
 import textwrap
 import traceback
+import types
 
 import cloudpickle
 import pytest
@@ -99,6 +100,16 @@ FROM_THE_NOTEBOOK = {
     "bound in a loop that doesn't run": ("for _ in []:\n    x = 2\nx", {"x": 1}, 1),
     "bound after a function reads it": ("def f():\n    return x\ny = f()\nx = 2\ny", {"x": 1}, 1),
     "deleted": ("x = 2\ndel x", {"x": 1}, None),
+    "only deleted": ("del x", {"x": 1}, None),
+    "bound where an error is suppressed": ("import contextlib\nwith contextlib.suppress(KeyError):\n    {}['a']; x = 2\nx", {"x": 1}, 1),
+    "bound right of an and": ("if False and (x := 3): pass\nx", {"x": 1}, 1),
+    "bound right of an or": ("1 or (x := 3) or x\nx", {"x": 1}, 1),
+    "bound and read right of an and": ("(x := 3) and (y := x) and y", {}, 3),
+    "bound in a ternary": ("(x := 2) if rank == 7 else 0\nx", {"x": 1}, 1),
+    "bound in both of a ternary": ("(x := 2) if rank else (x := 3)\nx", {"x": 1}, 2),
+    "bound in a chained comparison": ("1 > 2 > (x := 3)\nx", {"x": 1}, 1),
+    "bound in a branch of a class": ("class A:\n    if rank == 7:\n        x = 2\n    y = x\nA.y", {"x": 1}, 1),
+    "deleted in a class": ("class A:\n    x = 2\n    del x\n    y = x\nA.y", {"x": 1}, 1),
     "a shadowed builtin": ("len('abc')", {"len": lambda _: 7}, 7),
     "its rank is not ours": ("rank", {"rank": 99}, 1),
     "its torch is its own": ("torch", {"torch": "a name like any other"}, "a name like any other"),
@@ -143,6 +154,11 @@ def carried(body: str, **notebook) -> set[str]:
         ("a[b] = c", {"a", "b", "c"}),
         ("x: a = b", {"a", "b"}),
         ("@a\ndef f(x: b = c) -> a: pass", {"a", "b", "c"}),
+        ("def f():\n    x: a = 1", {"a"}),
+        ("with open(a):\n    b = 1\nb", {"a"}),
+        ("import contextlib\nwith contextlib.suppress(a):\n    b = 1\nb", {"a", "b"}),
+        ("a < (b := 1)\nb", {"a"}),
+        ("open(a)", {"a"}),
         ("print('a', b=1)", set()),
         ("'a {b}'", set()),
         ("match a:\n    case b: b", {"a"}),
@@ -152,6 +168,18 @@ def carried(body: str, **notebook) -> set[str]:
 def test_only_what_is_needed_is_carried(body, taken):
     everything = {name: object() for name in ("a", "b", "c", "exit", "quit")}
     assert carried(body, **everything) == taken
+
+
+def test_names_that_the_body_may_have_bound_itself_are_spare():
+    everything = {name: object() for name in ("a", "b", "c", "d")}
+    body = "def f():\n    return a, d\nif a:\n    b = 1\nc = c\nd = 3\nb, (lambda: c)"
+    assert set(cell_of(body, **everything).spare) == {"b", "d"}
+
+
+def test_ipythons_open_is_left_here_and_ones_own_is_not():
+    shells = types.FunctionType(compile("lambda: 0", "/lib/IPython/core/interactiveshell.py", "eval").co_consts[0], {})
+    assert carried("open('x')", open=shells) == set()
+    assert carried("open('x')", open=lambda path: path) == {"open"}
 
 
 def test_what_is_not_needed_may_be_anything():
@@ -184,6 +212,7 @@ UNDEFINED = {
     "a class's name in its method": ("class A:\n    def f(self):\n        return w\n", "w", 4),
     "the first of several": ("first\nsecond", "first", 2),
     "as a base": ("class A(Missing): pass", "Missing", 2),
+    "deleted": ("del missing", "missing", 2),
     "as a decorator": ("@missing\ndef f(): pass", "missing", 2),
     "as a default": ("def f(x=missing): pass", "missing", 2),
     "augmented": ("count += 1", None, 0),
@@ -215,6 +244,8 @@ def test_an_undefined_name_is_named_with_its_line(name):
         "if rank:\n    maybe = 1\nmaybe",
         "print(__name__, __doc__, abs, Exception)",
         "def f(x: 'Nowhere') -> 'Nowhere': return x",
+        "def f():\n    x: Nowhere = 1\n    return x",
+        "class A:\n    def f(self):\n        x: Nowhere",
         "from __future__ import annotations\nx: Nowhere = 1",
         "class A:\n    if rank:\n        x = 1\n    y = x",
         "class A:\n    __private = 1\n    def f(self):\n        return __private",
@@ -225,6 +256,21 @@ def test_an_undefined_name_is_named_with_its_line(name):
 )
 def test_what_may_be_defined_is_not_refused(body):
     cell_of(body)
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="annotations are evaluated when they are asked for")
+@pytest.mark.parametrize(
+    "body",
+    ["def f(m: nn.Module): pass", "def f() -> nn.Module: pass", "x: nn.Module = 1", "class A:\n    x: nn.Module", "async def f(*m: nn.Module): pass",
+     "class A:\n    def f(self, m: nn.Module): pass", "def f():\n    class A:\n        x: nn.Module", "def f():\n    def g(m: nn.Module): pass"],
+)
+def test_a_name_in_an_annotation_is_refused_where_it_is_evaluated(body):
+    import __future__
+
+    with pytest.raises(NameError, match="'nn' is not defined"):
+        cell_of(body)
+    cell_of(body, __future__.annotations.compiler_flag)
+    cell_of(f"from __future__ import annotations\n{body}")
 
 
 def test_the_nearest_name_is_offered():

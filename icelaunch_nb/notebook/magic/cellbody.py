@@ -11,10 +11,12 @@ import ast
 import builtins
 import difflib
 import linecache
+import os
 import re
+import sys
 import textwrap
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -70,14 +72,16 @@ class Cell:
         function: What to launch.
         shows: Whether its last statement is an expression, whose value is to be shown.
         silenced: Whether a semicolon after the last statement says that nothing is to be shown.
+        spare: Names that are carried although the body may have bound them itself by the time it reads them.
     """
 
     function: Body
     shows: bool
     silenced: bool
+    spare: tuple[str, ...]
 
 
-def read_cell(source: Source, body: str, namespace: dict[str, Any], *, flags: int = 0) -> Cell:
+def read_cell(source: Source, body: str, namespace: dict[str, Any], *, flags: int = 0, without: Collection[str] = ()) -> Cell:
     """Makes the function.
 
     Args:
@@ -85,6 +89,7 @@ def read_cell(source: Source, body: str, namespace: dict[str, Any], *, flags: in
         body: What stands below the magic's line.
         namespace: The notebook's names. Those that the body uses are carried over, the others aren't.
         flags: The ``__future__`` features of the notebook so far, as compile takes them.
+        without: Those of `Cell.spare` that are not to be carried.
 
     Raises:
         SyntaxError: The body is no Python.
@@ -100,15 +105,27 @@ def read_cell(source: Source, body: str, namespace: dict[str, Any], *, flags: in
     except SyntaxError:  # IPython shows one its own way, with all frames; nothing that is raised from a magic can change that
         _refuse_escapes(source, body)
         raise
-    names = read_names(tree)
+    names = read_names(tree, annotated_late=sys.version_info >= (3, 14) or _has_late_annotations(tree, flags))
     _check(names, source, namespace)
     silenced = bool(tree.body) and _silenced(padded, tree.body[-1])
     shows = bool(tree.body) and isinstance(tree.body[-1], ast.Expr)
     if shows:
         _keep_last_value(tree)
     code = compile(tree, source.filename, "exec", flags, dont_inherit=True)
-    carried = [name for name in names.needed if name in namespace and name not in _LEFT_HERE and name not in FROM_THE_RANK]
-    return Cell(Body(code, _carrier(carried, code, source, namespace), source.label), shows and not silenced, silenced)
+    left = {*_LEFT_HERE, *FROM_THE_RANK, *without}
+    carried = [name for name in names.needed if name in namespace and name not in left and not _of_ipython(namespace[name])]
+    spare = tuple(name for name in carried if name in names.bound and name not in names.certain)
+    return Cell(Body(code, _carrier(carried, code, source, namespace), source.label), shows and not silenced, silenced, spare)
+
+
+def _has_late_annotations(tree: ast.Module, flags: int) -> bool:
+    imported = {alias.name for node in tree.body if isinstance(node, ast.ImportFrom) and node.module == "__future__" for alias in node.names}
+    return bool(flags & __future__.annotations.compiler_flag) or "annotations" in imported
+
+
+def _of_ipython(value: Any) -> bool:
+    """IPython lays an `open` of its own among the notebook's names; a rank has Python's."""
+    return "IPython" in getattr(getattr(value, "__code__", None), "co_filename", "").split(os.sep)
 
 
 def _keep_last_value(tree: ast.Module) -> None:

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import icelaunch_nb as ice
+from icelaunch_nb import packing
 from icelaunch_nb.errors import ConfigError, IcelaunchError, PackingError, RunFailed, nearest
 from icelaunch_nb.notebook.magic import options as opt
-from icelaunch_nb.notebook.magic.cellbody import Source, read_cell, show_as
+from icelaunch_nb.notebook.magic.cellbody import Cell, Source, read_cell, show_as
 from icelaunch_nb.run import Run
 from icelaunch_nb.surroundings import variables
 
@@ -58,13 +59,15 @@ class Magic:
                 return None
             if not cell.strip():
                 raise IcelaunchError(f"%%{NAME} runs what stands below it on every rank, and nothing does; --help prints the options")
-            source = self._source(line, cell)
-            made = read_cell(source, cell, self._shell.user_ns, flags=self._shell.compile.flags)
+            source, namespace, flags = self._source(line, cell), self._shell.user_ns, self._shell.compile.flags
+            made = read_cell(source, cell, namespace, flags=flags)
             try:
-                with variables(options.env):
-                    run = ice.launch(made.function, panel=options.panel, **options.launch)
-            except PackingError as error:
-                raise PackingError(error.path.replace(".carried →", " →", 1), error.type_name, error.reason) from None
+                run = _launch(made, options)
+            except PackingError:
+                unfit = [name for name in made.spare if not packing.fits(namespace[name])]
+                if not unfit:
+                    raise
+                run = _launch(read_cell(source, cell, namespace, flags=flags, without=unfit), options)
             self._remember(run)
             if not options.wait:
                 self._bind(options.out, run)
@@ -199,6 +202,14 @@ class Magic:
         if word == "logs" and (rest.count(" ") or rest.startswith("-")):
             return opt.complete_words(rest, opt.LOGS)
         return [run.run_id for run in ice.runs()[:_OFFERED]] if word in ("attach", "stop", "logs") else []
+
+
+def _launch(made: Cell, options: opt.Options) -> Run:
+    try:
+        with variables(options.env):
+            return ice.launch(made.function, panel=options.panel, **options.launch)
+    except PackingError as error:
+        raise PackingError(error.path.replace(".carried →", " →", 1), error.type_name, error.reason) from None
 
 
 def _let_through(transforms: list[Any]) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 _Comprehension = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
+# After these, a body may have ended early. Any context manager could do that, but what others' bodies bind would be carried for nothing.
+_SUPPRESSING = {"suppress", "raises", "ExitStack", "AsyncExitStack"}
 
 
 @dataclass
@@ -18,19 +20,26 @@ class Names:
         needed: Each name that is read where the body has not surely bound it yet, with the first place. A name that only one
             branch binds is both here and in `bound`: whether the notebook's value is used shows when it runs.
         bound: Every name that the body binds somewhere.
+        certain: Those of `needed` that are read where the body can't have bound them, whatever runs.
         lenient: Those of `needed` of which it isn't sure that they are ever looked up outside (annotations, a class's own names).
         star: Whether a ``from … import *`` binds names that nobody can know.
     """
 
     needed: dict[str, ast.expr | ast.stmt] = field(default_factory=dict)
     bound: set[str] = field(default_factory=set)
+    certain: set[str] = field(default_factory=set)
     lenient: set[str] = field(default_factory=set)
     star: bool = False
 
 
-def read_names(tree: ast.Module) -> Names:
-    """The names of a body that runs as a module does: what it assigns at its top is global."""
-    reader = _Reader()
+def read_names(tree: ast.Module, *, annotated_late: bool = False) -> Names:
+    """The names of a body that runs as a module does: what it assigns at its top is global.
+
+    Args:
+        tree: The body.
+        annotated_late: Whether annotations are not evaluated where they stand, as since Python 3.14, and with the ``annotations`` future.
+    """
+    reader = _Reader(annotated_late)
     reader.visit_all(tree.body)
     return reader.names
 
@@ -38,12 +47,26 @@ def read_names(tree: ast.Module) -> Names:
 class _Reader(ast.NodeVisitor):
     """Goes through a body in the order in which it runs."""
 
-    def __init__(self) -> None:
+    def __init__(self, annotated_late: bool) -> None:
         self.names = Names()
+        self._annotated_late = annotated_late
         self._sure: set[str] = set()  # what the top level has bound by now, whatever branches were taken
         self._scopes: list[set[str]] = []  # local names of the functions and comprehensions around, and of the class at the end
         self._class: set[str] | None = None  # the names that the class around has bound, where a class body is being read
         self._certain = True
+        self._later = False  # whether it is in a function, which runs when it is called
+
+    @property
+    def _got(self) -> set[str]:
+        """What the module, or the class around, has surely bound by now."""
+        return self._sure if self._class is None else self._class
+
+    @_got.setter
+    def _got(self, names: set[str]) -> None:
+        if self._class is None:
+            self._sure = names
+        else:
+            self._class = names
 
     def visit_all(self, nodes: Sequence[ast.AST | None]) -> None:
         for node in nodes:
@@ -56,13 +79,16 @@ class _Reader(ast.NodeVisitor):
         if isinstance(node.ctx, ast.Load):
             self._read(node.id, node)
         elif isinstance(node.ctx, ast.Del):
-            self._sure.discard(node.id)
+            self._read(node.id, node)
+            self._got.discard(node.id)
         else:
             self._bind(node.id)
 
     def _read(self, name: str, node: ast.expr | ast.stmt) -> None:
         if (self._class is not None and name in self._class) or any(name in scope for scope in self._scopes) or name in self._sure:
             return
+        if self._certain and not self._later and name not in self.names.bound:
+            self.names.certain.add(name)
         if name not in self.names.needed:
             self.names.needed[name] = node
             if not self._certain:
@@ -90,7 +116,7 @@ class _Reader(ast.NodeVisitor):
         self.visit_all([node.value, node.target])
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
-        self._annotation(node.annotation)
+        self._annotation(node.annotation, late=self._class is None and bool(self._scopes))  # a function never evaluates them
         self.visit_all([node.value])
         if node.value is not None or not isinstance(node.target, ast.Name):
             self.visit(node.target)
@@ -126,14 +152,37 @@ class _Reader(ast.NodeVisitor):
         self.visit(node.name)  # type: ignore[attr-defined]
         with_parameters = _type_parameters(node)
         self._scopes.append(with_parameters)
-        self._annotation(node.value)  # type: ignore[attr-defined]
+        self._annotation(node.value, late=True)  # type: ignore[attr-defined]
         self._scopes.pop()
 
     # Branches: what is bound afterwards is what every way through has bound.
 
     def visit_If(self, node: ast.If) -> None:
         self.visit(node.test)
-        self._sure = self._branch(node.body) & self._branch(node.orelse)
+        self._got = self._branch(node.body) & self._branch(node.orelse)
+
+    def visit_IfExp(self, node: ast.IfExp) -> None:
+        self.visit(node.test)
+        self._got = self._branch([node.body]) & self._branch([node.orelse])
+
+    def visit_BoolOp(self, node: ast.BoolOp) -> None:
+        first, *others = node.values
+        self.visit(first)
+        self._branch(others)
+
+    def visit_Compare(self, node: ast.Compare) -> None:
+        first, *others = node.comparators
+        self.visit_all([node.left, first])
+        self._branch(others)
+
+    def visit_With(self, node: ast.With | ast.AsyncWith) -> None:
+        self.visit_all(node.items)
+        after = self._branch(node.body)
+        managers = [item.context_expr.func if isinstance(item.context_expr, ast.Call) else item.context_expr for item in node.items]
+        if not {getattr(one, "attr", getattr(one, "id", "")) for one in managers} & _SUPPRESSING:
+            self._got = after
+
+    visit_AsyncWith = visit_With
 
     def visit_For(self, node: ast.For | ast.AsyncFor) -> None:
         self.visit(node.iter)
@@ -150,7 +199,7 @@ class _Reader(ast.NodeVisitor):
     def visit_Try(self, node: ast.Try) -> None:
         body = self._branch([*node.body, *node.orelse])
         ends = [body, *(self._branch([handler]) for handler in node.handlers)]
-        self._sure = set.intersection(*ends)
+        self._got = set.intersection(*ends)
         self.visit_all(node.finalbody)
 
     visit_TryStar = visit_Try
@@ -160,8 +209,8 @@ class _Reader(ast.NodeVisitor):
         if node.name:
             self._bind(node.name)
         self.visit_all(node.body)
-        if node.name and not self._scopes:
-            self._sure.discard(node.name)
+        if node.name:
+            self._got.discard(node.name)
 
     def visit_Match(self, node: ast.Match) -> None:
         self.visit(node.subject)
@@ -170,9 +219,9 @@ class _Reader(ast.NodeVisitor):
 
     def _branch(self, nodes: Sequence[ast.AST | None]) -> set[str]:
         """What is surely bound after `nodes`, which may not run at all."""
-        before = set(self._sure)
+        before = set(self._got)
         self.visit_all(nodes)
-        after, self._sure = self._sure, before
+        after, self._got = self._got, before
         return after
 
     # Scopes.
@@ -201,12 +250,12 @@ class _Reader(ast.NodeVisitor):
     def _function(self, arguments: ast.arguments, body: Sequence[ast.AST], parameters: set[str]) -> None:
         own = {argument.arg for argument in _all_arguments(arguments)} | _bound_in(body) | parameters
         given_away = _declared(body, ast.Global)
-        around, sure, outer = self._scopes, self._sure, self._class
+        around, sure, outer, later = self._scopes, self._sure, self._class, self._later
         # A name declared global skips the functions around; what a call binds is not surely bound here.
         self._scopes = [scope - given_away for scope in around] + [own - given_away - _declared(body, ast.Nonlocal)]
-        self._sure, self._class = set(sure), None
+        self._sure, self._class, self._later = set(sure), None, True
         self.visit_all(body)
-        self._scopes, self._sure, self._class = around, sure, outer
+        self._scopes, self._sure, self._class, self._later = around, sure, outer, later
 
     def visit_ClassDef(self, node: ast.ClassDef) -> None:
         self.visit_all(node.decorator_list)
@@ -248,9 +297,9 @@ class _Reader(ast.NodeVisitor):
 
     visit_SetComp = visit_DictComp = visit_GeneratorExp = visit_ListComp
 
-    def _annotation(self, node: ast.AST | None) -> None:
-        """An annotation may never be evaluated: with ``from __future__ import annotations``, and since Python 3.14."""
-        certain, self._certain = self._certain, False
+    def _annotation(self, node: ast.AST | None, *, late: bool = False) -> None:
+        """An annotation may never be evaluated."""
+        certain, self._certain = self._certain, self._certain and not (late or self._annotated_late)
         self.visit_all([node])
         self._certain = certain
 

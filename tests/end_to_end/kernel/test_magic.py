@@ -219,6 +219,14 @@ def test_what_cannot_be_carried_is_named(kernel: Any, magic: Any) -> None:
     cell = magic("-n 1", "busy")
     assert cell.error.startswith(f"PackingError: Cell In[{cell.number}] → busy['lock'] (a _thread.lock) can't be pickled")
     assert magic("-n 1", "busy = 1\nbusy").literal == {0: 1}, "what the body defines itself is not taken along"
+    assert magic("-n 1", "def f():\n    return busy\nbusy = 3\nf()").literal == {0: 3}, "it may bind it before it reads it"
+    assert magic("-n 1", "busy = [busy]\nbusy").ename == "PackingError"
+
+
+def test_open_is_pythons_own(kernel: Any, magic: Any) -> None:
+    assert "IPython" in kernel.value("open.__code__.co_filename")
+    cell = magic("-n 1", "open('/nowhere/at all')")
+    assert "FileNotFoundError" in cell.error and "IPython" not in cell.error and "interactiveshell" not in cell.error
 
 
 def test_interrupt_stops_the_run(kernel: Any) -> None:
