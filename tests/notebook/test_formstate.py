@@ -15,6 +15,7 @@ import icelaunch_nb as ice
 from icelaunch_nb.notebook.form.memory import Memory, notebook_of
 from icelaunch_nb.notebook.form.state import Form
 from icelaunch_nb.notebook.magic import options as opt
+from icelaunch_nb.notebook.magic.expansion import expand
 
 steady = settings(deadline=None, derandomize=True, database=None)
 TREES: list[str] = []
@@ -206,10 +207,10 @@ def test_a_member_of_an_enumeration_is_written_as_the_notebook_can_name_it(names
 
 
 def test_the_cell_is_read_as_it_was_meant(form):
-    for key, value in {"nproc_per_node": "3", "role": "it's me", "rdzv_configs": "timeout=60", "detach": True, "redirects": "1", "log_dir": "/tmp/a b"}.items():
+    for key, value in {"nproc_per_node": "3", "role": "it's me", "rdzv_configs": "timeout=60", "detach": True, "redirects": "1", "log_dir": "/tmp/a b/{run}/$x"}.items():
         form.set(f"setting.{key}", value)
     line = form.cell().splitlines()[0].removeprefix("%%icelaunch ")
-    assert opt.read_options(line).launch == form.launched()[3]
+    assert opt.read_options(expand(line, {})).launch == form.launched()[3]
 
 
 def test_a_function_defined_anew_is_taken_as_it_is_now(namespace):

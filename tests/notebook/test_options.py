@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from icelaunch_nb import ConfigError, LaunchConfig
 from icelaunch_nb.notebook.magic import options as opt
+from icelaunch_nb.notebook.magic.expansion import expand
 
 # The first text that hypothesis ever draws takes seconds.
 steady = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -68,6 +69,8 @@ def test_the_magics_own():
         ("-x 3", "'-x'"),
         ("4", "'4': is neither an option nor the value of one"),
         ("-n", "'-n': needs a value"),
+        ("--wiat", "did you mean '--wait'?"),
+        ("--wait=1", "--wait='1': is a flag"),
         ("-n --no-wait", "'-n': needs a value"),
         ("-n two", "--nproc-per-node='two': must be an int, or \"auto\""),
         ("--max-restarts 1.5", "--max-restarts='1.5': must be an int"),
@@ -93,6 +96,7 @@ WORDS = st.one_of(
     st.sampled_from(["2", "auto", "-1", "a=b", "1:2", "=", "--", "-", "#", "''", "nan", "1e999", "9" * 30, "--out=x", "-n3", "{x}", "$x"]),
     st.text(max_size=8),
 )
+TRICKY = st.text("${}'\" a.", max_size=8)
 
 
 @steady
@@ -118,12 +122,52 @@ def test_any_beginning_can_be_completed(before):
 
 @steady
 @given(
-    st.dictionaries(st.sampled_from(["run_id", "role", "log_dir", "devices"]), st.one_of(st.text(max_size=8), st.just("--role"))),
-    st.dictionaries(st.from_regex(r"[A-Z_]+", fullmatch=True), st.text(max_size=8).filter(lambda t: "\0" not in t), max_size=3),
+    st.dictionaries(st.sampled_from(["run_id", "role", "log_dir", "devices"]), st.one_of(st.text(max_size=8), st.just("--role"), TRICKY)),
+    st.dictionaries(st.from_regex(r"[A-Z_]+", fullmatch=True), st.one_of(st.text(max_size=8), TRICKY).filter(lambda t: "\0" not in t), max_size=3),
 )
 def test_what_is_spelt_reads_as_it_was(settings, env):
-    settings = {**settings, "max_restarts": 3, "no_wait": True, **({"env": env} if env else {})}
-    assert opt.read_settings(opt.spell(settings)) == settings
+    settings = {**settings, "max_restarts": 3, "no_wait": True, "detach": False, **({"env": env} if env else {})}
+    assert opt.read_settings(expand(opt.spell(settings), {"a": "wrong"})) == settings, "by the same way as a line that was typed"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("-n {n} --out $name", ["-n", "2", "--out", "results"]),
+        ("--log-dir {path}", ["--log-dir", "/tmp/a b's"]),
+        ("--log-dir={path}", ["--log-dir=/tmp/a b's"]),
+        ("--log-dir $path -n 1", ["--log-dir", "/tmp/a b's", "-n", "1"]),
+        ("--log-dir '{path}/c d'", ["--log-dir", "/tmp/a b's/c d"]),
+        ("--env A={quoted}", ["--env", 'A="x']),
+        ("{usual}", ["-n", "2", "--role", "a b"]),
+        ("--out x {usual} --detach", ["--out", "x", "-n", "2", "--role", "a b", "--detach"]),
+        ("--role {usual}", ["--role", "-n 2 --role 'a b'"]),
+        ("--rdzv_conf {usual}", ["--rdzv_conf", "-n 2 --role 'a b'"]),
+        ("--env A=$$n{{}}", ["--env", "A=$n{}"]),
+        ("stop {path}", ["stop", "/tmp/a b's"]),
+        ("{d['k']}{n}", ["v2"]),
+        ("-n 2 # {n}", ["-n", "2", "#", "2"]),
+    ],
+)
+def test_a_value_of_the_notebooks_stays_one(line, words):
+    namespace = {"n": 2, "name": "results", "path": "/tmp/a b's", "quoted": '"x', "usual": "-n 2 --role 'a b'", "d": {"k": "v"}}
+    assert opt.split(expand(line, namespace)) == words
+
+
+def test_what_cannot_be_split_is_shown_as_it_was_typed():
+    with pytest.raises(ConfigError, match=r"options=\"--role '\{n\}\": no closing quotation"):
+        expand("--role '{n}", {"n": 1})
+
+
+@pytest.mark.parametrize("flag", ["no_wait", "no_panel", "detach", "post_mortem"])
+def test_a_flag_that_is_a_default_can_be_undone(flag):
+    [option] = [option for option in opt.OPTIONS if option.key == flag]
+    before, after = (opt.read_options(line, {flag: True}) for line in ("", option.undo))
+    assert before != after
+    plain = opt.read_options("")
+    assert (after.wait, after.panel) == (plain.wait, plain.panel) and not any(after.launch.values())
+    assert opt.read_settings(opt.spell({flag: False})) == {flag: False}
+    assert option.undo in opt.complete(option.undo[:4]) and option.undo in opt.help_text()
 
 
 def test_every_field_of_launch_config_is_an_option_with_its_own_sentence():

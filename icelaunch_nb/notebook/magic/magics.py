@@ -13,6 +13,7 @@ from icelaunch_nb import packing
 from icelaunch_nb.errors import ConfigError, IcelaunchError, PackingError, RunFailed, nearest
 from icelaunch_nb.notebook.magic import options as opt
 from icelaunch_nb.notebook.magic.cellbody import Cell, Source, read_cell, show_as
+from icelaunch_nb.notebook.magic.expansion import expand
 from icelaunch_nb.run import Run
 from icelaunch_nb.surroundings import variables
 
@@ -82,14 +83,7 @@ class Magic:
     cell.__doc__ = opt.help_text()
 
     def _expanded(self, line: str) -> str:
-        """The line with the notebook's values in place of ``{expr}`` and ``$name``, by IPython's own rules."""
-        from IPython.utils.text import DollarFormatter
-
-        try:
-            return DollarFormatter().vformat(line, args=[], kwargs=self._shell.user_ns)
-        except Exception as error:
-            said = f"{type(error).__name__}: {error}; {{expr}} and $name are the notebook's, {{{{, }}}} and $$ stand for themselves"
-            raise ConfigError("options", line, said) from None
+        return expand(line, self._shell.user_ns)
 
     def _source(self, line: str, cell: str) -> Source:
         """The cell as it was typed; where the history has it not (a silent execution), as it must have been."""

@@ -36,6 +36,7 @@ class Option:
         read: From its text to its value; raises ValueError, saying what is right.
         others: Its other spellings.
         values: What TAB offers after it.
+        undo: What a flag is undone by, where it was a default.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Option:
     read: Callable[[str], Any] = str
     others: tuple[str, ...] = ()
     values: Callable[[], Sequence[str]] = tuple
+    undo: str = ""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def read_settings(line: str) -> dict[str, Any]:
     while words and not words[0].startswith("#"):  # a comment may follow, for nbval or a linter
         option, text = _next(words)
         if not option.metavar:
-            settings[option.key] = True
+            settings[option.key] = text != option.undo
             continue
         try:
             value = option.read(text)
@@ -118,12 +120,12 @@ def merge(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, An
 
 
 def spell(settings: Mapping[str, Any]) -> str:
-    """The option line that sets these values."""
+    """The option line that sets these values, as one would type it: nothing in it is taken for the notebook's."""
     words: list[str] = []
     for key, value in settings.items():
-        name = next(option.name for option in OPTIONS if option.key == key)
-        if value is True:
-            words.append(name)
+        name, undo = next((option.name, option.undo) for option in OPTIONS if option.key == key)
+        if isinstance(value, bool):
+            words.append(name if value else undo)
         elif key == "env":
             for variable, text in value.items():
                 words += [name, f"{variable}={text}"]
@@ -131,7 +133,15 @@ def spell(settings: Mapping[str, Any]) -> str:
             words += [name, ",".join(f"{part}={text}" for part, text in value.items())]
         else:
             words += [f"{name}={value}"] if str(value).startswith("--") else [name, str(value)]
-    return shlex.join(words)
+    # Not $$: inside of quotes, IPython leaves a $ as it is.
+    plain = [shlex.quote(word).replace("{", "{{").replace("}", "}}") for word in words]
+    return " ".join(re.sub(r"\$(?=[\w.])", '{"$"}', word) for word in plain)
+
+
+def needs_a_value(word: str) -> bool:
+    """Whether a word is an option whose value must follow."""
+    option = _BY_NAME.get(word) or _BY_NAME.get("--" + word[2:].replace("_", "-"))
+    return option is not None and option.metavar != ""
 
 
 def split(line: str) -> list[str]:
@@ -158,7 +168,7 @@ def complete(before: str) -> list[str]:
         return list(_BY_NAME[name].values())
     if words and words[-1] in _BY_NAME and _BY_NAME[words[-1]].metavar:
         return list(_BY_NAME[words[-1]].values())
-    return [option.name for option in OPTIONS]
+    return [name for option in OPTIONS for name in (option.name, option.undo) if name]
 
 
 def read_words(line: str, known: Mapping[str, Callable[[str], Any]], *, most: int) -> tuple[list[str], dict[str, Any]]:
@@ -208,10 +218,12 @@ def help_text() -> str:
         "Runs the cell's body on every rank. The notebook's names that it uses are carried over; rank, local_rank, world_size,",
         "device and ctx are there, as globals, so the notebook's functions see them as well. The value of the last expression on each",
         "rank is the cell's result, {rank: value}; a semicolon behind it keeps it from being shown.",
-        "{expr} and $name on the option line, and only there, stand for the notebook's values.", "",
+        "{expr} and $name on the option line, and only there, stand for the notebook's values. Where two flags stand together, the second",
+        "undoes the first, which may be a default.", "",
     ]
     for option in OPTIONS:
-        spellings = ", ".join([*(other for other in option.others if not other.startswith("--")), option.name])
+        short = [other for other in option.others if not other.startswith("--")]
+        spellings = ", ".join(filter(None, [*short, option.name, option.undo]))
         lines.append(f"  {spellings}{' ' if option.metavar else ''}{option.metavar}")
         default = DEFAULTS.get(option.key) or ""
         lines += textwrap.wrap(f"{option.sentence}{f' Default: {default}.' if default else ''}", 110, initial_indent=" " * 8, subsequent_indent=" " * 8)
@@ -227,7 +239,7 @@ def help_text() -> str:
 
 
 def _next(words: list[str]) -> tuple[Option, str]:
-    """Takes an option and its text off the front of `words`."""
+    """Takes an option and its text off the front of `words`; of a flag, the text is its name."""
     word = words.pop(0)
     name, equals, text = word.partition("=")
     if not word.startswith("--") and len(word) > 2 and word[:2] in _BY_NAME:  # -n4, -n=4
@@ -240,8 +252,8 @@ def _next(words: list[str]) -> tuple[Option, str]:
         raise ConfigError("option", word, f"{what}; {nearest(name, [known for known in _BY_NAME if known.startswith('--')])}")
     if not option.metavar:
         if equals:
-            raise ConfigError(option.name, text, "is a flag: it takes no value")
-        return option, ""
+            raise ConfigError(name, text, "is a flag: it takes no value")
+        return option, name
     if equals:
         return option, text
     if not words or words[0].startswith("--"):
@@ -297,16 +309,16 @@ OPTIONS: tuple[Option, ...] = (
            "DEVICES", values=_device_names),
     Option("--out", "out", "The notebook's name for the results, {rank: value}; with --no-wait, for the Run.", "NAME", val.identifier),
     Option("--env", "env", "A variable that the ranks get beside the notebook's; may be given several times.", "NAME=VALUE", val.variable),
-    Option("--no-wait", "no_wait", "Returns a Run at once, and the notebook goes on."),
-    Option("--no-panel", "no_panel", "Shows no panel: what the ranks print is printed below the cell, each line with its rank."),
-    Option("--detach", "detach", "The run outlives this kernel."),
-    Option("--post-mortem", "post_mortem", "A rank that raises waits there in the debugger, before it is torn down."),
+    Option("--no-wait", "no_wait", "Returns a Run at once, and the notebook goes on.", undo="--wait"),
+    Option("--no-panel", "no_panel", "Shows no panel: what the ranks print is printed below the cell, each line with its rank.", undo="--panel"),
+    Option("--detach", "detach", "The run outlives this kernel.", undo="--no-detach"),
+    Option("--post-mortem", "post_mortem", "A rank that raises waits there in the debugger, before it is torn down.", undo="--no-post-mortem"),
     Option("--hang-after", "hang_after", "Seconds of silence after which a rank is marked with where it stands; none: never.", "SECONDS|none",
            val.patience),
     Option("--help", "help", "Prints this.", others=("-h",)),
 )
 LOGS: dict[str, Callable[[str], Any]] = {"rank": val.count, "stream": val.stream, "attempt": val.count}  # of `%icelaunch logs`
-_BY_NAME = {name: option for option in OPTIONS for name in (option.name, *option.others)}
+_BY_NAME = {name: option for option in OPTIONS for name in (option.name, *option.others, option.undo) if name}
 OF_LAUNCH = {*(one.name for one in fields(LaunchConfig)), "devices", "detach", "post_mortem", "hang_after"}
 
 

@@ -93,6 +93,23 @@ def test_the_notebooks_values_expand_on_the_line(kernel: Any, magic: Any) -> Non
     assert magic("-n {n} --env A=$$n{{}}", "import os\nos.environ['A']").literal == {0: "$n{}", 1: "$n{}"}
 
 
+def test_a_value_with_spaces_and_quotes_stays_one(kernel: Any, magic: Any) -> None:
+    kernel.does("path, said, usual = HOME / 'my logs', 'it\\'s \"so\"', '-n 2 --no-panel'")
+    assert magic("{usual} --log-dir {path} --env A={said} --out kept", "import os\nos.environ['A']").literal == dict.fromkeys(range(2), 'it\'s "so"')
+    assert kernel.value("[one.name for one in path.iterdir()] != []") is True
+
+
+def test_defaults_that_were_shown_can_be_pasted(kernel: Any, magic: Any) -> None:
+    try:
+        shown = kernel.does("%icelaunch defaults -n 1 --env A=$$HOME/{{x}} --no-wait --detach").out
+        line = shown.removeprefix("defaults: ").strip()
+        assert kernel.does("%icelaunch defaults --reset").out == "defaults: none\n"
+        assert kernel.does(f"%icelaunch defaults {line}").out == shown
+        assert magic("--wait --no-detach", "import os\nos.environ['A']").literal == {0: "$HOME/{x}"}
+    finally:
+        kernel.does("%icelaunch defaults --reset")
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [("-n {nowhere}", "NameError: name 'nowhere' is not defined"), ("-n $nowhere", "name 'nowhere' is not defined"), ("--env A={1/0}", "ZeroDivisionError"),
