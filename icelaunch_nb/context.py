@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import functools
 import os
 import time
@@ -174,11 +176,19 @@ def begin(run_dir: RunDir, attempt: int, local_rank: int) -> None:
     events.on_listening = functools.partial(listen, run_dir.steps(attempt), local_rank)
 
 
+@functools.cache
+def _tell_the_end() -> None:
+    """A program has nobody else who says that it is over."""
+    atexit.register(over)
+
+
 def over() -> None:
-    """This rank's function is over: the other ranks need not wait for it at a pause."""
-    context = _current.get("context")
-    if context is not None and "_steps" in context.__dict__ and _current["key"][0] == os.getpid():
-        context._steps.protocol.over()
+    """This rank's function is over, also where it never asked for steps: the other ranks need not wait for it at a pause."""
+    with contextlib.suppress(Exception):  # the run directory is gone, say
+        if os.getsid(0) == os.getpid():  # a rank leads its session; its children don't speak for it
+            context = get_context()
+            if context.local_world_size > 1 or "_steps" in context.__dict__:
+                context._steps.protocol.over()
 
 
 def _from_environment() -> Context:
@@ -186,6 +196,7 @@ def _from_environment() -> Context:
     rank = int(env["RANK"])
     run_dir = env.get(RUN_DIR_VARIABLE)
     if run_dir:
+        _tell_the_end()
         begin(RunDir(Path(run_dir)), int(env.get(ATTEMPT_VARIABLE, 0)), int(env.get("LOCAL_RANK", rank)))
     return Context(
         rank=rank,

@@ -177,8 +177,11 @@ class Events:
     def move_to(self, path: Path) -> None:
         """Gives this board the file `path`, with what was set so far; done once, when a run takes the board over.
 
-        A later run that is given the same board shares it; a stop was meant for the run before, and is cleared.
+        A later run that is given the same board shares it; a stop was meant for the run before, and is cleared, and so is a
+        resume that resumes nothing.
         """
+        if self.path != path and not self.pause.is_set():
+            self.resume.clear()
         if self.path is not None:
             if self.path == path:
                 return

@@ -33,6 +33,7 @@ import contextlib
 import mmap
 import os
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, MutableSequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -51,6 +52,7 @@ _PASSED, _PID, _LISTENS, _ACTED, _SAVED, _SKIPPED, _STOPPED, _OVER, _NO_STEPS = 
 MAX_RANKS = 512  # of one machine; ranks beyond act each for itself
 _WORDS = _SLOTS + _SLOT * MAX_RANKS
 
+_NEVER = -1  # no control word: look again at every boundary
 _HOLD = 0.001  # seconds; a store is seen by the other cores within microseconds
 _LOOK = 0.0002  # between two looks of a rank that is held
 _PAUSED_LOOK = 0.002  # and of one that is paused
@@ -96,7 +98,7 @@ class Protocol:
         self.words, self.events, self.leads = words, events, local_rank == 0
         self.slot = _SLOTS + _SLOT * local_rank
         self.passed = self.slot + _PASSED
-        self.mask = board.flags_mask("pause", "stop_all_tasks", "trigger_save_checkpoint") if self.leads else 0
+        self.mask = board.flags_mask("pause", "resume", "stop_all_tasks", "trigger_save_checkpoint") if self.leads else 0
         self.seen = 0
         self.stopped = False
         self.due = 0
@@ -140,8 +142,7 @@ class Protocol:
         if self.due > self._skipped and not self._asks:
             self._skipped = self.due
             self._gone_on(_SKIPPED, self.due)
-        # -1: look again at every boundary.
-        self.seen = -1 if self.stopped or self.due or self._done < _number(control) else control
+        self.seen = _NEVER if self.stopped or self._done < _number(control) else control
 
     def take_checkpoint(self) -> bool:
         """Whether a checkpoint is due; true once per request."""
@@ -149,6 +150,7 @@ class Protocol:
         if not self.due:
             return False
         self._taken, self.due = self.due, 0
+        self.seen = _NEVER  # the next boundary tells that it is saved
         return True
 
     def over(self) -> None:
@@ -169,14 +171,13 @@ class Protocol:
             return CHECKPOINT
         if self._stopping():
             return STOP
-        if not events.pause.is_set():
-            return 0
         if not events.resume.is_set():
-            return PAUSE
+            return PAUSE if events.pause.is_set() else 0
         with self._locked():
-            if events.pause.is_set() and events.resume.is_set():  # resumed before it was paused
-                events.pause.clear()
-                events.resume.clear()
+            if events.resume.is_set():
+                if events.pause.is_set():  # resumed before it was paused
+                    events.pause.clear()
+                events.resume.clear()  # where nothing is paused, too: the next pause is not resumed yet
         return 0
 
     def _decide(self, kind: int, count: int) -> Iterator[float]:
@@ -299,7 +300,7 @@ class Steps:
         """Number of the step, from 0, counted through all of the innermost loops."""
         return self._counts[self._deepest]
 
-    def loop(self, iterable: Iterable[T], total: int | None = None) -> Iterator[T]:
+    def loop(self, iterable: Iterable[T], total: float | None = None) -> Iterator[T]:
         """The items, with a boundary before the first and after each."""
         protocol, level = self.protocol, min(len(self._open), board.BARS - 1)
         if level == 0:
@@ -316,16 +317,14 @@ class Steps:
         try:
             if protocol.stopped:
                 return
-            bars[bar], bars[bar + 1], bars[board.DEPTH_WORD] = 0, _length(iterable) if total is None else total, level + 1
+            bars[bar], bars[bar + 1], bars[board.DEPTH_WORD] = 0, _total(iterable, total), level + 1
             count = words[passed] + 1
             words[passed] = count
             words[no_steps] = count - counts[self._deepest]
-            seen = protocol.seen
-            if words[control] != seen or flags[flags_word] & mask:
+            if words[control] != protocol.seen or flags[flags_word] & mask:
                 self.heed(count)
                 if protocol.stopped:
                     return
-                seen = protocol.seen
             for item in iterable:
                 yield item
                 made += 1
@@ -333,11 +332,10 @@ class Steps:
                 counts[level] += 1
                 count = words[passed] + 1
                 words[passed] = count
-                if words[control] != seen or flags[flags_word] & mask:
+                if words[control] != protocol.seen or flags[flags_word] & mask:
                     self.heed(count)
                     if protocol.stopped:
                         return
-                    seen = protocol.seen
         finally:
             if token in self._open:
                 del self._open[self._open.index(token) :]
@@ -359,8 +357,11 @@ class Steps:
         return protocol.take_checkpoint()
 
 
+_made: weakref.WeakValueDictionary[tuple[int, Path | None, int], Steps] = weakref.WeakValueDictionary()  # by pid, board and rank
+
+
 def steps_of(path: Path | None, events: Events, local_rank: int, local_world_size: int, *, shows: bool) -> Steps:
-    """The loops of this process.
+    """The loops of this process; the same ones for whoever asks again, since each acts on a request once.
 
     Args:
         path: The attempt's board; None: this process belongs to no run of ours and acts for itself.
@@ -369,13 +370,17 @@ def steps_of(path: Path | None, events: Events, local_rank: int, local_world_siz
         local_world_size: Number of ranks on this machine.
         shows: Whether it writes the progress bars.
     """
+    key = os.getpid(), path, local_rank
+    if (loops := _made.get(key)) is not None:
+        return loops
     if path is not None and max(local_rank + 1, local_world_size) <= MAX_RANKS:
         words = _open_board(path)
         pid = _SLOTS + _SLOT * local_rank + _PID
         # A child of a rank (a DataLoader worker) looks like its rank; it must not count in its place.
         words[pid] = words[pid] or os.getpid()
         if words[pid] == os.getpid():
-            return Steps(Protocol(words, events, local_rank, local_world_size, events.locked), shows=shows)
+            _made[key] = loops = Steps(Protocol(words, events, local_rank, local_world_size, events.locked), shows=shows)
+            return loops
     return Steps(Protocol([0] * (_SLOTS + _SLOT), events if path is None else Events(), 0, 1, contextlib.nullcontext), shows=shows and path is None)
 
 
@@ -433,8 +438,10 @@ def _open_board(path: Path) -> memoryview:
         return memoryview(mmap.mmap(file.fileno(), 8 * _WORDS)).cast("q")
 
 
-def _length(iterable: Iterable[object]) -> int:
+def _total(iterable: Iterable[object], given: float | None) -> int:
+    """How many items there are, as a bar can hold it; 0: not known."""
     try:
-        return len(iterable)  # type: ignore[arg-type]
-    except (TypeError, NotImplementedError, ValueError):
+        number = int(len(iterable) if given is None else given)  # type: ignore[arg-type]
+    except (TypeError, NotImplementedError, ValueError, OverflowError):
         return 0
+    return number if 0 <= number < 1 << 63 else 0

@@ -58,8 +58,7 @@ def main(source: RankTask | Connection) -> NoReturn:
         report.returned(value, task.rank, rank_dir)
         code = 0
     debugger.over()
-    with contextlib.suppress(Exception):
-        context.over()
+    context.over()
     _leave(code)
 
 

@@ -156,6 +156,18 @@ def test_a_thread_that_waits_sees_a_flag_set_after_the_move(tmp_path):
     assert not waiter.is_alive()
 
 
+def test_a_resume_from_before_the_run_is_none_of_its_pauses(tmp_path):
+    events = Events()
+    for number in range(2):
+        events.resume.set()
+        events.move_to(tmp_path / f"{number}")
+        assert not events.resume.is_set()
+    events.pause.set()
+    events.resume.set()
+    events.move_to(tmp_path / "2")
+    assert events.pause.is_set() and events.resume.is_set()  # a pause that was taken back
+
+
 def test_moving_to_where_it_is_changes_nothing(board):
     board.pause.set()
     board.move_to(board.path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import random
 import shutil
@@ -134,6 +135,43 @@ def test_nested_loops_show_as_nested_bars_and_stop_together() -> None:
     results = run.result(30)
     assert results[0] == results[1]
     assert results[0] == [(epoch, batch) for epoch in range(1000) for batch in range(5)][: len(results[0])]
+
+
+def test_ranks_that_return_without_a_step_are_not_waited_for_and_a_copied_context_acts_once() -> None:
+    def train() -> list[int]:
+        saved: list[int] = []
+        if int(os.environ["RANK"]) >= 2:
+            return saved
+        ctx = ice.get_context()
+        for step in ctx.steps(range(10**9)):
+            time.sleep(0.002)
+            for one in (ctx, copy.deepcopy(ctx)):
+                if one.should_checkpoint():
+                    saved.append(step)
+        return saved
+
+    run = ice.launch(train, nproc_per_node=4)
+    wait_for(lambda: run.events.progress_bar_iter.value > 2)
+    run.pause()
+    wait_for(run.events.paused.is_set)
+    run.resume()
+    run.save_checkpoint()
+    wait_for(run.events.finished_save_checkpoint.is_set)
+    run.stop()
+    results = run.result(30)
+    assert len(results[0]) == 1 and results[0] == results[1] and results[2] == results[3] == []
+
+
+def test_a_resume_that_resumes_nothing_takes_no_later_pause_back() -> None:
+    run = ice.launch(jobs.train_for_ever, nproc_per_node=2)
+    wait_for(lambda: run.events.progress_bar_iter.value > 2)
+    run.resume()
+    before = counts(run, 1)[0]
+    wait_for(lambda: counts(run, 1)[0] > before + 1)
+    run.events.pause.set()  # and not run.pause(), which clears resume
+    wait_for(run.events.paused.is_set)
+    run.stop()
+    run.result(30)
 
 
 def test_a_graceful_stop_returns_the_results_at_once() -> None:
