@@ -240,6 +240,14 @@ def _clipped(text: str, limit: int = 120) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
+def message(error: BaseException) -> str:
+    """What an exception says, also where it can't say it."""
+    try:
+        return str(error)
+    except Exception as worse:
+        return f"<its __str__ raised {type(worse).__name__}>"
+
+
 def _short(value: object, limit: int = 200) -> str:
     try:
         text = repr(value)

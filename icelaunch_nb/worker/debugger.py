@@ -24,6 +24,7 @@ from typing import Any
 
 from icelaunch_nb import places
 from icelaunch_nb.breakpoints import RANK_DIR_VARIABLE, set_trace
+from icelaunch_nb.errors import message
 from icelaunch_nb.rundir import RankDir, RunDir
 from icelaunch_nb.worker.prompt import Prompt
 
@@ -47,7 +48,7 @@ def stop_at(frame: FrameType, header: str | None = None) -> None:
 def post_mortem(error: BaseException) -> None:
     """Stops this rank where `error` was raised; returns when it goes on to fail."""
     debugger = _debugger()
-    said = "".join(str(error).splitlines()[:1])
+    said = "".join(message(error).splitlines()[:1])
     debugger.why = f"{type(error).__name__}: {said}"[:_REASON]
     sys.settrace(None)
     debugger.reset()
@@ -120,6 +121,10 @@ class RankDebugger(pdb.Pdb):
         if self.prompt_of_rank.is_open and (frame.f_back is None or _is_machinery(frame.f_back)):
             self.set_continue()  # there is nothing of the user's to step through any more
             self.prompt_of_rank.leave()
+
+    def set_stepinstr(self) -> None:
+        """Where a breakpoint stops: at the next line, as up to Python 3.12; from 3.13 on pdb would stop in the line that holds it."""
+        self.set_step()
 
     def set_continue(self) -> None:
         self._goes_on = True

@@ -13,6 +13,7 @@ from typing import Any
 
 from icelaunch_nb import disk, packing
 from icelaunch_nb.disk import write_whole
+from icelaunch_nb.errors import message
 from icelaunch_nb.rundir import RankDir
 from icelaunch_nb.worker import tracebacks
 
@@ -40,7 +41,7 @@ def raised(error: BaseException, rank_dir: RankDir, cell_names: Mapping[str, str
 
     SIGTERM waits until this is done: when several ranks fail together, the agent is already ending the others.
     """
-    now, said = time.time(), _clipped(_str(error))
+    now, said = time.time(), _clipped(message(error))
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     text = tracebacks.render(error, cell_names) if kind != "result" else f"{type(error).__name__}: {said}"
     if isinstance(error, SystemExit):
@@ -63,13 +64,6 @@ def raised(error: BaseException, rank_dir: RankDir, cell_names: Mapping[str, str
     with contextlib.suppress(OSError):  # without it, the exit code speaks, and the agent sees that the disk is full
         disk.pressing(lambda: write_whole(rank_dir.error, data), rank_dir.path.parent.parent)
     _pack_exception(error, rank_dir)
-
-
-def _str(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception as worse:
-        return f"<its __str__ raised {type(worse).__name__}>"
 
 
 def _clipped(text: str) -> str:

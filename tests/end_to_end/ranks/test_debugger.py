@@ -290,6 +290,22 @@ def test_a_rank_that_raises_stops_there_first(capfd) -> None:
     assert event["why"] == "ValueError: boom 1"
 
 
+def test_an_exception_that_cannot_say_what_it_is_stops_there_too() -> None:
+    def raises() -> None:
+        class Mute(Exception):
+            def __str__(self) -> str:
+                raise RuntimeError
+
+        raise Mute
+
+    run = ice.launch(raises, post_mortem=True)
+    wait_for(lambda: run.waiting)
+    assert [at["why"] for at in run.story.debugged.values()] == ["Mute: <its __str__ raised RuntimeError>"]
+    run.debug(0, ["c"])
+    with pytest.raises(ice.RunFailed, match="Mute: <exception str"):
+        run.result(30)
+
+
 def test_what_post_mortem_has_no_sense_for_is_answered() -> None:
     for wrong in ({"fn": "true"}, {"fn": loops, "inline": True}):
         with pytest.raises(ice.ConfigError, match="post_mortem"):
