@@ -8,12 +8,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from icelaunch_nb import steps
+from icelaunch_nb.errors import message
 from icelaunch_nb.journal import JournalWriter
 from icelaunch_nb.processes import Process
 from icelaunch_nb.rankenv import Place, rank_environ
 from icelaunch_nb.run import Run
 from icelaunch_nb.rundir import RunDir
 from icelaunch_nb.runs import remember
+from icelaunch_nb.story import STOPPED_ITSELF
 from icelaunch_nb.surroundings import variables
 
 
@@ -44,12 +47,15 @@ def _run(run_dir: RunDir, spec: dict[str, Any], journal: JournalWriter, call: Ca
     except BaseException as error:
         failure = {
             "rank": 0, "local_rank": 0, "attempt": 0, "time": time.time(), "pid": os.getpid(), "kind": "raised", "exitcode": None,
-            "type_name": type(error).__name__, "message": str(error),
+            "type_name": type(error).__name__, "message": message(error),
         }
         journal.write("failure", attempt=0, failures=[failure])
         journal.write("end", state="FAILED")
         raise
-    journal.write("end", state="SUCCEEDED")
+    if steps.stopped(run_dir.steps(0)):
+        journal.write("end", state="STOPPED", note=STOPPED_ITSELF)
+    else:
+        journal.write("end", state="SUCCEEDED")
     return value
 
 

@@ -16,6 +16,7 @@ from icelaunch_nb.processes import Process
 
 _MOMENTS = 200  # more than anybody reads
 HOST_ENDED = "its host ended"  # all that an agent can know; the kernel, whose child the host was, completes it
+STOPPED_ITSELF = "stop_all_tasks was set"
 ORPHANS_GRACE = 2.0  # seconds that ranks get whose kernel or host is gone
 
 

@@ -33,6 +33,7 @@ from icelaunch_nb.events import Events
 from icelaunch_nb.journal import JournalWriter
 from icelaunch_nb.processes import Process
 from icelaunch_nb.rundir import RunDir
+from icelaunch_nb.story import STOPPED_ITSELF
 from icelaunch_nb.surroundings import enter
 from icelaunch_nb.tasks import AgentTask
 
@@ -193,7 +194,7 @@ def _run(task: AgentTask, run_dir: RunDir, journal: JournalWriter, spares: Spare
         with contextlib.suppress(Exception):
             spec.rdzv_handler.shutdown()
     if not result.is_failed():
-        return ("STOPPED", {"note": "stop_all_tasks was set"}) if agent.stopped_itself else ("SUCCEEDED", {})
+        return ("STOPPED", {"note": STOPPED_ITSELF}) if agent.stopped_itself else ("SUCCEEDED", {})
     note = "not retried: a retry can't cure this" if agent.incurable and settings["sensible_restarts"] and config.max_restarts else ""
     return "FAILED", {"note": note}
 

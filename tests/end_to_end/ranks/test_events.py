@@ -488,6 +488,7 @@ def test_inline_and_its_metrics() -> None:
 
     run = ice.launch(train, inline=True)
     assert run.result() == {0: (3, os.path.abspath("here"))}
+    assert run.state == "STOPPED"
     assert len(run.metrics()) == 3
     assert run.last_checkpoint == os.path.abspath("here")
     shutil.rmtree(run.log_dir)  # its journal names this process, which must not be looked for
