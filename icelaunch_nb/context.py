@@ -97,6 +97,10 @@ class Context:
         """
         return self._steps.should_checkpoint()
 
+    def checkpoint_due(self) -> bool:
+        """Whether `should_checkpoint` would be true; for code that has a checkpoint saved and learns later whether it was."""
+        return self._steps.protocol.is_due()
+
     def checkpoint_saved(self, path: str | os.PathLike[str]) -> None:
         """Says where a checkpoint lies: after a restart that is `last_checkpoint`, and the kernel sees it too."""
         saved = {"path": os.path.abspath(os.fspath(path)), "time": time.time(), "rank": self.rank, "step": self.step}

@@ -144,10 +144,14 @@ class Protocol:
             self._gone_on(_SKIPPED, self.due)
         self.seen = _NEVER if self.stopped or self._done < _number(control) else control
 
+    def is_due(self) -> bool:
+        """Whether a checkpoint is due, as it is until it is taken."""
+        self._asks = True
+        return bool(self.due)
+
     def take_checkpoint(self) -> bool:
         """Whether a checkpoint is due; true once per request."""
-        self._asks = True
-        if not self.due:
+        if not self.is_due():
             return False
         self._taken, self.due = self.due, 0
         self.seen = _NEVER  # the next boundary tells that it is saved

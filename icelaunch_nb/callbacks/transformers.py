@@ -31,12 +31,15 @@ class IceCallback(TrainerCallback):  # type: ignore[misc]
         if self._pace is not None:
             self._pace.step()
             self._stop_if_asked(control)
-        if get_context().should_checkpoint():
-            control.should_save = True  # heeded right after this, so before the next boundary tells that it is done
+        if get_context().checkpoint_due():
+            control.should_save = True  # heeded right after this, or not: with save_strategy="best" an evaluation has the last word
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if get_context().rank == 0:
-            get_context().checkpoint_saved(os.path.join(args.output_dir, f"checkpoint-{state.global_step}"))
+        context = get_context()
+        context.should_checkpoint()  # what was asked for is had, and the next boundary tells so
+        path = os.path.join(args.output_dir, f"checkpoint-{state.global_step}")
+        if context.rank == 0 and os.path.isdir(path):
+            context.checkpoint_saved(path)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         numbers = {name: value for name, value in (logs or {}).items() if isinstance(value, int | float)}

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from watching import counts, wait_for
 
 import icelaunch_nb as ice
+from icelaunch_nb import context
 
 PATIENCE = 100  # seconds: importing a framework takes a rank some
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -154,6 +156,57 @@ def test_requests_act_at_the_same_step_and_a_restart_resumes(job: Callable[[Path
             assert any(row.get("logged_step", -1) > 0 for row in rows)
     finally:
         run.kill()
+
+
+def alone(monkeypatch: pytest.MonkeyPatch, restart_count: int = 0) -> ice.Context:
+    """This process as the only rank of a torchrun."""
+    monkeypatch.setattr(context, "_current", {})
+    variables = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "TORCHELASTIC_RESTART_COUNT": str(restart_count)}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    return ice.get_context()
+
+
+def test_a_checkpoint_that_a_trainer_does_not_save_stays_due_and_is_not_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    from icelaunch_nb.callbacks.transformers import IceCallback
+
+    me, callback = alone(monkeypatch), IceCallback()
+    args, state = SimpleNamespace(output_dir=str(tmp_path)), SimpleNamespace(max_steps=10, global_step=0)
+    events = me.events
+
+    def step() -> bool:
+        state.global_step += 1
+        control = SimpleNamespace(should_save=False)
+        callback.on_step_end(args, state, control)
+        return control.should_save
+
+    callback.on_train_begin(args, state, SimpleNamespace())
+    assert not step()
+    events.trigger_save_checkpoint.set()
+    assert [step() for _ in range(3)] == [True, True, True]  # an evaluation had the last word, and said no
+    assert not events.finished_save_checkpoint.is_set()
+    callback.on_save(args, state, SimpleNamespace())
+    assert not step() and events.finished_save_checkpoint.is_set()
+    assert me.last_checkpoint is None  # it lies where this callback can't know
+    (tmp_path / f"checkpoint-{state.global_step}").mkdir()
+    callback.on_save(args, state, SimpleNamespace())
+    assert me.last_checkpoint == str(tmp_path / f"checkpoint-{state.global_step}")
+    callback.on_train_end(args, state, SimpleNamespace())
+
+
+@pytest.mark.parametrize(("restarts", "name"), [(0, "step_3"), (2, "step_3_attempt_2")])
+def test_a_restarted_loop_overwrites_no_checkpoint_of_the_attempt_before(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, restarts: int, name: str) -> None:
+    pytest.importorskip("accelerate")
+    from icelaunch_nb.callbacks.accelerate import steps
+
+    me, saved = alone(monkeypatch, restarts), []
+    accelerator = SimpleNamespace(save_state=saved.append, is_main_process=True)
+    for number in steps(accelerator, range(6), save_to=tmp_path):
+        if number == 2:
+            me.events.trigger_save_checkpoint.set()
+    assert saved == [str(tmp_path / name)]
+    assert me.last_checkpoint == saved[0]
 
 
 def test_a_trainer_that_logs_nothing_trains() -> None:
