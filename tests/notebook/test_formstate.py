@@ -207,8 +207,8 @@ def test_a_member_of_an_enumeration_is_written_as_the_notebook_can_name_it(names
 
 
 def test_the_cell_is_read_as_it_was_meant(form):
-    for key, value in {"nproc_per_node": "3", "role": "it's me", "rdzv_configs": "timeout=60", "detach": True, "redirects": "1", "log_dir": "/tmp/a b/{run}/$x"}.items():
-        form.set(f"setting.{key}", value)
+    typed = {"nproc_per_node": "3", "role": "it's me", "rdzv_configs": "timeout=60", "detach": True, "redirects": "1", "log_dir": "/tmp/a b/{run}/$x"}
+    fill(form, {f"setting.{name}": value for name, value in typed.items()})
     line = form.cell().splitlines()[0].removeprefix("%%icelaunch ")
     assert opt.read_options(expand(line, {})).launch == form.launched()[3]
 
