@@ -268,6 +268,32 @@ def test_no_wait_returns_a_run_and_two_live_at_once(kernel: Any, magic: Any) -> 
     assert kernel.value("open(gate, 'w').close(); first.result(60), second.result(60)") == ({0: 0, 1: 1},) * 2
 
 
+def test_a_rank_that_raises_waits_in_the_debugger(kernel: Any, magic: Any) -> None:
+    cell = magic("-n 1 --post-mortem --no-wait --out broken", "missing = {}\nword = 'here'\nmissing[word]")
+    assert not cell.ename
+    kernel.does("until(lambda: broken.waiting)")
+    assert "'here'" in kernel.does("broken.debug(0, ['p word', 'c'], timeout=30)").out
+    assert "KeyError: 'here'" in kernel.run("broken.result()").error
+
+
+def test_a_silent_rank_is_marked_with_its_line_in_the_cell(kernel: Any, magic: Any) -> None:
+    cell = magic("-n 2 --hang-after 0.4 --no-wait --out silent", "import time\nwhile not ctx.events.resume.is_set():\n    time.sleep(0.01)")
+    kernel.does("until(lambda: len(silent.silent) == 2)")
+    assert all(re.fullmatch(rf"cell {cell.number}, line [34]", place) for place in kernel.value("silent.silent").values())
+    assert kernel.value("silent.events.resume.set(); silent.result(30)") == {0: None, 1: None}
+
+
+def test_a_detached_body_outlives_its_kernel(fresh_kernel: Any, another: Any) -> None:
+    fresh_kernel.does("get_ipython().run_line_magic('load_ext', 'icelaunch_nb')")
+    body = "while not ctx.events.resume.is_set():\n    time.sleep(0.01)\nf'rank {rank} is back'"
+    assert not fresh_kernel.run(f"%%icelaunch -n 2 --detach --no-wait --rdzv-id left-by-a-cell\nimport time\n{body}").ename
+    fresh_kernel.does("run = _\nuntil(lambda: len(run.pids) == 2)")
+    fresh_kernel.shutdown()
+    another.does("run = ice.attach('left-by-a-cell')\nassert not run.state.over\nrun.events.resume.set()")
+    assert another.value("run.result(30)") == {0: "rank 0 is back", 1: "rank 1 is back"}
+    fresh_kernel.leaves_nobody()
+
+
 def test_status_stop_and_logs(kernel: Any, magic: Any) -> None:
     kernel.does("mine = None")
     body = "import sys, time\nprint('out', rank, flush=True)\nprint('err', rank, file=sys.stderr, flush=True)\ntime.sleep(600)"
