@@ -255,6 +255,7 @@ def test_a_name_that_is_given_away_leaves_the_form_its_function(namespace):
         ("argument.data", "dataset[", "not a Python expression"),
         ("argument.data", "x = 1", "not a Python expression"),
         ("argument.data", "import os", "not a Python expression"),
+        ("argument.data", "-" * 2000 + "1", "nested too deeply"),
         ("argument.data", "dataset[9]", "IndexError: list index out of range"),
         ("argument.data", "dataset.nothing", "AttributeError: 'list' object has no attribute 'nothing'"),
         ("setting.nproc_per_node", "0", "must be at least 1"),

@@ -40,7 +40,10 @@ def evaluate(text: str, namespace: dict[str, Any], *, now: bool) -> Any:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         said = error.msg if isinstance(error, SyntaxError) else str(error)
         raise ValueError(f"not a Python expression: {said}") from None
-    _check_names(tree, namespace)
+    try:
+        _check_names(tree, namespace)
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
     try:
         if not now and not _harmless(tree.body, namespace):
             raise Waits

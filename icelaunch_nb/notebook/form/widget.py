@@ -48,9 +48,10 @@ class LaunchPanel(ipywidgets.VBox):  # type: ignore[misc]
     """A form to launch from: choose a function, fill in its arguments, Launch, and watch the run below.
 
     The arguments' fields follow the function's signature: a checkbox for a bool, a menu for a Literal or an Enum, numbers and text
-    as they are, and a Python expression for everything else, evaluated in the notebook's namespace. Expressions of names, items and
-    literals are evaluated as they are typed; one that calls something waits for the launch. What is wrong is said beside its
-    field, by the same code that `launch` asks. A function that a cell defines anew is used as it is then.
+    as they are, and a Python expression for everything else, evaluated in the notebook's namespace. Names, literals, and items of lists,
+    dicts and arrays are evaluated as they are typed; whatever may do something when it is looked at waits for the launch. What is
+    wrong is said beside its field, by the same code that `launch` asks. A function that a cell defines anew is used as it is then.
+    Running its cell again makes a new form and closes the old one.
 
     What was last typed is kept for the notebook: in the user's state directory (on Linux ``~/.local/state/icelaunch_nb/forms``), in a file
     that only the user can read, found by the notebook's path (``JPY_SESSION_NAME``, as the Jupyter server tells it; without one,
