@@ -8,6 +8,7 @@ import random
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -196,6 +197,30 @@ def test_setting_the_event_alone_stops_too() -> None:
     run.events.stop_all_tasks.set()
     assert sorted(run.result(30)) == [0, 1]
     assert run.state == "STOPPED"
+
+
+def test_launch_agent_waits_while_its_events_are_set_from_another_thread() -> None:
+    def train(events: ice.Events) -> tuple[bool, int]:
+        made = 0
+        for _ in ice.get_context().steps(range(10**9)):
+            made += 1
+            time.sleep(0.002)
+        return events.stop_all_tasks.is_set(), made
+
+    events, results = ice.Events(), {}
+    config = ice.LaunchConfig(1, 1, 2, max_restarts=0)
+    waiting = threading.Thread(target=lambda: results.update(ice.launch_agent(config, train, [events], events)), daemon=True)
+    waiting.start()
+    wait_for(lambda: events.progress_bar_iter.value > 2)
+    events.pause.set()
+    wait_for(events.paused.is_set)
+    at = events.progress_bar_iter.value
+    events.resume.set()
+    wait_for(lambda: events.progress_bar_iter.value > at)
+    assert waiting.is_alive()
+    events.stop_all_tasks.set()
+    waiting.join(30)
+    assert results[0] == results[1] and results[0][0] and results[0][1] >= at
 
 
 def test_a_rank_that_does_not_return_in_time_gets_sigterm_and_sigkill() -> None:

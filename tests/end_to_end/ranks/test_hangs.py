@@ -78,6 +78,12 @@ def test_whoever_steps_prints_or_reports_is_not_silent_and_none_means_never() ->
     assert moments(run, "silent") == []
 
 
+def test_who_says_nothing_about_it_has_sixty_seconds() -> None:
+    run = ice.launch(time.sleep, (0,))
+    run.result(30)
+    assert run._spec["hang_after"] == 60
+
+
 def test_the_watch_is_off_while_a_rank_is_in_the_debugger_or_the_run_is_paused() -> None:
     def stops() -> int:
         import torch.distributed as dist
