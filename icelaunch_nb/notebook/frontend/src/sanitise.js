@@ -15,6 +15,9 @@ const UNFINISHED = /\x1b(?:[\]PX^_][^\x07\x1b\x9c]{0,4096}\x1b?|\[[0-?]{0,64}[ -
 /** Controls that do nothing in a log: C0 without \t \n \r \b and ESC, DEL, and C1, which some terminals obey as well. */
 const CONTROLS = /[\x00-\x07\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f]/g;
 
+/** What neither moves nor shows anything: other CSI, and charsets and the like, as in `tput sgr0`. */
+const DUMB = /^\x1b[[ -/]/;
+
 /** Hyperlinks are the one harmless and common OSC: their text stays, the link doesn't. */
 const LINK = /^\x1b\]8;/;
 
@@ -24,7 +27,7 @@ const LINK = /^\x1b\]8;/;
  */
 function tame(sequence) {
   if (PASSES.test(sequence)) return sequence;
-  if (LINK.test(sequence) || sequence.startsWith("\x1b[")) return "";
+  if (LINK.test(sequence) || DUMB.test(sequence)) return "";
   if (sequence.length > 2) return sequence.replace(/\x1b\\$/, "").replaceAll("\x1b", "␛").replace(/\x07/g, "");
   return sequence === "\x1b" ? "␛" : "";
 }
