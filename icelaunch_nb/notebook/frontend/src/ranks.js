@@ -24,10 +24,11 @@ export function makeRanks(choose, signal) {
   let drawn = "";
   element.addEventListener("keydown", (event) => {
     const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
-    const at = marks.indexOf(/** @type {HTMLElement} */ (document.activeElement));
+    const shown = marks.filter((mark) => !mark.hidden);
+    const at = shown.indexOf(/** @type {HTMLElement} */ (document.activeElement));
     if (!step || at < 0) return;
     event.preventDefault();
-    const next = marks[(at + step + marks.length) % marks.length];
+    const next = shown[(at + step + shown.length) % shown.length];
     next.focus();
     next.click();
   }, { signal });
@@ -54,6 +55,8 @@ export function makeRanks(choose, signal) {
       }
       marks[0].hidden = entries.length < 2;
       const beats = attempt === story.attempts.length - 1 ? pulse.ranks : [];
+      /** Where ranks wait or hang: with many of them each place is told once. @type {Set<string>} */
+      const told = new Set();
       const foremost = Math.max(...beats.map((beat) => beat[3] ?? 0));
       entries.forEach(([rank, local, device, pid], place) => {
         const mark = marks[place + 1];
@@ -61,11 +64,13 @@ export function makeRanks(choose, signal) {
         const [memory = 0, wrote = 0, , step = null] = beats[place] ?? [];
         const stands = state === "waiting" || state === "silent";
         const running = state === "running" || stands;
-        const silent = wrote && running ? pulse.t - wrote : 0;
+        const silent = running && beats.length ? pulse.t - (wrote || story.attempts[attempt].t) : 0;
         const behind = running && step !== null && foremost - step > BEHIND ? foremost - step : 0;
         mark.dataset.state = state;
         mark.toggleAttribute("data-first", first);
         mark.toggleAttribute("data-behind", behind > 0);
+        mark.toggleAttribute("data-stands", stands && !(entries.length > SOME && told.has(word)));
+        if (stands) told.add(word);
         say(mark.children[0], MARKS[state]);
         say(mark.children[1], String(rank));
         const quiet = silent > QUIET ? `silent ${duration(silent)}` : "";

@@ -1,0 +1,71 @@
+"""The strip of ranks: all of them in sight, those that need somebody first and with a word, and each a key away."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+STANDS = "def stands(rank):\n    while ice.get_context().rank != rank: print('goes on'); time.sleep(.1)\n    time.sleep(60)"
+OUTSIDE = """(strip) => {
+  const { bottom, right } = strip.getBoundingClientRect();
+  return [...strip.children].filter((mark) => mark.getBoundingClientRect().bottom > bottom || mark.getBoundingClientRect().right > right)
+    .map((mark) => mark.textContent);
+}"""
+IN_ORDER = """(strip) => [...strip.children].map((mark) => [mark.getBoundingClientRect(), mark.dataset.rank])
+  .sort(([a, _], [b, __]) => a.top - b.top || a.left - b.left).map(([_, rank]) => rank)"""
+
+
+def _launch(book, call, ranks, rest=""):
+    cell = book.cell(f"run = ice.launch({call}, nproc_per_node={ranks}, devices='cpu'{rest})\nrun")
+    return cell, book.panel(cell)
+
+
+def test_64_ranks_are_in_sight_and_the_one_that_failed_first(book):
+    book.done(book.cell(
+        "def breaks():\n    rank = ice.get_context().rank\n    print('here')\n    if rank == 41:\n        raise ValueError('the cause')\n    time.sleep(60)"
+    ))
+    book.page.set_viewport_size({"width": 1060, "height": 900})
+    cell, panel = _launch(book, "breaks", 64)
+    book.word(cell, "FAILED", 40)
+    panel.get_by_role("tab", name=re.compile("rank 41: ValueError"), selected=True).wait_for()
+    strip = panel.locator(".ice-ranks")
+    assert strip.evaluate(OUTSIDE) == []
+    assert strip.evaluate(IN_ORDER)[:4] == ["41", "all", "0", "1"]
+    book.page.set_viewport_size({"width": 1200, "height": 900})
+
+
+@pytest.mark.parametrize("ranks", [5, 17])
+def test_a_rank_that_hangs_among_many_says_where_it_stands(book, ranks):
+    book.done(book.cell(STANDS))
+    _, panel = _launch(book, "stands", ranks, f", args=({ranks - 1},), hang_after=0.5")
+    note = panel.locator(f'.ice-rank[data-rank="{ranks - 1}"] .ice-rank-note')
+    note.get_by_text(re.compile(r"^silent at cell \d+, line 3$")).wait_for(timeout=20_000)
+    assert note.is_visible()
+    if ranks > 16:
+        assert panel.locator(".ice-ranks").evaluate(IN_ORDER)[:3] == ["all", str(ranks - 1), "0"]
+
+
+def test_many_ranks_that_hang_at_one_place_say_it_once(book):
+    _, panel = _launch(book, "lambda: time.sleep(60)", 17, ", hang_after=0.5")
+    panel.get_by_role("tab", name=re.compile("rank 16: silent at")).wait_for(timeout=20_000)
+    panel.get_by_role("tab", name=re.compile("rank 1: silent at")).wait_for(timeout=5_000)
+    notes = panel.locator(".ice-rank-note:visible", has_text="silent at")
+    assert notes.count() <= 2, "one may have been asked a moment before the others"
+
+
+def test_an_only_rank_stays_chosen_whatever_arrow_is_pressed(book):
+    cell, panel = _launch(book, "chatter", 1)
+    book.sees(cell, "of rank 0")
+    for key in ("ArrowRight", "ArrowLeft", "ArrowDown"):
+        panel.get_by_role("tab", name="rank 0").focus()
+        book.page.keyboard.press(key)
+        assert book.page.evaluate("() => document.activeElement.dataset.rank") == "0"
+        assert panel.get_by_role("tab", name="rank 0").get_attribute("aria-selected") == "true"
+
+
+@pytest.mark.slow
+def test_a_rank_that_never_printed_is_silent_too(book):
+    """After 5 s."""
+    _, panel = _launch(book, "lambda: time.sleep(60)", 2)
+    panel.locator('.ice-rank[data-rank="1"] .ice-rank-note').get_by_text(re.compile(r"silent [5-9] s")).wait_for(timeout=20_000)
