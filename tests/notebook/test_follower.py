@@ -104,10 +104,34 @@ def test_rewinding_brings_the_last_lines_of_any_attempt(run_dir):
     follower.look()
     follower.take(1000)
     follower.follow(_attempt(run_dir, 1))
-    follower.rewind(0, 2 * len(b"wo\nthree\n"))
+    follower.rewind(0, len(b"wo\nthree\n"))
     assert [(chunk.start, chunk.data) for chunk in follower.take(1000)] == [(8, b"three\n")]
     follower.rewind(7, 1000)
     assert follower.take(1000) == []
+
+
+def test_what_empty_and_short_logs_leave_of_a_replay_the_others_get(run_dir):
+    follower = Follower(run_dir)
+    follower.follow(_attempt(run_dir, ranks=2))
+    _append(run_dir.rank(0, 0).stdout, b"0123456789abcde\n" * 100)
+    _append(run_dir.rank(0, 1).stdout, b"short\n")
+    follower.rewind(0, 1000)
+    assert {chunk.rank: len(chunk.data) for chunk in follower.take(2000)} == {0: 992, 1: 6}
+
+
+def test_older_lines_lie_right_before_what_is_held(run_dir):
+    follower = Follower(run_dir)
+    follower.follow(_attempt(run_dir, ranks=2))
+    _append(run_dir.rank(0, 1).stdout, b"one\ntwo\nthree\nfour\n")
+    _append(run_dir.rank(0, 1).stderr, b"a\nb\n")
+    follower.look()
+    everything = follower.take(1000)
+    older = [(chunk.rank, chunk.stream, chunk.start, chunk.data) for chunk in follower.older(0, 1, [14, 2], 14)]
+    assert older == [(1, "stdout", 4, b"two\nthree\n"), (1, "stderr", 0, b"a\n")]
+    assert follower.older(0, 1, [0, 0], 1000) == follower.older(0, 7, [5, 5], 1000) == follower.older(3, 0, [5, 5], 1000) == []
+    assert [chunk.data for chunk in follower.older(0, 1, [10**12, -1], 1000)] == [b"one\ntwo\nthree\nfour\n"], "a page may say anything"
+    assert follower.backlog == 0
+    assert len(everything) == 2, "nothing is sent again by this"
 
 
 def test_it_says_when_each_rank_wrote_last(run_dir):

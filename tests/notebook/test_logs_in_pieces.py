@@ -25,15 +25,18 @@ import {{ OneRank }} from "{SOURCE.as_uri()}/screen.js";
 import {{ createInterface }} from "node:readline";
 for await (const line of createInterface({{ input: process.stdin }})) {{
   const logs = new Logs();
-  for (const [stream, start, text] of JSON.parse(line)) {{
+  const before = [];
+  logs.folder = (attempt, rank) => `/runs/attempt_${{attempt}}/${{rank}}`;
+  for (const [stream, start, text, older] of JSON.parse(line)) {{
     const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
-    logs.take([[0, 0, stream, start, bytes.length]], new DataView(bytes.buffer));
+    if (older) before.push(logs.begins(0, 0) ?? null);
+    logs[older ? "takeOlder" : "take"]([[0, 0, stream, start, bytes.length]], new DataView(bytes.buffer));
   }}
   const log = logs.logs.get("0/0") ?? {{ parts: [], streams: [] }};
   console.log(JSON.stringify({{
     screen: new OneRank().render(log.parts), offsets: log.streams.map((s) => s?.next ?? 0),
     texts: [0, 1].map((n) => log.parts.filter((p) => p.stream === n).map((p) => p.text).join("")),
-    held: log.streams.map((s) => s?.sanitiser.held ?? ""), notes: log.parts.filter((p) => p.note).length,
+    held: log.streams.map((s) => s?.sanitiser.held ?? ""), notes: log.parts.filter((p) => p.note).length, before,
   }}));
 }}
 """
@@ -51,7 +54,7 @@ BYTES = st.lists(PIECES, max_size=14).map(b"".join)
 def node():
     with subprocess.Popen([NODE, "--input-type=module", "-e", SCRIPT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         def show(*chunks):
-            said = [(stream, start, base64.b64encode(data).decode()) for stream, start, data in chunks]
+            said = [(stream, start, base64.b64encode(data).decode(), *older) for stream, start, data, *older in chunks]
             process.stdin.write(json.dumps(said) + "\n")
             process.stdin.flush()
             return json.loads(process.stdout.readline())
@@ -106,3 +109,24 @@ def test_two_streams_that_come_in_turns_each_keep_their_text(node, out, err, out
 def test_a_gap_is_told_once_and_the_offset_goes_on_behind_it(node, data, gap):
     found = node((0, gap, data))
     assert (found["notes"], found["offsets"]) == (1, [gap + len(data)])
+
+
+def test_older_lines_are_put_before_what_is_held(node):
+    found = node((0, 12, b"three\n"), (1, 5, b"error\n"), (0, 5, "zwölf\n".encode(), "older"), (0, 18, b"four\n"))
+    assert found["before"] == [[12, 5]], "both streams' beginnings are told"
+    assert found["texts"][0] == "… 5 B before this, on disk: /runs/attempt_0/0/stdout.log\nzwölf\nthree\nfour\n"
+    assert found["notes"] == 2, "and stderr's"
+    assert found["offsets"] == [23, 11]
+
+
+def test_older_lines_are_asked_for_once_and_only_where_there_are_some(node):
+    assert node((0, 0, b"all\n"), (0, 0, b"x", "older"))["before"] == [None]
+    again = node((0, 9, b"new\n"), (0, 5, b"old\n", "older"), (0, 5, b"old\n", "older"))
+    assert again["before"] == [[9, 0], None]
+    assert again["texts"][0] == "… 5 B before this, on disk: /runs/attempt_0/0/stdout.log\nold\nnew\n"
+    enough = node((0, 9, b"x" * 300_000), (0, 5, b"old\n", "older"))
+    assert enough["before"] == [None]
+
+
+def test_charsets_show_nothing(node):
+    assert node((0, 0, b"\x1b[1mbold\x1b(B\x1b[m \x1b)0\x1b%Gplain"))["texts"][0] == "\x1b[1mbold\x1b[m plain"

@@ -46,6 +46,11 @@ def _replay(service: Any, wish: Mapping[str, Any]) -> Mapping[str, Any]:
     return {}
 
 
+def _older(service: Any, wish: Mapping[str, Any]) -> Mapping[str, Any]:
+    service.look_back(int(wish["attempt"]), int(wish["rank"]), [int(place) for place in wish["before"]])
+    return {}
+
+
 def _stacks(service: Any, _wish: Mapping[str, Any]) -> Mapping[str, Any]:
     stacks = service.panel.run.stacks()
     silent = [rank for rank, text in stacks.items() if not text]
@@ -78,6 +83,7 @@ DEEDS = {
     "code": Deed(_code),
     "hello": Deed(_replay),
     "attempt": Deed(_replay),
+    "older": Deed(_older),
     "stop": _acts("stop", "asked; loops over ctx.steps end together, other code gets SIGTERM; who is left after 30 s is killed"),
     "kill": _acts("kill", "SIGKILL is on its way to the ranks"),
     "pause": _acts("pause", "asked; ranks pause where they look at their events"),

@@ -7,7 +7,7 @@ recognised, and what was left out is seen as a gap.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,11 +60,17 @@ class _Log:
 
     def skip_to_the_last(self, length: int) -> None:
         """Leaves out what lies before the last `length` bytes, up to the beginning of a line where one is near."""
-        at = self.size - length
-        if at <= 0:
-            return
+        if length < self.size:
+            self.sent = self._line_from(self.size - length, length)
+
+    def before(self, end: int, length: int) -> Chunk:
+        """The last `length` bytes before a place, from the beginning of a line where one is near."""
+        at = self._line_from(end - length, length) if length < end else 0
+        return Chunk(self.attempt, self.rank, self.stream, at, self._bytes(at, end - at))
+
+    def _line_from(self, at: int, length: int) -> int:
         newline = self._bytes(at - 1, min(_LINE, length)).find(b"\n")  # from the byte before: a line may begin right there
-        self.sent = at + max(0, newline)
+        return at + max(0, newline)
 
     def _bytes(self, at: int, length: int) -> bytes:
         try:
@@ -147,8 +153,33 @@ class Follower:
         logs = self._attempts.get(attempt, [])
         for log in logs:
             log.look()
-        for log in logs:
+        for log, share in zip(logs, _shares([log.size for log in logs], length), strict=True):
             log.sent = 0
-            log.skip_to_the_last(length // len(logs))
+            log.skip_to_the_last(share)
             if log not in self._followed:
                 self._followed.append(log)
+
+    def older(self, attempt: int, rank: int, before: Sequence[int], length: int) -> list[Chunk]:
+        """The last `length` bytes that lie before these places in a rank's logs, a fair share from each.
+
+        Args:
+            attempt: Its number; one that isn't known has none.
+            rank: The rank; likewise.
+            before: The places, in the order of `STREAMS`.
+            length: Bytes over both logs.
+        """
+        logs = [log for log in self._attempts.get(attempt, []) if log.rank == rank]
+        for log in logs:
+            log.look()
+        ends = [max(0, min(place, log.size)) for log, place in zip(logs, before, strict=False)]
+        chunks = [log.before(end, share) for log, end, share in zip(logs, ends, _shares(ends, length), strict=False)]
+        return [chunk for chunk in chunks if chunk.data]
+
+
+def _shares(sizes: Sequence[int], length: int) -> list[int]:
+    """How much each gets of a length: none more than its size, and what one leaves the others get."""
+    shares = [0] * len(sizes)
+    for left, place in zip(range(len(sizes), 0, -1), sorted(range(len(sizes)), key=sizes.__getitem__), strict=True):
+        shares[place] = min(sizes[place], length // left)
+        length -= shares[place]
+    return shares

@@ -11,10 +11,11 @@ from typing import Any
 from icelaunch_nb.notebook.panel.budget import Budget
 from icelaunch_nb.notebook.panel.curves import Curves
 from icelaunch_nb.notebook.panel.deeds import DEEDS, Deed
-from icelaunch_nb.notebook.panel.follower import STREAMS, Follower
+from icelaunch_nb.notebook.panel.follower import STREAMS, Chunk, Follower
 from icelaunch_nb.notebook.panel.portrait import Portrait
 
-_REPLAY = 1 << 20  # bytes of logs that a front end gets that has just opened
+_REPLAY = 3 << 18  # bytes of logs that a front end gets that has just opened; with what is printed meanwhile less than is left out again
+_OLDER = 1 << 18  # and that it gets of a rank that is looked at: more than 1,000 lines
 _CURVES = 0.5  # seconds between two looks at what ranks reported
 _PULSE = 0.25  # between two pulses
 _BEAT = 1.0  # and at the latest, so that a front end knows that we live
@@ -36,6 +37,7 @@ class Service:
         self._attempts: tuple[Mapping[str, Any], ...] = ()
         self._curves: list[Curves] = []  # of an attempt that somebody looked at, and of the newest one, which is the last
         self._budget = Budget()
+        self._older: list[tuple[int, int, list[int]]] = []  # attempt, rank and places before which older lines are asked for
         self._next_curves = self._next_pulse = 0.0
         self._pulse_sent: tuple[float, str] = (0.0, "")
         self._story_sent: Any = None
@@ -61,10 +63,11 @@ class Service:
             panel.story = self._portrait.story()
         self._follower.look()
         more_curves = self._send_curves(over=story.state.over)  # before the logs, which would always take what may be sent
+        self._send_older()
         self._send_logs()
         self._send_pulse(over=story.state.over)
         self._helpers = [helper for helper in self._helpers if helper.is_alive()]
-        waits = bool(self._follower.backlog or more_curves or self._helpers or panel.wishes or (panel.shown_again_at and not panel.seen))
+        waits = bool(self._follower.backlog or more_curves or self._older or self._helpers or panel.wishes or (panel.shown_again_at and not panel.seen))
         if story.state.over and not waits and not self._over_told:
             self._over_told = True
             panel.renew_displays()
@@ -86,6 +89,16 @@ class Service:
             curves.again()
         self._next_curves = 0.0
 
+    def look_back(self, attempt: int, rank: int, before: list[int]) -> None:
+        """Sends what a rank printed before what a front end holds of it, once the budget allows.
+
+        Args:
+            attempt: The attempt's number.
+            rank: The rank.
+            before: Where what it holds begins, in stdout and stderr.
+        """
+        self._older.append((attempt, rank, before))
+
     def _see(self, attempts: tuple[Mapping[str, Any], ...]) -> None:
         """Follows the attempts that are new; of those before, what they have written until now still comes."""
         for attempt in attempts[len(self._attempts) :]:
@@ -96,11 +109,17 @@ class Service:
     def _send_logs(self) -> None:
         if not self._follower.backlog or not self._budget.allows():
             return
-        chunks = self._follower.take(int(self._budget.bytes))
+        self._send_chunks("log", self._follower.take(int(self._budget.bytes)))
+
+    def _send_older(self) -> None:
+        if self._older and self._budget.allows():
+            self._send_chunks("older", self._follower.older(*self._older.pop(), _OLDER))  # the newest wish first: that rank is looked at now
+
+    def _send_chunks(self, kind: str, chunks: list[Chunk]) -> None:
         data = b"".join(chunk.data for chunk in chunks)
         if data:
             index = [[chunk.attempt, chunk.rank, STREAMS.index(chunk.stream), chunk.start, len(chunk.data)] for chunk in chunks]
-            self._send({"kind": "log", "chunks": index}, data)
+            self._send({"kind": kind, "chunks": index}, data)
 
     def _send_curves(self, *, over: bool) -> bool:
         """Sends what ranks reported; whether there is more to come."""

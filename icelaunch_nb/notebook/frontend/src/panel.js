@@ -64,7 +64,7 @@ function show(shared, el) {
     choose(rank);
   }, signal);
   const plots = makePlots(signal);
-  const output = makeOutput(logs, signal);
+  const output = makeOutput(logs, (attempt, rank, before) => model.send({ do: "older", attempt, rank, before }), signal);
   const prompt = makeDebugger(shared, (rank) => {
     look.byHand = true;
     choose(rank);
@@ -108,7 +108,6 @@ function show(shared, el) {
   let drawn = -1;
   function showAll() {
     const now = story(), focused = root.contains(document.activeElement);
-    logs.path = now.path;
     const first = now.failures.find((failure) => failure.attempt === now.attempts.at(-1)?.attempt);
     const key = first && `${first.attempt}/${first.rank}`;
     // A rank that fails brings itself forward; whoever looks at one by choice is left there until the run is over.
@@ -128,7 +127,7 @@ function show(shared, el) {
       drawn = number();
       output.draw(drawn, look.chosen);
     }
-    output.explain(now.attempts.length > 0, now.over);
+    output.explain(now.attempts.length > 0, now.over || number() < now.attempts.length - 1);
     head.show(now, pulse());
     ranks.show(now, pulse(), number(), look.chosen);
     root.dataset.state = head.element.dataset.state;

@@ -15,7 +15,10 @@ export class Shared {
     this.hearing = new Hearing();
     /** Commands that were typed at the debugger's prompt. @type {string[]} */
     this.history = [];
-    this.logs.path = model.get("story").path;
+    this.logs.folder = (attempt, rank) => {
+      const { path, attempts } = /** @type {import("./story.js").Story} */ (model.get("story"));
+      return `${path}/attempt_${attempt}/${attempts[attempt]?.ranks.find((entry) => entry[0] === rank)?.[1] ?? rank}`;
+    };
     /** @type {Map<string, { resolve: (answer: any) => void, meanwhile?: (says: string) => void }>} */
     this.asked = new Map();
     /**
@@ -26,6 +29,7 @@ export class Shared {
     /** Who takes which kind of message. @type {Record<string, (message: any, buffers: DataView[]) => void>} */
     this.takers = {
       log: (message, buffers) => this.logs.take(message.chunks, buffers[0]),
+      older: (message, buffers) => this.logs.takeOlder(message.chunks, buffers[0]),
       curves: (message, buffers) => this.curves.take(message.curves, buffers[0]),
       heard: (message) => this.asked.get(message.id)?.meanwhile?.(message.says),
       answer: (message) => {
