@@ -3,6 +3,7 @@ import { FitAddon } from "@xterm/addon-fit";
 import { SearchAddon } from "@xterm/addon-search";
 import { Unicode11Addon } from "@xterm/addon-unicode11";
 import { Terminal } from "@xterm/xterm";
+import { SCROLLBACK } from "./screen.js";
 import { onTheme } from "./theme.js";
 
 const LIGHT = {
@@ -48,7 +49,7 @@ export function openTerminal(host, signal) {
   let dressed = dressOf(host);
   const term = new Terminal({
     ...dressed?.options, // each one that changes later makes xterm measure, and the page restyle all its elements
-    convertEol: true, disableStdin: true, scrollback: 10000, cursorBlink: false, cursorInactiveStyle: "none", allowProposedApi: true,
+    convertEol: true, disableStdin: true, scrollback: SCROLLBACK, cursorBlink: false, cursorInactiveStyle: "none", allowProposedApi: true,
     lineHeight: 1.15, screenReaderMode: false, minimumContrastRatio: 4.5, rows: 14,
   });
   const fit = new FitAddon();
@@ -74,10 +75,27 @@ export function openTerminal(host, signal) {
       for (const listener of listeners) listener();
     }
   };
-  const afterScroll = () => requestAnimationFrame(() => follow(atTheEnd()));
-  for (const name of ["wheel", "pointerup", "touchend"]) host.addEventListener(name, afterScroll, { signal, passive: true });
+  let scrolling = false; // what comes meanwhile must not pull it back
+  const afterScroll = () => {
+    scrolling = true;
+    requestAnimationFrame(() => {
+      scrolling = false;
+      follow(atTheEnd());
+    });
+  };
+  // On their way down: what xterm scrolls by it doesn't let go up again.
+  const onTheWayDown = { signal, passive: true, capture: true };
+  for (const name of ["wheel", "touchend"]) host.addEventListener(name, afterScroll, onTheWayDown);
+  host.addEventListener("pointerdown", () => {
+    scrolling = true; // by the scroll bar, until it is let go, wherever that is
+    for (const name of ["pointerup", "pointercancel"]) window.addEventListener(name, afterScroll, { ...onTheWayDown, once: true });
+  }, onTheWayDown);
 
   term.attachCustomKeyEventHandler((event) => {
+    if (event.type === "keydown" && (event.ctrlKey || event.metaKey) && event.key === "a") {
+      term.selectAll();
+      event.preventDefault();
+    }
     if (event.type !== "keydown" || event.ctrlKey || event.metaKey || event.altKey) return false;
     const page = Math.max(1, term.rows - 1);
     /** @type {Record<string, () => void>} */
@@ -86,9 +104,9 @@ export function openTerminal(host, signal) {
       PageDown: () => term.scrollLines(page), Home: () => term.scrollToTop(), End: () => term.scrollToBottom(),
     };
     if (moves[event.key]) {
+      afterScroll();
       moves[event.key]();
       event.preventDefault();
-      afterScroll();
     }
     return false; // Tab goes on to the next control, Ctrl+C copies
   });
@@ -117,7 +135,7 @@ export function openTerminal(host, signal) {
     onFollow: (/** @type {() => void} */ listener) => listeners.add(listener),
     /** A following terminal stays at its end; xterm itself leaves one alone that was scrolled up. */
     write(/** @type {string} */ text) {
-      if (text) term.write(text, () => state.following && term.scrollToBottom());
+      if (text) term.write(text, () => state.following && !scrolling && term.scrollToBottom());
     },
     /** In order with what was written before and isn't drawn yet; `reset()` would overtake that. */
     clear() {

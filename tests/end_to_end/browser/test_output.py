@@ -1,0 +1,180 @@
+"""What ranks print, as a person reads it: all of it, told apart, as far back as there is something, in any theme and by a screen reader."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+# What is drawn with too little contrast: each visible text's colour against what lies behind it.
+PALE = """(panel) => {
+  const parts = (color) => (color.match(/[\\d.]+/g) ?? [0, 0, 0, 0]).map(Number);
+  const over = ([r, g, b, a = 1], under) => [r, g, b].map((part, at) => part * a + under[at] * (1 - a));
+  const behind = (element) => {
+    if (!element) return [255, 255, 255];
+    const color = parts(getComputedStyle(element).backgroundColor);
+    return (color[3] ?? 1) === 1 ? color : over(color, behind(element.parentElement));
+  };
+  const light = (color) => {
+    const [r, g, b] = color.map((part) => part / 255).map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05;
+  };
+  const found = [];
+  for (const element of panel.querySelectorAll('*')) {
+    const words = [...element.childNodes].filter((node) => node.nodeType === 3).map((node) => node.data.trim()).join(' ').trim();
+    if (!words || !element.checkVisibility() || element.closest('.ice-spoken, style, option')) continue;
+    const ground = behind(element);
+    const [a, b] = [light(over(parts(getComputedStyle(element).color), ground)), light(ground)];
+    const contrast = Math.max(a, b) / Math.min(a, b);
+    found.push([contrast, `${contrast.toFixed(2)} ${element.className}: ${words.slice(0, 40)}`]);
+  }
+  return [found.length, found.filter(([contrast]) => contrast < 4.5).map(([_, words]) => words)];
+}"""
+COLOURS = """(rows) => Object.fromEntries([...rows.querySelectorAll('span')].filter((one) => one.textContent.trim())
+  .map((one) => [one.textContent.trim().replaceAll('\\u00a0', ' '), getComputedStyle(one).color]))"""
+
+
+def _launch(book, call, ranks=1, rest=""):
+    cell = book.cell(f"run = ice.launch({call}, nproc_per_node={ranks}, devices='cpu'{rest})\nrun")
+    return cell, book.panel(cell)
+
+
+def test_last_words_without_a_newline_are_there_among_all_ranks(book):
+    book.done(book.cell(
+        "def dies():\n    if ice.get_context().rank:\n        print('dying words', end='', flush=True)\n        os._exit(3)\n"
+        "    print('\\rbar 10%', end='', flush=True)\n    time.sleep(.5)\n    print('\\rbar 20%', end='', flush=True)\n    time.sleep(60)"
+    ))
+    cell, panel = _launch(book, "dies", 2)
+    book.word(cell, "FAILED")
+    panel.get_by_role("tab", name="all").click()
+    book.sees(cell, "[1]  dying words")
+
+
+def test_a_bar_moves_in_its_line_among_all_ranks(book):
+    book.done(book.cell(
+        "def bars():\n    for number in range(20):\n        print(f'\\rbar {number}', end='', flush=True)\n        time.sleep(.05)\n    time.sleep(60)"
+    ))
+    cell, panel = _launch(book, "bars", 2)
+    panel.get_by_role("tab", name="all").click()
+    book.sees(cell, "[×2] bar 19")
+    assert [line.strip() for line in book.text(cell).replace("\xa0", " ").split("\n") if "bar" in line] == ["[×2] bar 19"]
+
+
+def test_stdout_and_stderr_are_told_apart(book):
+    book.done(book.cell(
+        "def both():\n    print('out')\n    print('err\\n\\x1b[32mgreen\\x1b[0m err', file=sys.stderr)\n    time.sleep(60)"
+    ))
+    cell, panel = _launch(book, "both", 2)
+    for tab in ("rank 0", "all"):
+        panel.get_by_role("tab", name=tab).click()
+        book.sees(cell, "green err")
+        colours = panel.locator(".xterm-rows").evaluate(COLOURS)
+        assert len({colours["out"], colours["err"], colours["green"]}) == 3, colours
+
+
+@pytest.mark.parametrize("key", ["PageUp", "wheel"])
+def test_it_stops_following_when_one_scrolls_up_and_goes_on_at_the_end(book, key):
+    cell, panel = _launch(book, "chatter")
+    book.sees(cell, "line 40 of")
+    follow = panel.get_by_role("button", name="Follow")
+    box = panel.locator(".ice-screen").bounding_box()
+    book.page.mouse.move(box["x"] + 50, box["y"] + 50)
+    screen = panel.locator(".xterm-helper-textarea")
+    if key == "wheel":
+        book.page.mouse.wheel(0, -200)
+    else:
+        screen.press("PageUp")
+    panel.get_by_role("button", name="Follow", pressed=False).wait_for(timeout=5_000)
+    there = book.text(cell)
+    printed = book.cell("seen = len(run.logs(0))\nwhile len(run.logs(0)) < seen + 100: time.sleep(.01)")
+    book.done(printed)
+    assert book.text(cell) == there
+    screen.press("End")
+    panel.get_by_role("button", name="Follow", pressed=True).wait_for(timeout=5_000)
+    newest = int(re.findall(r"line\s(\d+)", book.text(cell))[-1])
+    book.sees(cell, f"line {newest + 5} of")
+    assert follow.get_attribute("aria-pressed") == "true"
+
+
+def test_after_a_reload_a_rank_that_is_looked_at_gets_its_older_lines(book):
+    book.done(book.cell("def much():\n    for number in range(6000): print(f'line {number:05} ' + 'x' * 88)\n    time.sleep(60)"))
+    cell, panel = _launch(book, "much", 8)
+    book.sees(cell, "line 05999", 30)
+    book.save()
+    book.open()
+    book.sees(cell, "line 05999", 30)
+    panel = book.panel(cell)
+    panel.get_by_role("tab", name="rank 5").click()
+    book.page.wait_for_function(_FIRST, arg=[cell, 6000 - 3000], timeout=10_000)
+    book.sees(cell, "line 05999")
+
+
+# Scrolls up and looks for a line before that number; then down again.
+_FIRST = """([cell, number]) => {
+  const panel = document.querySelectorAll('.jp-Notebook .jp-Cell')[cell].querySelector('.ice-panel');
+  panel.querySelector('.ice-screen').scrollIntoView({ block: 'nearest' });
+  const screen = panel.querySelector('.xterm-helper-textarea');
+  const at = Math.min(...[...panel.querySelector('.xterm-rows').innerText.matchAll(/line\\s(\\d+)/g)].map((found) => Number(found[1])));
+  const press = (key) => screen.dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true, cancelable: true }));
+  press(at < number ? 'End' : window.up ? 'Home' : 'End');
+  window.up = !window.up;
+  return at < number;
+}"""
+
+
+def test_a_screen_reader_finds_the_last_lines_and_hears_them_where_the_focus_is(book):
+    _, panel = _launch(book, "chatter", 2)
+    log = panel.get_by_role("log", name="Last lines of rank 0")
+    log.get_by_text("line 25 of rank 0").wait_for(timeout=10_000)
+    assert log.get_attribute("aria-live") == "off"
+    panel.locator(".xterm-helper-textarea").focus()
+    assert log.get_attribute("aria-live") == "polite"
+    row = log.get_by_text("line 25 of rank 0").element_handle()
+    log.get_by_text("line 45 of rank 0").wait_for(timeout=10_000)
+    assert row.evaluate("(row) => row.isConnected && row.textContent") == "line 25 of rank 0", "what was read is not read again"
+    panel.get_by_role("tab", name="all").click()
+    panel.get_by_role("log", name="Last lines of all ranks").get_by_text(re.compile("of rank 1")).first.wait_for(timeout=10_000)
+
+
+def test_all_of_it_is_selected_and_copied_by_keys(book):
+    cell, panel = _launch(book, "lambda: print('first words\\nsecond') or time.sleep(60)")
+    book.sees(cell, "second")
+    book.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    panel.locator(".xterm-helper-textarea").focus()
+    book.page.keyboard.press("Control+a")
+    book.page.keyboard.press("Control+c")
+    book.page.wait_for_function("async () => (await navigator.clipboard.readText()).trim().replace('\\r', '') === 'first words\\nsecond'", timeout=5_000)
+
+
+SHADES = """
+def shades():
+    rank = ice.get_context().rank
+    for code in (*range(30, 38), *range(90, 98)): print(f'\\x1b[{code}mcolour {code}\\x1b[0m')
+    print('a warning', file=sys.stderr)
+    if rank == 2: raise ValueError('the cause')
+    for _ in ice.get_context().steps(range(10**6)): time.sleep(.01)
+"""
+
+
+@pytest.mark.parametrize("theme", ["Dark", "Light"])
+def test_every_word_can_be_read_in_both_themes(book, theme):
+    book.page.evaluate("(theme) => window.jupyterapp.commands.execute('apputils:change-theme', { theme })", f"JupyterLab {theme}")
+    book.page.wait_for_function("(light) => document.body.dataset.jpThemeLight === light", arg=str(theme == "Light").lower(), timeout=10_000)
+    book.done(book.cell(SHADES))
+    failed, panel = _launch(book, "shades", 5)
+    book.word(failed, "FAILED", 20)
+    running, panel = _launch(book, "shades", 2)
+    book.sees(running, "colour 97")
+    book.press(running, "stacks")
+    panel.locator(".ice-stacks pre").first.wait_for()
+    for cell in (running, failed):
+        panel = book.panel(cell)
+        panel.locator(".ice-tool", has_text="Events").click()
+        panel.get_by_role("searchbox").fill("colour")
+        panel.locator(".ice-found").click()
+        for tab in ("all", "rank 1"):
+            panel.get_by_role("tab", name=tab).click()
+            book.sees(cell, "colour 97")
+            texts, pale = panel.evaluate(PALE)
+            assert texts > 30
+            assert pale == []
