@@ -433,11 +433,13 @@ def _open_board(path: Path) -> memoryview:
     """The words of an attempt's board, which is made where there is none."""
     if not path.exists():
         draft = path.with_name(f".{path.name}.{os.getpid()}")
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
-            file.write(bytes(8 * _WORDS))
-        with contextlib.suppress(FileExistsError):  # another rank was faster
-            os.link(draft, path)
-        draft.unlink()
+        try:
+            with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
+                file.write(bytes(8 * _WORDS))
+            with contextlib.suppress(FileExistsError):  # another rank was faster
+                os.link(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
     with open(os.open(path, os.O_RDWR | os.O_CLOEXEC), "r+b") as file:
         return memoryview(mmap.mmap(file.fileno(), 8 * _WORDS)).cast("q")
 

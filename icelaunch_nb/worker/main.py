@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import faulthandler
 import os
@@ -58,7 +59,9 @@ def main(source: RankTask | Connection) -> NoReturn:
         report.returned(value, task.rank, rank_dir)
         code = 0
     debugger.over()
-    context.over()
+    atexit.unregister(context.over)
+    if code == 0:  # whoever failed has left a checkpoint that it was asked for unfinished, and the next attempt is asked again
+        context.over()
     _leave(code)
 
 

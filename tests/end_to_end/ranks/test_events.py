@@ -310,7 +310,8 @@ def test_code_that_looks_for_a_stop_itself_is_given_the_grace() -> None:
     assert run.result(30) == {0: "whole"}
 
 
-def test_after_a_restart_the_last_checkpoint_is_known_and_the_protocol_is_fresh(runs: Path) -> None:
+@pytest.mark.parametrize("how", ["dies", "raises"])
+def test_after_a_restart_the_last_checkpoint_is_known_and_the_protocol_is_fresh(runs: Path, how: str) -> None:
     def train(folder: str) -> tuple[str | None, int]:
         import torch.distributed as dist
 
@@ -326,6 +327,8 @@ def test_after_a_restart_the_last_checkpoint_is_known_and_the_protocol_is_fresh(
                     ctx.checkpoint_saved(Path(folder) / f"attempt{ctx.restart_count}")
                 if ctx.restart_count == 0:
                     dist.barrier()
+                    if how == "raises":
+                        raise RuntimeError
                     os._exit(3)
         return before, done
 
