@@ -200,8 +200,7 @@ def _typed(one: inspect.Parameter, annotation: Any, nullable: bool, place: str) 
 
 
 def _expression(one: inspect.Parameter, annotation: Any, place: str) -> Parameter:
-    named = "" if annotation is one.empty else annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
-    hint = named or "a Python expression"
+    hint = "a Python expression" if annotation is one.empty else _named(annotation)
     if one.default is one.empty:
         return Parameter(one.name, "expression", "", True, hint=hint, place=place)
     try:
@@ -211,6 +210,11 @@ def _expression(one: inspect.Parameter, annotation: Any, place: str) -> Paramete
     if _reads_back(text, one.default):
         return Parameter(one.name, "expression", text, False, one.default, hint, place=place)
     return Parameter(one.name, "expression", "", False, one.default, f"empty: {text if len(text) <= _SHOWN else text[: _SHOWN - 1] + '…'}", place=place)
+
+
+def _named(annotation: Any) -> str:
+    """An annotation as it stands in the code; of what isn't there, since Python 3.14 that is a ForwardRef."""
+    return str(annotation if isinstance(annotation, str) else getattr(annotation, "__forward_arg__", "") or inspect.formatannotation(annotation))
 
 
 def _without_none(annotation: Any) -> tuple[Any, bool]:

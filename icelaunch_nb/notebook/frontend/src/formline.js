@@ -79,8 +79,11 @@ export class Line {
   /** @param {number} n */
   _heard(n) {
     for (const [key, typed] of this.unheard) if (typed.n <= n) this.unheard.delete(key);
-    this.asked.get(n)?.();
-    this.asked.delete(n);
+    for (const [asked, resolve] of this.asked) {
+      if (asked > n) continue; // an earlier one was heard, too, or got lost with a connection
+      this.asked.delete(asked);
+      resolve();
+    }
     if (n === this.sent) {
       clearTimeout(this.clock);
       this.clock = undefined;
