@@ -18,6 +18,7 @@ from watching import counts, wait_for
 
 import icelaunch_nb as ice
 from icelaunch_nb import steps
+from icelaunch_nb.processes import Process
 
 
 def click(run: ice.Run, order: random.Random, ranks: int) -> int:
@@ -161,6 +162,24 @@ def test_ranks_that_return_without_a_step_are_not_waited_for_and_a_copied_contex
     run.stop()
     results = run.result(30)
     assert len(results[0]) == 1 and results[0] == results[1] and results[2] == results[3] == []
+
+
+def test_a_program_that_is_over_is_not_waited_for_either(runs: Path) -> None:
+    script = runs / "script.py"
+    script.write_text("""
+import time
+import icelaunch_nb as ice
+ctx = ice.get_context()
+for _ in ctx.steps(range(10**9 if ctx.rank == 0 else 3)):
+    time.sleep(0.002)
+""")
+    run = ice.launch(str(script), nproc_per_node=2)
+    wait_for(lambda: run.events.progress_bar_iter.value > 10)
+    wait_for(lambda: not Process.of(run.pids[1]))
+    run.pause()
+    wait_for(run.events.paused.is_set)
+    run.stop()
+    assert run.wait(30) and run.state == "STOPPED"
 
 
 def test_a_resume_that_resumes_nothing_takes_no_later_pause_back() -> None:
