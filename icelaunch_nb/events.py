@@ -126,6 +126,7 @@ class Events:
     ``debugger_start`` and ``debugger_end`` have ``set``, ``clear``, ``is_set`` and ``wait(timeout)``;
     ``progress_bar_iter`` and ``progress_bar_total`` have ``value``. An instance can be given to `launch`, passed to the
     launched function as an argument, or reached in a rank as ``get_context().events``: it is the same board.
+    Loops over ``ctx.steps`` clear ``resume`` once they have heeded it, so code of yours may not wait for it beside them.
 
     Args:
         path: The board's file. None: one in memory-backed or temporary storage that is removed with the last reference.

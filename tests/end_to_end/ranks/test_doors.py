@@ -41,7 +41,6 @@ def everything() -> str:
         context.report(loss=float(step))
         dist.all_reduce(torch.ones(1))
     context.checkpoint_saved("nowhere")
-    context.events.resume.wait(60)
     if context.restart_count == 0 and context.rank == 0:
         raise RuntimeError("once more")
     return "x" * (2 << 20)
@@ -84,8 +83,11 @@ def test_every_file_is_its_owners_alone_whatever_the_umask(mask: int, runs: Path
     with umask(mask):
         # With a variable of its own it gets a host of its own, which was started under this umask.
         monkeypatch.setenv("TORCH_OF_THIS_TEST", str(mask))
-        run = ice.launch(everything, nproc_per_node=2, max_restarts=1)
+        events = ice.Events()
+        events.pause.set()
+        run = ice.launch(everything, nproc_per_node=2, max_restarts=1, events=events)
         other = ice.attach(run.log_dir)
+        wait_for(events.paused.is_set, 30)
         wait_for(lambda: len(run.stacks()) == 2, 20)
         assert open_ones(Path(run.log_dir)) == []
         run.resume()
