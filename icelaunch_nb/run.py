@@ -245,8 +245,8 @@ class Run:
         """
         if timeout is not None:
             check_seconds("timeout", timeout)
-        asks = timeout is None and debugging.somebody_can_be_asked()
         try:
+            asks = timeout is None and debugging.somebody_can_be_asked()
             for pause in self._watch(timeout):
                 subshell.take_clicks()
                 if asks and self._reading.last.debugged and not self._panel_speaks():

@@ -40,9 +40,9 @@ def test_a_click_acts_while_a_cell_waits_and_nothing_else_is_overtaken(six: Any,
 
 
 def test_an_interrupt_meanwhile_loses_no_cell(six: Any) -> None:
-    six.does("run = launch(lambda: time.sleep(600), ranks=1)\npanel = run.panel()\nuntil(lambda: run.pids)")
-    waits = six.start("print('waits', flush=True)\nrun.result()")
-    waits.wait_for("waits")
+    six.does("run = launch(lambda: print('up', flush=True) or time.sleep(600), ranks=1)\npanel = run.panel()\nuntil(lambda: run.pids)")
+    waits = six.start("run.result()")
+    waits.wait_for("up")  # printed by the cell once it waits
     queued = six.start("print('still here')")
     six.interrupt()
     assert waits.wait().ename == "KeyboardInterrupt"
