@@ -88,6 +88,10 @@ class Story:
                 return replace(self, state=State.RESTARTING, restarts=(*self.restarts, event), debugged={}, silent={})
             case "moment":
                 return self._after_moment(event)
+            case "unkillable":
+                ranks = [entry["rank"] for attempt in self.attempts for entry in attempt["ranks"] if entry["pid"] == event["pid"]]
+                text = f"pid {event['pid']} outlives SIGKILL: it waits in the operating system"
+                return self._after_moment({"t": event["t"], "kind": "unkillable", "text": text, "rank": ranks[-1] if ranks else None})
             case "stopping":
                 return replace(self, state=State.STOPPING, stopping=event)
             case "end":

@@ -11,6 +11,7 @@ import pytest
 from icelaunch_nb import LaunchConfig, Run
 from icelaunch_nb.notebook.panel import summary
 from icelaunch_nb.rundir import RunDir
+from icelaunch_nb.story import State, Story
 
 LIMIT = 100_000  # bytes that a run may add to a saved notebook
 
@@ -72,7 +73,8 @@ def test_a_run_that_succeeded(record):
     shown = _Markup(summary.html(run)).text
     assert "SUCCEEDED" in shown and "train" in shown and "2 ranks" in shown and "12.5 s" in shown and run.log_dir in shown
     assert [f"line {i}" in shown.split("\n") or f"line {i}" in shown for i in (29, 30, 49)] == [False, True, True]
-    assert summary.text(run) == repr(run)
+    plain = summary.text(run).split("\n")
+    assert plain == [repr(run), "rank 0, last lines:", *(f"    line {i}" for i in range(30, 50))]
 
 
 def test_a_run_that_failed_says_why_first_and_what_the_failing_rank_said_last(record):
@@ -83,6 +85,15 @@ def test_a_run_that_failed_says_why_first_and_what_the_failing_rank_said_last(re
         assert "ValueError: the <cause>" in shown
         assert "one" in shown and "oops" in shown
     assert _Markup(summary.html(run)).text.index("rank 1, last lines") < _Markup(summary.html(run)).text.index("rank 0, last lines")
+
+
+def test_a_run_that_goes_on_says_as_of_when_that_is_so(record, monkeypatch):
+    run = record(_attempt(), logs={(0, 0, "stdout"): b"so far\n", (0, 1, "stdout"): b"elsewhere\n"})
+    monkeypatch.setattr(Run, "story", Story(state=State.RUNNING, attempts=(_attempt(),)))
+    for shown in (_Markup(summary.html(run)).text, summary.text(run)):
+        assert "RUNNING" in shown and "so far" in shown and "elsewhere" not in shown
+        assert re.search(r"^as of \d\d:\d\d:\d\d; ice.attach\('r1'\) tells more$", shown, re.MULTILINE)
+    assert "\n" not in repr(run), "a plain prompt shows a line"
 
 
 def test_what_ranks_print_is_text_in_it(record):

@@ -124,3 +124,11 @@ def test_the_story_knows_who_is_silent_and_until_when_a_stop_is_patient():
     assert story.after({"event": "restart", "attempt": 1}).silent == {}
     stopping = story.after({"event": "stopping", "t": 5.0, "grace": 30}).after({"event": "stopping", "t": 6.0, "grace": 1})
     assert stopping.state == State.STOPPING and stopping.stopping["grace"] == 1
+
+
+def test_a_rank_that_outlives_sigkill_is_a_moment_of_its_own():
+    ranks = [{"rank": rank, "local_rank": rank, "pid": 10 + rank, "started": 1.0} for rank in range(2)]
+    story = Story().after({"t": 1.0, "event": "attempt", "attempt": 0, "ranks": ranks}).after({"t": 2.0, "event": "unkillable", "pid": 11})
+    (moment,) = story.moments
+    assert (moment["kind"], moment["rank"], moment["t"]) == ("unkillable", 1, 2.0) and "pid 11" in moment["text"]
+    assert story.after({"t": 3.0, "event": "end", "state": "STOPPED"}).state == State.STOPPED

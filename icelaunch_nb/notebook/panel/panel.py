@@ -142,6 +142,11 @@ class RunPanel(anywidget.AnyWidget):
         if kernel is not None:
             subshell.publish_under(kernel, self._cell, subshell.of_kernel(kernel) if subshell_too else None)
 
+    def renew_outputs(self) -> None:
+        """As `renew_displays`, while the run goes on: where the output is a widget, it would be made anew each time."""
+        if not _outputs_are_apart():
+            self.renew_displays()
+
     def renew_displays(self, *, live: bool = True) -> None:
         """Brings the outputs that hold this panel up to date, from any thread; where they stand doesn't matter."""
         kernel = _kernel()

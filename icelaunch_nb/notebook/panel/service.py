@@ -19,6 +19,8 @@ _OLDER = 1 << 18  # and that it gets of a rank that is looked at: more than 1,00
 _CURVES = 0.5  # seconds between two looks at what ranks reported
 _PULSE = 0.25  # between two pulses
 _BEAT = 1.0  # and at the latest, so that a front end knows that we live
+_RENEWED = 2.0  # between two renewals of the outputs, which hold the summary
+_RENEWED_AT_LEAST = 60.0  # and where ranks only go on printing: after a fiftieth of the run's time, and after this at the latest
 SHOWN_AGAIN = (0.3, 1.0, 2.5)  # after a display; a front end whose "hello" waits for a busy kernel has missed what came before
 
 
@@ -42,6 +44,8 @@ class Service:
         self._pulse_sent: tuple[float, str] = (0.0, "")
         self._story_sent: Any = None
         self._over_told = False
+        self._renewed = time.monotonic()
+        self._shown: tuple[Any, Any] = (None, None)  # what the outputs tell: how it stands, and when each rank wrote last
         self._helpers: list[threading.Thread] = []
         self.rests_until = 0.0
 
@@ -68,7 +72,9 @@ class Service:
         self._send_pulse(over=story.state.over)
         self._helpers = [helper for helper in self._helpers if helper.is_alive()]
         waits = bool(self._follower.backlog or more_curves or self._older or self._helpers or panel.wishes or (panel.shown_again_at and not panel.seen))
-        if story.state.over and not waits and not self._over_told:
+        if not story.state.over:
+            self._renew(story)
+        elif not waits and not self._over_told:
             self._over_told = True
             panel.renew_displays()
         return waits or not story.state.over
@@ -133,6 +139,17 @@ class Service:
                 about, data = zip(*curves.take(int(self._budget.bytes)), strict=True)
                 self._send({"kind": "curves", "curves": about}, b"".join(data))
         return any(curves.changed or curves.backlog for curves in self._curves)
+
+    def _renew(self, story: Any) -> None:
+        """Brings the outputs up to date where something changed: a page that is closed early saves them, one without widgets shows them."""
+        waited, run = time.monotonic() - self._renewed, self.panel.run
+        if waited < _RENEWED:
+            return
+        shown = (story, str(run.state)), self._follower.written(len(self._attempts) - 1)
+        if shown == self._shown or (shown[0] == self._shown[0] and waited < min(_RENEWED_AT_LEAST, run.elapsed / 50)):
+            return
+        self._renewed, self._shown = time.monotonic(), shown
+        self.panel.renew_outputs()
 
     def _send(self, message: dict[str, Any], data: bytes) -> None:
         self._budget.spend(len(data))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html as markup
 import re
+import time
 from typing import Any
 
 from icelaunch_nb.notebook.panel.portrait import Portrait
@@ -17,13 +18,14 @@ _CONTROL = re.compile(r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b\[[0-?]*[ -/]*[@-~
 
 
 def text(run: Any) -> str:
-    """The run in plain text: its repr, and what went wrong."""
+    """The run in plain text; it says what the markup says."""
     told = _Told(run)
-    lines = [repr(run), *told.restarts()]
-    if told.story["failures"] or told.story["state"] == "LOST":
-        lines += ["", *told.first_error()]
-        for rank in told.failing() or [0]:
-            lines += [f"rank {rank}, last lines:", *(f"    {line}" for line in told.last_lines(rank))]
+    lines = [repr(run), *told.as_of(), *told.restarts()]
+    error = told.first_error()
+    if error:
+        lines += ["", *error]
+    for rank, said in told.last_words():
+        lines += [f"rank {rank}, last lines:", *(f"    {line}" for line in said)]
     return "\n".join(lines)
 
 
@@ -31,20 +33,18 @@ def html(run: Any) -> str:
     """The run as markup without scripts: state, restarts, first error, last lines."""
     told = _Told(run)
     story = told.story
-    color = _COLORS.get(story["state"], "#1565c0")
+    color = _COLORS.get(told.state, "#1565c0")
     parts = [
         '<div style="border-left: 3px solid ' + color + '; padding: 2px 0 2px 10px; line-height: 1.5">',
-        f'<div><b style="color: {color}">{story["state"]}</b> {_escape(story["name"])} · {told.figures()}</div>',
-        *(f"<div>{_escape(line)}</div>" for line in [*told.restarts(), *run.standing()]),
+        f'<div><b style="color: {color}">{told.state}</b> {_escape(story["name"])} · {told.figures()}</div>',
+        *(f"<div>{_escape(line)}</div>" for line in [*told.as_of(), *told.restarts(), *run.standing()]),
     ]
     error = told.first_error()
     if error:
         parts.append(_block("\n".join(error)))
-    for rank in [*told.failing(), *([] if 0 in told.failing() else [0])]:
-        lines = told.last_lines(rank)
-        if lines:
-            opened = " open" if story["failures"] else ""
-            parts.append(f"<details{opened}><summary>rank {rank}, last lines</summary>{_block(chr(10).join(lines))}</details>")
+    for rank, said in told.last_words():
+        opened = " open" if story["failures"] else ""
+        parts.append(f"<details{opened}><summary>rank {rank}, last lines</summary>{_block(chr(10).join(said))}</details>")
     parts.append(f'<div style="opacity: 0.65; font-size: 0.85em">{_escape(story["path"])}</div></div>')
     return "\n".join(parts)
 
@@ -55,6 +55,13 @@ class _Told:
     def __init__(self, run: Any) -> None:
         self.run = run
         self.story = Portrait(run).story()
+        self.state = str(run.state)
+
+    def as_of(self) -> list[str]:
+        """Of a run that isn't over, when that was so: nobody may be there to say what came of it."""
+        if self.story["over"]:
+            return []
+        return [f"as of {time.strftime('%H:%M:%S')}; ice.attach({self.story['run_id']!r}) tells more"]
 
     def figures(self) -> str:
         ranks, restarts = self.story["nproc"], len(self.story["restarts"])
@@ -75,10 +82,12 @@ class _Told:
         when = f" in attempt {first['attempt']}" if self.story["restarts"] else ""
         return [f"rank {first['rank']} failed{when}", *lines, *([_clean(first["hint"])] if first["hint"] else [])]
 
-    def failing(self) -> list[int]:
-        return [failure["rank"] for failure in self.story["failures"]][:_RANKS]
+    def last_words(self) -> list[tuple[int, list[str]]]:
+        """The last lines of the ranks that failed, and of rank 0, as far as they wrote any."""
+        ranks = dict.fromkeys([*[failure["rank"] for failure in self.story["failures"]][:_RANKS], 0])
+        return [(rank, lines) for rank in ranks if (lines := self._last_lines(rank))]
 
-    def last_lines(self, rank: int) -> list[str]:
+    def _last_lines(self, rank: int) -> list[str]:
         """The end of what a rank wrote to stdout, then to stderr, without control characters."""
         found: list[str] = []
         for attempt in self.run.story.attempts[-1:]:

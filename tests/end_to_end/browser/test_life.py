@@ -1,4 +1,4 @@
-"""A panel whose kernel ends or falls silent before its run is over."""
+"""A panel whose kernel ends or falls silent before its run is over, and what its notebook holds then; pages that are opened again."""
 
 from __future__ import annotations
 
@@ -7,6 +7,62 @@ import re
 import signal
 
 import pytest
+
+_PLACE = "document.querySelectorAll('.jp-Notebook .jp-Cell')[cell].querySelector('.icelaunch-place').textContent"
+
+
+def test_the_summary_is_of_these_seconds_while_the_run_goes_on_and_the_view_stays_as_it_is(book):
+    cell = book.cell("run = ice.launch(chatter, nproc_per_node=2, devices='cpu')\nrun")
+    book.sees(cell, "line 25 of", 30)
+    panel = book.panel(cell)
+    book.press(cell, "stacks")
+    panel.locator(".ice-stacks pre").first.wait_for()
+    panel.locator(".ice-search").fill("line")
+    panel.locator(".xterm-helper-textarea").press("Home")
+    book.sees(cell, "line 0")
+    panel.evaluate("(panel) => { panel.mine = true; }")
+    for _ in range(2):
+        told = book.page.evaluate(f"(cell) => {_PLACE}", cell)
+        book.page.wait_for_function(f"([cell, told]) => {_PLACE} !== told", arg=[cell, told], timeout=10_000)
+    assert panel.evaluate("(panel) => panel.mine"), "the very same view"
+    assert panel.locator(".ice-search").input_value() == "line"
+    assert panel.locator(".ice-stacks pre").first.is_visible()
+    assert panel.locator(".xterm-helper-textarea").evaluate("(focused) => focused === document.activeElement")
+    book.sees(cell, "line 0")
+    (output,) = book.save()["cells"][cell]["outputs"]
+    for shown in ("text/html", "text/plain"):
+        text = "".join(output["data"][shown])
+        assert "RUNNING" in text and re.search(r"as of \d\d:\d\d:\d\d; ice.attach\(", text) and "of rank 0" in text
+    assert len(str(output)) < 20_000
+
+
+def test_four_panels_ask_for_their_code_once(book):
+    cells = [book.cell(f"run = ice.launch(lambda: print('here'), devices='cpu')\nrun.wait()\nrun.panel()  # {number}") for number in range(4)]
+    for cell in cells:
+        book.sees(cell, "here", 30)
+    book.save()
+    large = []
+    book.page.on("websocket", lambda socket: socket.on("framereceived", lambda payload: len(payload) > 400_000 and large.append(len(payload))))
+    book.open()
+    for cell in cells:
+        book.sees(cell, "here", 20)
+    book.page.wait_for_timeout(2_500)  # longer than one waits for what another one asked for
+    assert len(large) == 1
+
+
+def test_a_panel_whose_code_was_asked_for_in_vain_asks_itself(book):
+    """By another panel of this page, whose kernel is busy or gone."""
+    cell = book.cell("run = ice.launch(lambda: print('here'), devices='cpu')\nrun.wait()\nrun.panel()")
+    book.sees(cell, "here", 30)
+    version = book.page.evaluate("() => [...globalThis.icelaunchCode.keys()][0]")
+    book.save()
+    book.page.add_init_script(
+        f"globalThis.icelaunchCode = new Map([['{version}', (() => {{ let take; const module = new Promise((resolve) => (take = resolve))"
+        ".then(([script]) => import(URL.createObjectURL(new Blob([script], { type: 'text/javascript' })))); return { module, take }; })()]]);"
+    )
+    book.open()
+    book.sees(cell, "here", 20)
+
 
 SETUP = """
 %load_ext icelaunch_nb

@@ -190,6 +190,30 @@ def test_a_restart_is_told_and_the_earlier_attempt_stays_reachable(book):
     book.sees(cell, "attempt 0 speaks")
 
 
+def test_the_error_comes_forward_also_where_an_earlier_attempt_is_looked_at(book):
+    book.done(book.cell(
+        "def twice():\n    ctx = ice.get_context()\n    print('attempt', ctx.restart_count, 'speaks')\n"
+        "    while ctx.restart_count and not os.path.exists('go'): time.sleep(0.01)\n    raise RuntimeError(f'error {ctx.restart_count}')"
+    ))
+    cell = _launch(book, "twice", "nproc_per_node=1, max_restarts=1")
+    book.sees(cell, "attempt 1 speaks")
+    panel = book.panel(cell)
+    panel.get_by_label("Attempt").select_option("0")
+    book.sees(cell, "attempt 0 speaks")
+    told = book.cell(
+        "import json\nwith open(f'{run.log_dir}/journal.jsonl', 'a') as file:\n"
+        "    file.write(json.dumps({'t': time.time(), 'event': 'unkillable', 'pid': run.pids[0]}) + '\\n')"
+    )
+    book.done(told)
+    panel.locator(".ice-failure", has_text=re.compile(r"rank 0: pid \d+ outlives SIGKILL")).wait_for(timeout=5_000)
+    book.sees(cell, "attempt 0 speaks")
+    (book.server.home / "go").touch()
+    book.word(cell, "FAILED")
+    book.sees(cell, "attempt 1 speaks")
+    assert panel.locator(".ice-failure").inner_text().startswith("rank 0: RuntimeError: error 1")
+    book.done(book.cell("os.remove('go')"))
+
+
 def test_what_a_rank_prints_is_text(book):
     before = book.page.title()
     book.done(book.cell(

@@ -5,8 +5,12 @@
  * a megabyte for each run, if the whole panel were in there.
  */
 
-/** @type {Map<string, Promise<any>>} the code's modules on this page, by version */
-const page = (/** @type {any} */ (globalThis).icelaunchPanels ??= new Map());
+/** A version of the code on this page: its module, and who takes the code once a kernel sends it. @typedef {{ module: Promise<any>, take: (files: DataView[]) => void }} Code */
+
+/** By version. @type {Map<string, Code>} */
+const page = (/** @type {any} */ (globalThis).icelaunchCode ??= new Map());
+
+const PATIENCE = 2000; // milliseconds that a panel waits for the code that another one asked for; that one's kernel may be busy, or gone
 
 export default () => {
   /** @type {Promise<any>} */
@@ -27,32 +31,46 @@ export default () => {
   return {
     /** @param {{ model: any }} context */
     initialize({ model }) {
-      panel = code(model).then((module) => module.default());
-      return later((made) => made.initialize({ model }));
+      const closed = new AbortController();
+      panel = code(model, closed.signal).then((module) => module.default());
+      const end = later((made) => made.initialize({ model }));
+      return () => {
+        closed.abort();
+        end();
+      };
     },
     /** @param {{ model: any, el: HTMLElement }} context */
     render: ({ model, el }) => later((made) => made.render({ model, el })),
   };
 };
 
-/** @param {any} model @returns {Promise<any>} the panel's module */
-async function code(model) {
+/** @param {any} model @param {AbortSignal} closed @returns {Promise<any>} the panel's module */
+function code(model, closed) {
   const version = model.get("version");
-  const known = page.get(version);
-  if (known) return known;
-  return new Promise((resolve) => {
-    const hears = (/** @type {{ kind: string }} */ message, /** @type {DataView[]} */ [script, style] = []) => {
-      if (message.kind !== "code") return;
-      model.off("msg:custom", hears);
-      if (!page.has(version)) {
-        const element = document.createElement("style");
-        element.textContent = new TextDecoder().decode(style);
-        document.head.append(element);
-        page.set(version, import(URL.createObjectURL(new Blob([/** @type {DataView<ArrayBuffer>} */ (script)], { type: "text/javascript" }))));
-      }
-      resolve(page.get(version));
-    };
-    model.on("msg:custom", hears);
-    model.send({ do: "code" });
+  const asked = page.get(version);
+  const known = asked ?? expect();
+  page.set(version, known);
+  const hears = (/** @type {{ kind: string }} */ message, /** @type {DataView[]} */ files) => message.kind === "code" && known.take(files);
+  model.on("msg:custom", hears);
+  const ask = setTimeout(() => model.send({ do: "code" }), asked ? PATIENCE : 0);
+  const leave = () => {
+    clearTimeout(ask);
+    model.off("msg:custom", hears);
+  };
+  known.module.then(leave);
+  closed.addEventListener("abort", leave);
+  return known.module;
+}
+
+/** @returns {Code} */
+function expect() {
+  /** @type {(files: DataView[]) => void} */
+  let take = () => {};
+  const module = new Promise((resolve) => (take = resolve)).then(([script, style]) => {
+    const element = document.createElement("style");
+    element.textContent = new TextDecoder().decode(style);
+    document.head.append(element);
+    return import(URL.createObjectURL(new Blob([script], { type: "text/javascript" })));
   });
+  return { module, take };
 }

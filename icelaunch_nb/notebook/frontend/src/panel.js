@@ -111,14 +111,16 @@ function show(shared, el) {
     const first = now.failures.find((failure) => failure.attempt === now.attempts.at(-1)?.attempt);
     const key = first && `${first.attempt}/${first.rank}`;
     // A rank that fails brings itself forward; whoever looks at one by choice is left there until the run is over.
-    if (first && key && key !== look.forward && (!look.byHand || now.over)) {
+    const byHand = look.byHand || look.attempt >= 0;
+    if (first && key && key !== look.forward && (!byHand || now.over)) {
       look.forward = key;
+      look.attempt = -1;
       look.chosen = first.rank;
       drawn = -1;
     }
     // So does one that comes to a breakpoint.
     const waits = Object.keys(now.debugged).map(Number).sort((a, b) => a - b)[0];
-    if (waits !== undefined && look.forward !== `debugger ${waits}` && !look.byHand && !first) {
+    if (waits !== undefined && look.forward !== `debugger ${waits}` && !byHand && !first) {
       look.forward = `debugger ${waits}`;
       look.chosen = waits;
       drawn = -1;

@@ -6,7 +6,7 @@ import { plain } from "./sanitise.js";
 /** @typedef {{ t: number, text: string, kind: string }} Entry */
 
 /** Moments that ask for an eye. */
-const STANDING_OUT = /** @type {Record<string, string>} */ ({ paused: "warn", stop: "warn", debugger_start: "warn", saved: "good" });
+const STANDING_OUT = /** @type {Record<string, string>} */ ({ paused: "warn", stop: "warn", debugger_start: "warn", saved: "good", unkillable: "bad" });
 
 export function makeTimeline() {
   const element = h("ol", { className: "ice-events", hidden: true, "aria-label": "Events", tabindex: "0" });
