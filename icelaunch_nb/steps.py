@@ -188,7 +188,8 @@ class Protocol:
         number, words = self._done + 1, self.words
         self._begin(kind, number)
         if len(self._lines) == 1:
-            self._publish(count, number, kind)
+            # A step lies between a checkpoint and a stop, so that the loop's body can save.
+            self._publish(count + 1 if kind == STOP and self.due else count, number, kind)
             return
         words[_CONTROL] = _decision(0, number, kind)
         try:

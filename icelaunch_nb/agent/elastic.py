@@ -122,7 +122,8 @@ class IceAgent(LocalElasticAgent):
                 run_dir=str(self._run_dir.path), attempt=self._attempt, local_rank=local_rank, rank=worker.global_rank,
                 surroundings=self._surroundings, rank_environ=environs[local_rank], program=[str(part) for part in program],
                 threads=self._settings["threads"], device=self._settings["devices"][local_rank],
-                set_device=self._settings["set_device"], post_mortem=self._settings["post_mortem"], close_fds=self._close_fds,
+                set_device=self._settings["set_device"], post_mortem=self._settings["post_mortem"],
+                close_fds=self._close_fds if self._start_method == "fork" else [],  # others have descriptors of their own there
             ))
         self._ranks = Ranks(tasks, self._start_method, self._spares)
         self._ranks.start()

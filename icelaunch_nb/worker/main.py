@@ -69,7 +69,8 @@ def _await_task(tasks: Connection) -> RankTask:
     """Rehearses, and waits; nobody needing this rank is the end of it."""
     _rehearse()
     try:
-        return tasks.recv()
+        with tasks:  # a program that this process becomes would inherit it
+            return tasks.recv()
     except EOFError:
         os._exit(0)
 
@@ -124,6 +125,7 @@ def _settle(task: RankTask, rank_dir: RankDir) -> None:
 def _settle_torch(task: RankTask) -> None:
     import torch
 
+    torch.default_generator.seed()  # as a fresh process has it: forked ones would draw the same in every rank, launch and attempt
     if task.threads is not None:
         torch.set_num_threads(task.threads)
     if task.set_device and task.device.startswith("cuda"):

@@ -413,6 +413,30 @@ def test_a_checkpoint_is_due_once_per_request(one):
     assert due == [2, 5]
 
 
+@pytest.mark.parametrize("paused", [False, True])
+def test_a_checkpoint_that_was_asked_for_before_a_stop_is_saved(one, paused):
+    saved, events = [], events_of(one)
+
+    def clicks():
+        assert events.paused.wait(20)
+        events.trigger_save_checkpoint.set()
+        events.stop_all_tasks.set()
+
+    clicker = threading.Thread(target=clicks, daemon=True)
+    for batch in one.loop(range(100)):
+        if one.should_checkpoint():
+            saved.append(batch)
+        if batch == 10 and paused:
+            events.pause.set()
+            clicker.start()
+        elif batch == 10:
+            events.trigger_save_checkpoint.set()
+            events.stop_all_tasks.set()
+    assert saved == [batch] and batch < 14
+    if paused:
+        clicker.join(20)
+
+
 def test_a_checkpoint_stays_due_until_the_code_asks(one):
     due = []
     for batch in one.loop(range(20)):

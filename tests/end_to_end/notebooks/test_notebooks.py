@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,13 +23,17 @@ TOOLS = {
 @contextlib.contextmanager
 def executing(tool: str, notebook: Path, target: Path) -> Iterator[subprocess.Popen[str]]:
     command = [*TOOLS[tool], str(notebook)] + ([str(target)] if tool == "papermill" else ["--output", str(target)])
-    environ = {**os.environ, "JUPYTER_PREFER_ENV_PATH": "1"}  # the kernel of this environment
-    process = subprocess.Popen(command, cwd=notebook.parent, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    try:
-        yield process
-    finally:
-        process.terminate()  # its kernel goes with it
-        process.communicate()
+    # Runs of its own, for the other tool has some by the same names; a short path, for sockets lie there.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as own:
+        environ = {**os.environ, "JUPYTER_PREFER_ENV_PATH": "1", "TMPDIR": own, "XDG_STATE_HOME": own}  # the kernel of this environment
+        process = subprocess.Popen(command, cwd=notebook.parent, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        try:
+            yield process
+        finally:
+            process.terminate()  # its kernel goes with it
+            process.communicate()
+        for journal in Path(own).glob("icelaunch_nb-*/*/journal.jsonl"):
+            assert json.loads(journal.read_text().splitlines()[-1])["event"] == "end"
 
 
 def test_there_are_stories():
