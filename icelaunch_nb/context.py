@@ -17,7 +17,7 @@ from icelaunch_nb.errors import IcelaunchError
 from icelaunch_nb.events import Events
 from icelaunch_nb.metrics import Metrics
 from icelaunch_nb.rundir import RunDir
-from icelaunch_nb.steps import Steps, listen, steps_of
+from icelaunch_nb.steps import Loop, Steps, listen, steps_of
 
 if TYPE_CHECKING:
     import torch
@@ -82,7 +82,7 @@ class Context:
             iterable: What to go through.
             total: How many there are; None: its `len`, where it has one.
         """
-        return self._steps.loop(iterable, total)
+        return Loop(self._steps.loop(iterable, total), iterable, total)
 
     @property
     def step(self) -> int:

@@ -362,6 +362,25 @@ class Steps:
         return protocol.take_checkpoint()
 
 
+class Loop(Iterator[T]):
+    """The items of `Steps.loop`, and how many: so a `tqdm` around it has a total. Going through it costs what the generator costs."""
+
+    def __init__(self, items: Iterator[T], iterable: Iterable[T], total: float | None) -> None:
+        self._items, self._iterable, self._given = items, iterable, total
+
+    def __iter__(self) -> Iterator[T]:
+        return self._items
+
+    def __next__(self) -> T:
+        return next(self._items)
+
+    def __len__(self) -> int:
+        return len(self._iterable) if self._given is None else _total(self._iterable, self._given)  # type: ignore[arg-type]
+
+    def __bool__(self) -> bool:
+        return True
+
+
 _made: weakref.WeakValueDictionary[tuple[int, Path | None, int], Steps] = weakref.WeakValueDictionary()  # by pid, board and rank
 
 

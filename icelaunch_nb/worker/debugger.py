@@ -10,6 +10,7 @@ Where it differs from pdb in a terminal:
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import pdb
@@ -17,6 +18,7 @@ import re
 import rlcompleter
 import sys
 import threading
+from collections.abc import Callable
 from multiprocessing import __file__ as _multiprocessing
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -77,6 +79,19 @@ def _debugger() -> RankDebugger:
         _here.debugger = RankDebugger(Prompt(rank_dir, int(os.environ.get("RANK", "0"))), names)
         _here.pid = os.getpid()
     return _here.debugger
+
+
+def _while_it_runs(command: Callable[..., Any]) -> Any:
+    """A command that makes steps; in a post-mortem pdb's own would leave the prompt, and the rank would fail at once."""
+
+    @functools.wraps(command)
+    def do(self: RankDebugger, arg: str) -> Any:
+        if self.why == "breakpoint":
+            return command(self, arg)
+        self.error("the function is over: up, down and p look around, c goes on to fail")
+        return None
+
+    return do
 
 
 class RankDebugger(pdb.Pdb):
@@ -142,6 +157,11 @@ class RankDebugger(pdb.Pdb):
         return True
 
     do_q = do_exit = do_EOF = do_quit  # type: ignore[assignment]
+
+    do_next = do_n = _while_it_runs(pdb.Pdb.do_next)
+    do_step = do_s = _while_it_runs(pdb.Pdb.do_step)
+    do_return = do_r = _while_it_runs(pdb.Pdb.do_return)
+    do_until = do_unt = _while_it_runs(pdb.Pdb.do_until)
 
     def do_run(self, arg: str) -> None:
         """Not here: the run starts its ranks together."""

@@ -180,6 +180,7 @@ def test_ipythons_open_is_left_here_and_ones_own_is_not():
     shells = types.FunctionType(compile("lambda: 0", "/lib/IPython/core/interactiveshell.py", "eval").co_consts[0], {})
     assert carried("open('x')", open=shells) == set()
     assert carried("open('x')", open=lambda path: path) == {"open"}
+    assert carried("clear_output()", clear_output=shells) == {"clear_output"}
 
 
 def test_what_is_not_needed_may_be_anything():

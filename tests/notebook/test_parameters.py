@@ -79,7 +79,7 @@ def test_kinds_and_defaults(annotation, default, kind, shown):
 @pytest.mark.parametrize(
     ("annotation", "typed", "value"),
     [
-        (bool, True, True), (int, " 12 ", 12), (int, "1_000", 1000), (float, "1e-3", 0.001), (str, "  kept ", "  kept "), (str, "", ""),
+        (bool, True, True), (int, " 12 ", 12), (int, "1_000", 1000), (float, "1e-3", 0.001), (str, "  kept ", "  kept "),
         (int | None, "", None), (str | None, "", None), (str | None, "x", "x"), (Literal[1, "1"], "1", 1), (Literal[1, "1"], '"1"', "1"),
         (Color, "RED", Color.RED), (bool | None, "False", False), (Color | None, "None", None),
     ],
@@ -97,7 +97,8 @@ def test_what_is_typed_becomes_a_value(annotation, typed, value):
     ("annotation", "typed", "error", "said"),
     [
         (int, "three", ValueError, "must be a whole number"), (int, "1.5", ValueError, "must be a whole number"), (float, "x", ValueError, "must be a number"),
-        (int, "", Missing, "needs a value"), (int, "  ", Missing, "needs a value"), (Literal["a", "b"], "c", ValueError, "must be one of a, b"),
+        (str, "", Missing, "needs a value"), (int, "", Missing, "needs a value"), (int, "  ", Missing, "needs a value"),
+        (Literal["a", "b"], "c", ValueError, "must be one of a, b"),
         (Color, "", Missing, "choose one"), (list, "", Missing, "needs a value"),
     ],
 )

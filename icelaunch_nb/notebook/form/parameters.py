@@ -75,7 +75,7 @@ class Parameter:
         text = str(given)
         if self.kind == "select":
             return self._choose(text)
-        if self.kind == "text" and not (self.nullable and not text):
+        if self.kind == "text" and (text or not (self.nullable or self.required)):
             return text
         if not text.strip():
             if self.nullable:

@@ -113,7 +113,7 @@ def read_cell(source: Source, body: str, namespace: dict[str, Any], *, flags: in
         _keep_last_value(tree)
     code = compile(tree, source.filename, "exec", flags, dont_inherit=True)
     left = {*_LEFT_HERE, *FROM_THE_RANK, *without}
-    carried = [name for name in names.needed if name in namespace and name not in left and not _of_ipython(namespace[name])]
+    carried = [name for name in names.needed if name in namespace and name not in left and not (name == "open" and _of_ipython(namespace[name]))]
     spare = tuple(name for name in carried if name in names.bound and name not in names.certain)
     return Cell(Body(code, _carrier(carried, code, source, namespace), source.label), shows and not silenced, silenced, spare)
 

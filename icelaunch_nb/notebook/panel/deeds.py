@@ -41,6 +41,12 @@ def _acts(method: str, says: str) -> Deed:
     return Deed(do)
 
 
+def _checkpoint(service: Any, _wish: Mapping[str, Any]) -> Mapping[str, Any]:
+    run = service.panel.run
+    run.save_checkpoint()
+    return {"says": "asked; ranks save after Resume" if run.state == "PAUSED" else "asked; ranks save where they look at their events"}
+
+
 def _replay(service: Any, wish: Mapping[str, Any]) -> Mapping[str, Any]:
     service.replay(int(wish["attempt"]) if "attempt" in wish else None)
     return {}
@@ -88,7 +94,7 @@ DEEDS = {
     "kill": _acts("kill", "SIGKILL is on its way to the ranks"),
     "pause": _acts("pause", "asked; ranks pause where they look at their events"),
     "resume": _acts("resume", "asked; ranks go on"),
-    "checkpoint": _acts("save_checkpoint", "asked; ranks save where they look at their events"),
+    "checkpoint": Deed(_checkpoint),
     "search": Deed(_search, slow="looking …"),
     "debug": Deed(_debug),
     "complete": Deed(_complete, slow="asking the rank …"),  # a rank that makes a step doesn't answer

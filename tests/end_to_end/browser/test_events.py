@@ -59,6 +59,7 @@ def test_pause_resume_and_a_checkpoint_by_clicking(book):
     book.press(cell, "resume")
     book.word(cell, "RUNNING")
     book.press(cell, "checkpoint")
+    panel.locator(".ice-answer", has_text=re.compile(r"^Save checkpoint: saved: /tmp/step_\d+, step \d+$")).wait_for(timeout=10_000)
     panel.locator(".ice-tool", has_text="Events").click()
     events = panel.locator(".ice-events")
     events.get_by_text("checkpoint saved: /tmp/step_").wait_for(timeout=10_000)

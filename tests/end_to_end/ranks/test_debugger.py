@@ -282,8 +282,9 @@ def test_a_rank_that_raises_stops_there_first(capfd) -> None:
     assert run.waiting == {1: f"{HERE}, line {line_of('raised here')}"}
     time.sleep(0.3)
     assert run.state == "RUNNING" and run.attempt == 0
-    run.debug(1, ["p inner[0]", "c"])
-    assert "'deep'" in capfd.readouterr().out
+    run.debug(1, ["n", "step", "r", "unt 9", "p inner[0]", "c"])
+    said = capfd.readouterr().out
+    assert said.count("the function is over: up, down and p look around, c goes on to fail") == 4 and "'deep'" in said
     assert run.result(30) == {0: "whole", 1: "whole"}
     assert run.restarts == 1
     event = next(event for event in read_journal(run._dir.journal, 0)[0] if event.get("kind") == "debugger_start")

@@ -416,6 +416,22 @@ def test_metrics_are_a_frame_where_pandas_is_there_and_pandas_reads_the_file(mon
     assert list(silent.metrics().columns) == ["attempt", "rank", "step", "time"] and len(silent.metrics()) == 0
 
 
+def test_a_loop_tells_how_long_it_is() -> None:
+    def loops() -> list[object]:
+        ctx, told = ice.get_context(), []
+        for loop in (ctx.steps("abc"), ctx.steps(iter("abc"), 5)):
+            told += [len(loop), list(loop)]
+        unknown = ctx.steps(iter("ab"))
+        assert unknown
+        try:
+            len(unknown)
+        except TypeError:
+            told += [next(unknown), list(unknown)]
+        return told
+
+    assert ice.launch(loops).result(60)[0] == [3, ["a", "b", "c"], 5, ["a", "b", "c"], "a", ["b"]]
+
+
 def test_bars_of_tqdm_are_text_in_the_log() -> None:
     pytest.importorskip("tqdm")
 

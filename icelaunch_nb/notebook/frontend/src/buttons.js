@@ -1,5 +1,6 @@
 /** The buttons that act on the run: which of them make sense now, and that a press is heard. */
 import { h } from "./dom.js";
+import { plain } from "./sanitise.js";
 
 /** @typedef {import("./story.js").Story} Story */
 /** @typedef {import("./story.js").Pulse} Pulse */
@@ -47,11 +48,15 @@ export function makeButtons(ask, tell, signal) {
   const known = new Map();
   /** The newest press: an older one's answer doesn't overwrite it. */
   let press = 0;
+  /** The press of Save checkpoint that is told what came of it, and when the newest checkpoint was saved before. @type {{ press: number, before: number } | undefined} */
+  let awaited;
+  let saved = 0;
   for (const [what, label, title] of BUTTONS) {
     const button = /** @type {HTMLButtonElement} */ (h("button", { type: "button", className: "ice-button", "data-do": what, title, hidden: true }, label));
     button.addEventListener("click", async () => {
       if (button.getAttribute("aria-busy") === "true" || button.getAttribute("aria-disabled") === "true") return;
       const mine = ++press;
+      awaited = what === "checkpoint" ? { press: mine, before: saved } : undefined;
       button.setAttribute("aria-busy", "true");
       tell(`${label}: heard …`, "heard");
       const late = setTimeout(() => mine === press && tell(`${label}: ${BUSY}`, "busy"), UNHEARD);
@@ -61,14 +66,29 @@ export function makeButtons(ask, tell, signal) {
       });
       clearTimeout(late);
       button.removeAttribute("aria-busy");
-      if (mine !== press) return;
+      if (mine !== press || (what === "checkpoint" && ok && !awaited)) return;
       tell(lost ? "" : `${label}: ${says}`, ok ? "done" : "bad");
-      if (ok) setTimeout(() => mine === press && tell("", ""), READ);
+      if (ok) leave(mine);
     }, { signal });
     // A key that is held down presses again and again, and the focus goes on to the button that comes next.
     button.addEventListener("keydown", (event) => event.repeat && event.key === "Enter" && event.preventDefault(), { signal });
     known.set(what, button);
     element.append(button);
+  }
+
+  /** An answer is there to be read for a while; that a checkpoint was asked for, until it is saved. @param {number} mine */
+  function leave(mine) {
+    setTimeout(() => mine === press && awaited?.press !== mine && tell("", ""), READ);
+  }
+  /** @param {Story} story */
+  function hear(story) {
+    const newest = story.moments.filter((moment) => moment.kind === "saved").at(-1);
+    if (!newest || newest.t === saved) return;
+    saved = newest.t;
+    if (!awaited) return;
+    tell(`Save checkpoint: ${plain(newest.text).replace(/^checkpoint /, "")}`, "done");
+    awaited = undefined;
+    leave(press);
   }
 
   /** @param {HTMLButtonElement} button */
@@ -87,6 +107,7 @@ export function makeButtons(ask, tell, signal) {
     },
     /** @param {Story} story @param {Pulse} pulse @param {boolean} lost whether nobody is there to act */
     show(story, pulse, lost) {
+      hear(story);
       const before = new Set([...known].filter(([, button]) => !button.hidden).map(([what]) => what));
       const focused = [...known].find(([, button]) => button === document.activeElement)?.[0];
       for (const [what, button] of known) button.hidden = lost || !makesSense(what, story, pulse);
