@@ -7,7 +7,7 @@ import contextlib
 import functools
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -65,7 +65,7 @@ class Context:
             named = f"cuda:{self.local_rank}" if torch.cuda.is_available() else "cpu"
         return torch.device(named)
 
-    def steps(self, iterable: Iterable[T], total: int | None = None) -> Iterator[T]:
+    def steps(self, iterable: Iterable[T], total: int | None = None) -> Loop[T]:
         """Goes through `iterable`, counts progress, and heeds what is asked, between two steps.
 
             for epoch in ctx.steps(range(3)):

@@ -34,7 +34,7 @@ import mmap
 import os
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, MutableSequence
+from collections.abc import Callable, Generator, Iterable, Iterator, MutableSequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
@@ -305,7 +305,7 @@ class Steps:
         """Number of the step, from 0, counted through all of the innermost loops."""
         return self._counts[self._deepest]
 
-    def loop(self, iterable: Iterable[T], total: float | None = None) -> Iterator[T]:
+    def loop(self, iterable: Iterable[T], total: float | None = None) -> Generator[T, None, None]:
         """The items, with a boundary before the first and after each."""
         protocol, level = self.protocol, min(len(self._open), board.BARS - 1)
         if level == 0:
@@ -365,7 +365,7 @@ class Steps:
 class Loop(Iterator[T]):
     """The items of `Steps.loop`, and how many: so a `tqdm` around it has a total. Going through it costs what the generator costs."""
 
-    def __init__(self, items: Iterator[T], iterable: Iterable[T], total: float | None) -> None:
+    def __init__(self, items: Generator[T, None, None], iterable: Iterable[T], total: float | None) -> None:
         self._items, self._iterable, self._given = items, iterable, total
 
     def __iter__(self) -> Iterator[T]:
@@ -373,6 +373,10 @@ class Loop(Iterator[T]):
 
     def __next__(self) -> T:
         return next(self._items)
+
+    def close(self) -> None:
+        """Ends the loop, as the generator's own `close`: for whoever makes the steps by `next` and may leave before the last."""
+        self._items.close()
 
     def __len__(self) -> int:
         return len(self._iterable) if self._given is None else _total(self._iterable, self._given)  # type: ignore[arg-type]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 from icelaunch_nb.context import Context
 
@@ -22,7 +21,7 @@ class Pace:
     """
 
     def __init__(self, context: Context, total: int) -> None:
-        self._loop: Any = context.steps(itertools.repeat(None), total=max(0, total))
+        self._loop = context.steps(itertools.repeat(None), total=max(0, total))
         self.goes_on = True
         self.step()
 

@@ -131,7 +131,7 @@ until(lambda: len(run.pids) == 2 and all("up" in run.logs(rank) for rank in run.
     for _ in range(2):
         cell = kernel.start("print('asleep', flush=True); time.sleep(600)").wait_for("asleep")
         kernel.interrupt()
-        assert cell.wait().ename == "KeyboardInterrupt"
+        assert cell.wait().ename == "KeyboardInterrupt", cell
     kernel.interrupt()  # an idle kernel's Interrupt, too
     assert kernel.value("str(run.state), sorted(run.pids.values())") == ("RUNNING", pids)
     assert kernel.value("go.touch(); run.result(60)") == {0: "done", 1: "done"}

@@ -427,9 +427,12 @@ def test_a_loop_tells_how_long_it_is() -> None:
             len(unknown)
         except TypeError:
             told += [next(unknown), list(unknown)]
-        return told
+        left = ctx.steps("abc")
+        told += [next(left)]
+        left.close()
+        return [*told, list(left)]
 
-    assert ice.launch(loops).result(60)[0] == [3, ["a", "b", "c"], 5, ["a", "b", "c"], "a", ["b"]]
+    assert ice.launch(loops).result(60)[0] == [3, ["a", "b", "c"], 5, ["a", "b", "c"], "a", ["b"], "a", []]
 
 
 def test_bars_of_tqdm_are_text_in_the_log() -> None:
