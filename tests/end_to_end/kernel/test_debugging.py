@@ -100,8 +100,8 @@ def test_a_front_end_without_input_is_not_asked(kernel):
 
 def test_an_interrupt_while_it_waits_for_a_breakpoint(kernel):
     kernel.does("run = ice.launch(time.sleep, (60,), nproc_per_node=1)\nuntil(lambda: run.pids)")
-    cell = kernel.start("print('waits', flush=True); run.debug()")
-    cell.wait_for("waits")
+    cell = kernel.start("(HOME / 'waits').touch(); run.debug()")
+    kernel.until((kernel.home / "waits").exists, "it waits")
     kernel.interrupt()
     cell.wait()
     assert cell.ename == "KeyboardInterrupt"

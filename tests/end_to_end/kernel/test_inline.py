@@ -81,8 +81,9 @@ def test_more_than_one_rank_is_refused_with_a_remedy(kernel: Any) -> None:
 
 
 def test_it_can_be_interrupted(kernel: Any) -> None:
-    kernel.does("def forever():\n    print('up', flush=True)\n    time.sleep(600)")
-    cell = kernel.start("ice.launch(forever, inline=True)").wait_for("up")
+    kernel.does("def forever():\n    (HOME / 'up').touch()\n    while True:\n        time.sleep(0.05)")
+    cell = kernel.start("ice.launch(forever, inline=True)")
+    kernel.until((kernel.home / "up").exists, "it runs")
     kernel.interrupt()
     assert cell.wait().ename == "KeyboardInterrupt"
     assert kernel.value("'RANK' in os.environ") is False
