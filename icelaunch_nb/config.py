@@ -10,12 +10,12 @@ import functools
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import IntFlag
 from typing import Any, TypeVar
 
-from icelaunch_nb.errors import ConfigError, nearest
+from icelaunch_nb.errors import ConfigError, closest, nearest
 
 START_METHODS = ("spawn", "fork", "forkserver")
 RDZV_BACKENDS = ("c10d", "static", "etcd", "etcd-v2")
@@ -162,12 +162,8 @@ class LaunchConfig:
             _need_text(name, getattr(self, name))
         if not self.role:
             raise ConfigError("role", self.role, "must not be empty")
-        if self.start_method not in START_METHODS:
-            raise ConfigError("start_method", self.start_method, f"must be one of {', '.join(START_METHODS)}; "
-                              + nearest(self.start_method, START_METHODS))
-        if self.rdzv_backend not in RDZV_BACKENDS:
-            raise ConfigError("rdzv_backend", self.rdzv_backend, f"must be one of {', '.join(RDZV_BACKENDS)}; "
-                              + nearest(self.rdzv_backend, RDZV_BACKENDS))
+        _need_one_of("start_method", self.start_method, START_METHODS)
+        _need_one_of("rdzv_backend", self.rdzv_backend, RDZV_BACKENDS)
         self._validate_rendezvous()
         _need_number("monitor_interval", self.monitor_interval, "seconds, greater than 0")
         if self.log_dir is not None:
@@ -261,6 +257,12 @@ def _need_text(name: str, value: object) -> None:
         value.encode()
     except UnicodeEncodeError:
         raise ConfigError(name, value, "must be text that can be encoded as UTF-8") from None
+
+
+def _need_one_of(name: str, value: str, words: Sequence[str]) -> None:
+    if value not in words:
+        close = closest(value, words)
+        raise ConfigError(name, value, f"must be one of {', '.join(words)}" + (f"; did you mean {close!r}?" if close else ""))
 
 
 def _need_number(name: str, value: object, what: str) -> None:

@@ -224,11 +224,17 @@ def how_it_ended(code: int | None) -> str:
 
 
 def nearest(word: str, words: Sequence[str]) -> str:
-    """A clause that names the closest of `words`, or lists them all where none is close."""
+    """A clause that names the `closest` of `words`, or lists them all where there is none."""
+    close = closest(word, words)
+    return f"did you mean {close!r}?" if close else f"known: {', '.join(words)}"
+
+
+def closest(word: str, words: Sequence[str]) -> str:
+    """The only one of `words` that begins with `word`, else the one that is spelt most like it; empty where none is close."""
     import difflib
 
-    close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(words)}"
+    beginning = [known for known in words if known.startswith(word)]
+    return beginning[0] if len(beginning) == 1 else next(iter(difflib.get_close_matches(word, words, n=1, cutoff=0.5)), "")
 
 
 def _ranks(ranks: Sequence[int]) -> str:

@@ -101,6 +101,8 @@ def test_signal_names():
 
 def test_nearest_names_a_close_word_or_all():
     assert nearest("forksever", ("spawn", "fork", "forkserver")) == "did you mean 'forkserver'?"
+    assert nearest("--nproc", ("--role", "--nproc-per-node", "--no-wait")) == "did you mean '--nproc-per-node'?", "a beginning"
+    assert nearest("--no", ("--no-wait", "--no-panel", "--nodes")) == "did you mean '--nodes'?", "a beginning of several says nothing"
     assert nearest("zzz", ("spawn", "fork")) == "known: spawn, fork"
 
 
