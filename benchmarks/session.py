@@ -47,7 +47,11 @@ class Session:
     """
 
     def __init__(self, scratch: Path, *, repetitions: int, cold_repetitions: int) -> None:
-        self._scratch, self._repetitions, self._cold_repetitions = scratch, repetitions, cold_repetitions
+        self._scratch, self._repetitions, self._cold_repetitions = (
+            scratch,
+            repetitions,
+            cold_repetitions,
+        )
         self._contenders: dict[str, Contender] = {}
         self.launches_without_torch = 0  # of icelaunch_nb, whose kernel didn't know torch afterwards, up to the first that did
 
@@ -68,9 +72,15 @@ class Session:
 
     def _cold(self) -> list[Row]:
         importing = Row("`import icelaunch_nb` (torch isn't imported)", Bound(0.15))
-        first = Row("first launch, 2 ranks: import and `%load_ext` → results in hand", Bound(1.2, "import torch"))
+        first = Row(
+            "first launch, 2 ranks: import and `%load_ext` → results in hand",
+            Bound(1.2, "import torch"),
+        )
         # "Warm" by then: 1.5 is about how far apart warm launches are among themselves.
-        settled = Row("first launch, 2 ranks, 5 s after `%load_ext` → results in hand", Bound(1.5, "the third launch"))
+        settled = Row(
+            "first launch, 2 ranks, 5 s after `%load_ext` → results in hand",
+            Bound(1.5, "the third launch"),
+        )
         for _ in self._rounds(self._repetitions, "cold"):
             _add(first, "import torch", cold.python("import torch"))
             m = cold.first_launch(self._scratch)
@@ -89,7 +99,9 @@ class Session:
         # Round 0 isn't counted: it finds what the figure before it left warm.
         for number in self._rounds(self._repetitions + 1, figure.readings[0].title):
             for name in figure.contenders:
-                if name in rows[0].notes or (LAUNCHERS[name].cold and not 0 < number <= self._cold_repetitions):
+                if name in rows[0].notes or (
+                    LAUNCHERS[name].cold and not 0 < number <= self._cold_repetitions
+                ):
                     continue
                 time.sleep(_PAUSE)
                 try:

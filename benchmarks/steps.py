@@ -51,7 +51,9 @@ def main() -> None:
     for ranks in (1, 2):
         results = ice.launch(costs, nproc_per_node=ranks).result()
         for name in results[0]:
-            print(f"{ranks} rank{'s' * (ranks > 1)}  {name:24} {max(result[name] for result in results.values()):6.2f} µs")
+            print(
+                f"{ranks} rank{'s' * (ranks > 1)}  {name:24} {max(result[name] for result in results.values()):6.2f} µs"
+            )
 
 
 if __name__ == "__main__":

@@ -12,19 +12,29 @@ from benchmarks.session import Row
 _OURS = "icelaunch_nb"
 
 
-def render(rows: list[Row], *, load_before: float, load_after: float, launches_without_torch: int) -> str:
+def render(
+    rows: list[Row], *, load_before: float, load_after: float, launches_without_torch: int
+) -> str:
     """The whole report."""
     peers = [name for name in LAUNCHERS if name != _OURS]
     head = ["figure", *LAUNCHERS, *(f"{_OURS} ÷ {peer}" for peer in peers), "bound", "kept"]
     lines = [_line(head), _line(["---"] * len(head))]
     for row in rows:
         cells = [_cell(row, name) for name in LAUNCHERS]
-        lines.append(_line([row.title, *cells, *(_ratio(row, peer) for peer in peers), _bound(row), _kept(row)]))
-    return "\n".join([*_circumstances(load_before, load_after, launches_without_torch), "", *lines, ""])
+        lines.append(
+            _line(
+                [row.title, *cells, *(_ratio(row, peer) for peer in peers), _bound(row), _kept(row)]
+            )
+        )
+    return "\n".join(
+        [*_circumstances(load_before, load_after, launches_without_torch), "", *lines, ""]
+    )
 
 
 def _circumstances(load_before: float, load_after: float, launches_without_torch: int) -> list[str]:
-    versions = ", ".join(f"{name} {launcher.version() or 'not installed'}" for name, launcher in LAUNCHERS.items())
+    versions = ", ".join(
+        f"{name} {launcher.version() or 'not installed'}" for name, launcher in LAUNCHERS.items()
+    )
     return [
         f"Median (least–greatest, ×number of launches). {versions}; Python {platform.python_version()}, {os.cpu_count()} cores, "
         f"load average {load_before:.1f} before and {load_after:.1f} after.",
@@ -58,7 +68,11 @@ def _bound(row: Row) -> str:
         return f"≤ {_time(row.bound.limit)}"
     text = f"≤ {row.bound.limit:g} × {row.bound.of}"
     # A yardstick without a column of its own is shown here.
-    return text if row.bound.of in LAUNCHERS else f"{text}: {_spread(row.samples[row.bound.of])}; here {_ratio(row, row.bound.of)}"
+    return (
+        text
+        if row.bound.of in LAUNCHERS
+        else f"{text}: {_spread(row.samples[row.bound.of])}; here {_ratio(row, row.bound.of)}"
+    )
 
 
 def _kept(row: Row) -> str:

@@ -49,7 +49,9 @@ class FrontEnd:
 
     def __init__(self, client: BlockingKernelClient) -> None:
         self._client = client
-        self.messages: list[tuple[float, int]] = []  # of panels: when, and how many bytes of content and buffers
+        self.messages: list[
+            tuple[float, int]
+        ] = []  # of panels: when, and how many bytes of content and buffers
         self.printed: dict[str, str] = {}
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._over = threading.Event()
@@ -69,13 +71,17 @@ class FrontEnd:
             if kind == "comm_open" and "pulse" in content["data"].get("state", {}):
                 self._say(content["comm_id"], {"do": "hello"})
             elif kind == "comm_msg":
-                self.messages.append((time.monotonic(), len(str(content)) + sum(map(len, message["buffers"]))))
+                self.messages.append(
+                    (time.monotonic(), len(str(content)) + sum(map(len, message["buffers"])))
+                )
             elif kind == "stream":
                 asked = message["parent_header"]["msg_id"]
                 self.printed[asked] = self.printed.get(asked, "") + content["text"]
 
     def _say(self, comm: str, words: dict[str, Any]) -> None:
-        message = self._client.session.msg("comm_msg", {"comm_id": comm, "data": {"method": "custom", "content": words}})
+        message = self._client.session.msg(
+            "comm_msg", {"comm_id": comm, "data": {"method": "custom", "content": words}}
+        )
         self._client.shell_channel.send(message)
 
 
@@ -114,19 +120,27 @@ def main() -> None:
     """Measures pairs, prints each, and says by its exit code whether the bound was kept."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.watching", description=__doc__)
     parser.add_argument("--pairs", type=int, default=7)
-    parser.add_argument("--lines", type=int, default=500_000, help="that each of the 2 ranks prints")
+    parser.add_argument(
+        "--lines", type=int, default=500_000, help="that each of the 2 ranks prints"
+    )
     asked = parser.parse_args()
     seconds: dict[bool, list[float]] = {True: [], False: []}
     with kernel(asked.lines) as (client, front_end):
         for number in range(asked.pairs):
             for panel in (True, False) if number % 2 else (False, True):
-                took, busy = ast.literal_eval(evaluate(client, front_end, f"print(seconds({panel}))"))
+                took, busy = ast.literal_eval(
+                    evaluate(client, front_end, f"print(seconds({panel}))")
+                )
                 seconds[panel].append(took)
-                print(f"panel={panel!s:5}  {took:.2f} s, the kernel computed {busy:.2f} s", flush=True)
+                print(
+                    f"panel={panel!s:5}  {took:.2f} s, the kernel computed {busy:.2f} s", flush=True
+                )
     for name, typical in ("medians", statistics.median), ("fastest", min):
         watched, alone = typical(seconds[True]), typical(seconds[False])
-        print(f"{name} of {asked.pairs}, 2 x {asked.lines:,} lines: {watched:.2f} s with the panel, {alone:.2f} s without, "
-              f"{watched / alone:.3f} times as long")
+        print(
+            f"{name} of {asked.pairs}, 2 x {asked.lines:,} lines: {watched:.2f} s with the panel, {alone:.2f} s without, "
+            f"{watched / alone:.3f} times as long"
+        )
     # What else the machine does makes runs slower, never faster: the fastest tell of the panel.
     sys.exit(min(seconds[True]) > BOUND * min(seconds[False]))
 

@@ -12,7 +12,9 @@ from icelaunch_nb.context import get_context
 
 # What every rank finds without having imported or defined it; torch as well, unless the notebook has its own idea of it.
 FROM_THE_RANK = ("rank", "local_rank", "world_size", "device", "ctx")
-RESULT = "__icelaunch_result__"  # the global that the body leaves the value of its last expression in
+RESULT = (
+    "__icelaunch_result__"  # the global that the body leaves the value of its last expression in
+)
 
 
 class Body:
@@ -31,7 +33,11 @@ class Body:
     def __call__(self) -> Any:
         context, namespace = get_context(), self.carried.__globals__
         namespace.update(
-            rank=context.rank, local_rank=context.local_rank, world_size=context.world_size, device=context.device, ctx=context
+            rank=context.rank,
+            local_rank=context.local_rank,
+            world_size=context.world_size,
+            device=context.device,
+            ctx=context,
         )
         namespace.setdefault("torch", sys.modules["torch"])
         try:
@@ -39,12 +45,16 @@ class Body:
             if inspect.iscoroutine(running):
                 asyncio.run(running)
         except BaseException as error:
-            failure = error.with_traceback(self._from_the_body_on(error.__traceback__))  # without the frames of asyncio
+            failure = error.with_traceback(
+                self._from_the_body_on(error.__traceback__)
+            )  # without the frames of asyncio
         else:
             return namespace.pop(RESULT, None)
         raise failure
 
-    def _from_the_body_on(self, traceback: types.TracebackType | None) -> types.TracebackType | None:
+    def _from_the_body_on(
+        self, traceback: types.TracebackType | None
+    ) -> types.TracebackType | None:
         step = traceback
         while step is not None and step.tb_frame.f_code is not self.code:
             step = step.tb_next

@@ -39,4 +39,7 @@ def set_trace(*, header: str | None = None) -> None:
 
 def variables(rank_dir: str, environ: dict[str, str]) -> dict[str, str]:
     """What a rank's environment says of this; a user who switched breakpoints off (``PYTHONBREAKPOINT=0``) keeps them off."""
-    return {RANK_DIR_VARIABLE: rank_dir, HOOK_VARIABLE: "0" if environ.get(HOOK_VARIABLE) == "0" else HOOK}
+    return {
+        RANK_DIR_VARIABLE: rank_dir,
+        HOOK_VARIABLE: "0" if environ.get(HOOK_VARIABLE) == "0" else HOOK,
+    }

@@ -94,7 +94,9 @@ def _answer_misspelt_keywords(cls: C) -> C:
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         for name in kwargs:
             if name not in names:
-                raise ConfigError(name, kwargs[name], f"LaunchConfig has no such field; {nearest(name, names)}")
+                raise ConfigError(
+                    name, kwargs[name], f"LaunchConfig has no such field; {nearest(name, names)}"
+                )
         plain(self, *args, **kwargs)
 
     cls.__init__ = __init__  # type: ignore[misc]
@@ -154,10 +156,17 @@ class LaunchConfig:
 
     def validate(self) -> None:
         """Checks every field again; launching calls it, since fields can be assigned after construction."""
-        for name, least in (("min_nodes", 1), ("max_nodes", 1), ("nproc_per_node", 1), ("max_restarts", 0)):
+        for name, least in (
+            ("min_nodes", 1),
+            ("max_nodes", 1),
+            ("nproc_per_node", 1),
+            ("max_restarts", 0),
+        ):
             _need_int(name, getattr(self, name), least)
         if self.min_nodes > self.max_nodes:
-            raise ConfigError("min_nodes", self.min_nodes, f"must not be greater than max_nodes={self.max_nodes}")
+            raise ConfigError(
+                "min_nodes", self.min_nodes, f"must not be greater than max_nodes={self.max_nodes}"
+            )
         for name in ("run_id", "role", "rdzv_endpoint", "rdzv_backend", "start_method"):
             _need_text(name, getattr(self, name))
         if not self.role:
@@ -172,54 +181,109 @@ class LaunchConfig:
         self.tee = Std.parse(self.tee, field="tee")
         for name in ("redirects", "tee"):
             by_rank = getattr(self, name)
-            beyond = [r for r in by_rank if r >= self.nproc_per_node] if isinstance(by_rank, dict) else []
+            beyond = (
+                [r for r in by_rank if r >= self.nproc_per_node]
+                if isinstance(by_rank, dict)
+                else []
+            )
             if beyond:
-                raise ConfigError(name, by_rank, f"local rank {beyond[0]} does not exist with nproc_per_node={self.nproc_per_node}")
+                raise ConfigError(
+                    name,
+                    by_rank,
+                    f"local rank {beyond[0]} does not exist with nproc_per_node={self.nproc_per_node}",
+                )
         if not isinstance(self.metrics_cfg, Mapping) or not all(
             isinstance(k, str) and isinstance(v, str) for k, v in self.metrics_cfg.items()
         ):
             raise ConfigError("metrics_cfg", self.metrics_cfg, "must be a dict from str to str")
         self.metrics_cfg = dict(self.metrics_cfg)
         if self.metrics_cfg.get("handler", "null") not in ("null", "console"):
-            raise ConfigError("metrics_cfg", self.metrics_cfg, 'its "handler" must be "null" or "console"')
+            raise ConfigError(
+                "metrics_cfg", self.metrics_cfg, 'its "handler" must be "null" or "console"'
+            )
 
     def _validate_rendezvous(self) -> None:
         if not isinstance(self.rdzv_configs, Mapping):
             raise ConfigError("rdzv_configs", self.rdzv_configs, "must be a dict")
-        if isinstance(self.rdzv_timeout, bool) or not isinstance(self.rdzv_timeout, int) or (
-            self.rdzv_timeout != -1 and self.rdzv_timeout <= 0
+        if (
+            isinstance(self.rdzv_timeout, bool)
+            or not isinstance(self.rdzv_timeout, int)
+            or (self.rdzv_timeout != -1 and self.rdzv_timeout <= 0)
         ):
-            raise ConfigError("rdzv_timeout", self.rdzv_timeout, "must be seconds greater than 0, or -1 for the default")
-        ours = [name for name in ("backend", "endpoint", "run_id", "min_nodes", "max_nodes", "local_addr") if name in self.rdzv_configs]
+            raise ConfigError(
+                "rdzv_timeout",
+                self.rdzv_timeout,
+                "must be seconds greater than 0, or -1 for the default",
+            )
+        ours = [
+            name
+            for name in ("backend", "endpoint", "run_id", "min_nodes", "max_nodes", "local_addr")
+            if name in self.rdzv_configs
+        ]
         if ours:
-            raise ConfigError("rdzv_configs", self.rdzv_configs, f"{ours[0]!r} has a field of its own or follows from one")
-        timeout = self.rdzv_timeout if self.rdzv_timeout != -1 else self.rdzv_configs.get("timeout", DEFAULT_RDZV_TIMEOUT)
+            raise ConfigError(
+                "rdzv_configs",
+                self.rdzv_configs,
+                f"{ours[0]!r} has a field of its own or follows from one",
+            )
+        timeout = (
+            self.rdzv_timeout
+            if self.rdzv_timeout != -1
+            else self.rdzv_configs.get("timeout", DEFAULT_RDZV_TIMEOUT)
+        )
         _need_number('rdzv_configs["timeout"]', timeout, "seconds, greater than 0")
         self.rdzv_configs = {**self.rdzv_configs, "timeout": timeout}
         try:
             json.dumps(self.rdzv_configs)
         except (TypeError, ValueError, RecursionError) as error:
-            raise ConfigError("rdzv_configs", self.rdzv_configs, f"must hold numbers, strings and booleans only: {error}") from None
-        if self.rdzv_backend == "c10d" and self.rdzv_configs.get("store_type", "tcp") not in ("tcp", "file"):
-            raise ConfigError("rdzv_configs", self.rdzv_configs, 'its "store_type" must be "tcp" or "file"')
+            raise ConfigError(
+                "rdzv_configs",
+                self.rdzv_configs,
+                f"must hold numbers, strings and booleans only: {error}",
+            ) from None
+        if self.rdzv_backend == "c10d" and self.rdzv_configs.get("store_type", "tcp") not in (
+            "tcp",
+            "file",
+        ):
+            raise ConfigError(
+                "rdzv_configs", self.rdzv_configs, 'its "store_type" must be "tcp" or "file"'
+            )
         if self.rdzv_endpoint:
             host, colon, port = self.rdzv_endpoint.rpartition(":")
             if any(c.isspace() or not c.isprintable() for c in self.rdzv_endpoint) or (
-                colon and "]" not in port and (not host or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535)
+                colon
+                and "]" not in port
+                and (not host or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535)
             ):
-                raise ConfigError("rdzv_endpoint", self.rdzv_endpoint, "must be host:port with a port from 0 to 65535")
+                raise ConfigError(
+                    "rdzv_endpoint",
+                    self.rdzv_endpoint,
+                    "must be host:port with a port from 0 to 65535",
+                )
         elif self.max_nodes > 1:
             raise ConfigError(
-                "rdzv_endpoint", self.rdzv_endpoint,
+                "rdzv_endpoint",
+                self.rdzv_endpoint,
                 f"max_nodes={self.max_nodes} needs a place to meet: set rdzv_endpoint='host:port' (and rdzv_backend='c10d')",
             )
         if self.rdzv_backend == "static" and self.rdzv_endpoint:
             if ":" not in self.rdzv_endpoint:
-                raise ConfigError("rdzv_endpoint", self.rdzv_endpoint, "rdzv_backend='static' needs a port: host:port")
+                raise ConfigError(
+                    "rdzv_endpoint",
+                    self.rdzv_endpoint,
+                    "rdzv_backend='static' needs a port: host:port",
+                )
             rank = self.rdzv_configs.get("rank", 0 if self.max_nodes == 1 else None)
-            if isinstance(rank, bool) or not isinstance(rank, int) or not 0 <= rank < self.max_nodes:
-                raise ConfigError("rdzv_configs", self.rdzv_configs,
-                                  f"rdzv_backend='static' needs this node's \"rank\", 0 to {self.max_nodes - 1}")
+            if (
+                isinstance(rank, bool)
+                or not isinstance(rank, int)
+                or not 0 <= rank < self.max_nodes
+            ):
+                raise ConfigError(
+                    "rdzv_configs",
+                    self.rdzv_configs,
+                    f"rdzv_backend='static' needs this node's \"rank\", 0 to {self.max_nodes - 1}",
+                )
 
     def shown(self, local_rank: int) -> Std:
         """The streams of a local rank that are shown where one waits: teed ones, and those that no field redirects."""
@@ -262,7 +326,11 @@ def _need_text(name: str, value: object) -> None:
 def _need_one_of(name: str, value: str, words: Sequence[str]) -> None:
     if value not in words:
         close = closest(value, words)
-        raise ConfigError(name, value, f"must be one of {', '.join(words)}" + (f"; did you mean {close!r}?" if close else ""))
+        raise ConfigError(
+            name,
+            value,
+            f"must be one of {', '.join(words)}" + (f"; did you mean {close!r}?" if close else ""),
+        )
 
 
 def _need_number(name: str, value: object, what: str) -> None:
@@ -277,13 +345,21 @@ def _directory(value: object) -> str:
         if not isinstance(path, str) or "\0" in path or not path or value == "":
             raise TypeError
         os.fsencode(path)
-    except (TypeError, ValueError, OSError):  # a lone surrogate, a NUL in a user's name; relative to a directory that is gone
+    except (
+        TypeError,
+        ValueError,
+        OSError,
+    ):  # a lone surrogate, a NUL in a user's name; relative to a directory that is gone
         raise ConfigError("log_dir", value, "must be the path of a directory, or None") from None
     there = path
     while not os.path.lexists(there):
         there = os.path.dirname(there)
     if not os.path.isdir(there):
-        raise ConfigError("log_dir", value, f"{there} is not a directory" if there != path else "is a file, not a directory")
+        raise ConfigError(
+            "log_dir",
+            value,
+            f"{there} is not a directory" if there != path else "is a file, not a directory",
+        )
     if not os.access(there, os.W_OK | os.X_OK):
         raise ConfigError("log_dir", value, f"{there} can't be written to")
     return path

@@ -103,7 +103,12 @@ class Context:
 
     def checkpoint_saved(self, path: str | os.PathLike[str]) -> None:
         """Says where a checkpoint lies: after a restart that is `last_checkpoint`, and the kernel sees it too."""
-        saved = {"path": os.path.abspath(os.fspath(path)), "time": time.time(), "rank": self.rank, "step": self.step}
+        saved = {
+            "path": os.path.abspath(os.fspath(path)),
+            "time": time.time(),
+            "rank": self.rank,
+            "step": self.step,
+        }
         if self._run_dir is None:
             self.__dict__["_saved"] = saved
         else:
@@ -112,7 +117,11 @@ class Context:
     @property
     def last_checkpoint(self) -> str | None:
         """The path that `checkpoint_saved` was last told, by any rank of this machine in any attempt; None: none yet."""
-        saved = self.__dict__.get("_saved") if self._run_dir is None else self._run_dir.read_checkpoint()
+        saved = (
+            self.__dict__.get("_saved")
+            if self._run_dir is None
+            else self._run_dir.read_checkpoint()
+        )
         return saved["path"] if saved else None
 
     def report(self, /, *, step: Any = None, **metrics: Any) -> None:
@@ -141,14 +150,22 @@ class Context:
     @functools.cached_property
     def _steps(self) -> Steps:
         path = self._run_dir.steps(self._attempt) if self._run_dir else None
-        return steps_of(path, self.events, self.local_rank, self.local_world_size, shows=self.local_rank == 0)
+        return steps_of(
+            path, self.events, self.local_rank, self.local_world_size, shows=self.local_rank == 0
+        )
 
     @functools.cached_property
     def _metrics(self) -> Metrics | None:
-        return Metrics(self._run_dir.rank(self._attempt, self.local_rank).metrics) if self._run_dir else None
+        return (
+            Metrics(self._run_dir.rank(self._attempt, self.local_rank).metrics)
+            if self._run_dir
+            else None
+        )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}  # not what belongs to this process
+        return {
+            field.name: getattr(self, field.name) for field in fields(self)
+        }  # not what belongs to this process
 
     def __repr__(self) -> str:
         return f"<Context rank {self.rank} of {self.world_size}, attempt {self.restart_count}, run {self.run_id}>"
@@ -164,8 +181,16 @@ def get_context() -> Context:
     """
     env = os.environ
     if "RANK" not in env or "WORLD_SIZE" not in env:
-        raise IcelaunchError("this process is no rank: get_context() works in a function that was launched, or under torchrun")
-    key = (os.getpid(), env["RANK"], env.get("TORCHELASTIC_RUN_ID"), env.get("TORCHELASTIC_RESTART_COUNT"), env.get(RUN_DIR_VARIABLE))
+        raise IcelaunchError(
+            "this process is no rank: get_context() works in a function that was launched, or under torchrun"
+        )
+    key = (
+        os.getpid(),
+        env["RANK"],
+        env.get("TORCHELASTIC_RUN_ID"),
+        env.get("TORCHELASTIC_RESTART_COUNT"),
+        env.get(RUN_DIR_VARIABLE),
+    )
     if _current.get("key") != key:
         _current.update(key=key, context=_from_environment())
     return _current["context"]
@@ -201,7 +226,11 @@ def _from_environment() -> Context:
     run_dir = env.get(RUN_DIR_VARIABLE)
     if run_dir:
         _tell_the_end()
-        begin(RunDir(Path(run_dir)), int(env.get(ATTEMPT_VARIABLE, 0)), int(env.get("LOCAL_RANK", rank)))
+        begin(
+            RunDir(Path(run_dir)),
+            int(env.get(ATTEMPT_VARIABLE, 0)),
+            int(env.get("LOCAL_RANK", rank)),
+        )
     return Context(
         rank=rank,
         local_rank=int(env.get("LOCAL_RANK", rank)),

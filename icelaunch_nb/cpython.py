@@ -53,7 +53,11 @@ def forkserver_end() -> int | None:
     """
     pid = forkserver_pid()
     try:
-        found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) if pid is not None else None
+        found = (
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if pid is not None
+            else None
+        )
     except (AttributeError, ChildProcessError):  # macOS before Python 3.13; reaped already
         return None
     if found is None:

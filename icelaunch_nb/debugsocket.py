@@ -64,14 +64,20 @@ def check_peer(connection: socket.socket) -> None:
     """
     if not hasattr(socket, "SO_PEERCRED"):  # macOS: the directory's rights alone protect it
         return
-    _pid, uid, _gid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    _pid, uid, _gid = struct.unpack(
+        "3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    )
     if uid not in (os.geteuid(), 0):
         raise PermissionError(f"user {uid} is at the other end of the debugger's socket")
 
 
 def in_debugger(attempt: Path) -> set[int]:
     """Local ranks of an attempt that are in the debugger now: they, or children of theirs, hold the lock."""
-    return {int(lock.parent.name) for lock in attempt.glob(f"*/{RankDir(attempt).debugger_lock.name}") if _is_held(lock)}
+    return {
+        int(lock.parent.name)
+        for lock in attempt.glob(f"*/{RankDir(attempt).debugger_lock.name}")
+        if _is_held(lock)
+    }
 
 
 def _is_held(lock: Path) -> bool:

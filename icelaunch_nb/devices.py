@@ -50,15 +50,23 @@ def assign_devices(devices: Devices, nproc: int | str, environ: Mapping[str, str
         if not gpus:
             return ["cpu"] * (1 if nproc == "auto" else int(nproc))
         if nproc != "auto" and int(nproc) > gpus:
-            raise ConfigError("nproc_per_node", nproc, f"there are {gpus} visible GPUs; ask for at most {gpus} ranks, or devices='cpu'")
+            raise ConfigError(
+                "nproc_per_node",
+                nproc,
+                f"there are {gpus} visible GPUs; ask for at most {gpus} ranks, or devices='cpu'",
+            )
         indices = list(range(gpus))
     elif not gpus:
-        raise ConfigError("devices", devices, "no GPU is visible here; devices='cpu' runs on the CPU")
+        raise ConfigError(
+            "devices", devices, "no GPU is visible here; devices='cpu' runs on the CPU"
+        )
     elif indices is None:
         indices = list(range(gpus))
     missing = [i for i in indices if i >= gpus]
     if missing:
-        raise ConfigError("devices", devices, f"GPU {missing[0]} is not there: {gpus} visible, 0 to {gpus - 1}")
+        raise ConfigError(
+            "devices", devices, f"GPU {missing[0]} is not there: {gpus} visible, 0 to {gpus - 1}"
+        )
     return [f"cuda:{index}" for index in indices[: _fit(devices, nproc, len(indices))]]
 
 
@@ -71,7 +79,11 @@ def _fit(devices: Devices, nproc: int | str, named: int) -> int:
     if nproc == "auto":
         return named
     if int(nproc) > named:
-        raise ConfigError("nproc_per_node", nproc, f"devices={devices!r} has only {named}; ask for at most {named} ranks")
+        raise ConfigError(
+            "nproc_per_node",
+            nproc,
+            f"devices={devices!r} has only {named}; ask for at most {named} ranks",
+        )
     return int(nproc)
 
 
@@ -83,7 +95,9 @@ def _parse(devices: object) -> tuple[str, list[int] | None]:
         return match[1], None if match[2] is None else _indices(devices, match[2])
     if isinstance(devices, Sequence) and not isinstance(devices, bytes):
         listed = list(devices)
-        if not listed or not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in listed):
+        if not listed or not all(
+            isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in listed
+        ):
             raise ConfigError("devices", devices, _SYNTAX)
         return "cuda", _distinct(devices, listed)
     raise ConfigError("devices", devices, _SYNTAX)
@@ -106,7 +120,9 @@ def _distinct(devices: object, indices: list[int]) -> list[int]:
     seen: set[int] = set()
     for index in indices:
         if index in seen:
-            raise ConfigError("devices", devices, f"device {index} stands twice; each rank needs one of its own")
+            raise ConfigError(
+                "devices", devices, f"device {index} stands twice; each rank needs one of its own"
+            )
         seen.add(index)
     return indices
 
@@ -176,7 +192,9 @@ def threads_per_rank(nproc: int) -> int:
 
 def usable_cpus() -> int:
     """CPUs by affinity, and no more than the cgroup's quota grants."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     for quota in (_cgroup_v2_quota(), _cgroup_v1_quota()):
         if quota is not None:
             count = min(count, max(1, math.floor(quota)))

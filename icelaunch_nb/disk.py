@@ -15,10 +15,14 @@ from pathlib import Path
 from typing import TypeVar
 
 BALLAST = "ballast"
-_BALLAST_SIZE = 128 << 10  # a journal's last lines and some error files, clipped at 20,000 characters each
+_BALLAST_SIZE = (
+    128 << 10
+)  # a journal's last lines and some error files, clipped at 20,000 characters each
 _KEEP_SIZE = 1  # fallocate(2), which Python doesn't offer
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_NOTHING_FITS = 32 << 10  # bytes; a disk with less is called full, since blocks are 4 kB and root may still have some
+_NOTHING_FITS = (
+    32 << 10
+)  # bytes; a disk with less is called full, since blocks are 4 kB and root may still have some
 
 T = TypeVar("T")
 
@@ -56,7 +60,9 @@ def unname(path: Path) -> int | None:
 def reserve(fd: int, size: int) -> None:
     """Sets blocks aside behind the end of a file, so that it can grow by `size` bytes on a full disk; where the system can, on Linux."""
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).fallocate(fd, _KEEP_SIZE, ctypes.c_int64(os.fstat(fd).st_size), ctypes.c_int64(size))
+        ctypes.CDLL(None).fallocate(
+            fd, _KEEP_SIZE, ctypes.c_int64(os.fstat(fd).st_size), ctypes.c_int64(size)
+        )
 
 
 def pressing(write: Callable[[], T], run_dir: Path) -> T:

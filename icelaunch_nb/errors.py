@@ -100,7 +100,9 @@ class Failure:
     @property
     def signal(self) -> str | None:
         """The signal's name (``"SIGKILL"``) where one ended the rank, else None."""
-        return signal_name(-self.exitcode) if self.exitcode is not None and self.exitcode < 0 else None
+        return (
+            signal_name(-self.exitcode) if self.exitcode is not None and self.exitcode < 0 else None
+        )
 
     @property
     def title(self) -> str:
@@ -148,13 +150,21 @@ class RunFailed(IcelaunchError):
         super().__init__("\n".join(self._lines()))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        state = {"world_size": self.world_size, "attempt": self.attempt, "log_dir": self.log_dir, "note": self.note}
+        state = {
+            "world_size": self.world_size,
+            "attempt": self.attempt,
+            "log_dir": self.log_dir,
+            "note": self.note,
+        }
         return _rebuild_run_failed, (self.failures, self.results, state)
 
     def _lines(self) -> list[str]:
         if not self.failures:
             return [self.note or "the run failed", f"logs: {self.log_dir}"]
-        root, groups = self.failures[0], fold([f for f in self.failures if not f.consequence] or self.failures)
+        root, groups = (
+            self.failures[0],
+            fold([f for f in self.failures if not f.consequence] or self.failures),
+        )
         lost = [f.rank for f in self.failures if f.consequence and f not in groups[0]]
         where = f"rank {root.rank} of {self.world_size}" if self.world_size else f"rank {root.rank}"
         lines = [f"{where} failed" + (f" in attempt {self.attempt}" if self.attempt else "")]
@@ -180,10 +190,16 @@ class RunFailed(IcelaunchError):
         """What IPython shows: no frames of ours, the rank's traceback last."""
         red, off = "\x1b[31m", "\x1b[39m"
         *head, last = str(self).split("\n")
-        return [f"{red}{type(self).__name__}{off}: {head[0]}" if head else "", *head[1:], f"{red}{last}{off}"]
+        return [
+            f"{red}{type(self).__name__}{off}: {head[0]}" if head else "",
+            *head[1:],
+            f"{red}{last}{off}",
+        ]
 
 
-def _rebuild_run_failed(failures: list[Failure], results: dict[int, Any], state: dict[str, Any]) -> RunFailed:
+def _rebuild_run_failed(
+    failures: list[Failure], results: dict[int, Any], state: dict[str, Any]
+) -> RunFailed:
     return RunFailed(failures, results, **state)
 
 
@@ -206,7 +222,9 @@ def fold(failures: Sequence[Failure]) -> list[list[Failure]]:
     """Groups equal failures (same kind, exception and traceback), groups and members in order of time."""
     groups: dict[tuple[Any, ...], list[Failure]] = {}
     for failure in failures:
-        groups.setdefault((failure.kind, failure.exitcode, failure.title, failure.traceback), []).append(failure)
+        groups.setdefault(
+            (failure.kind, failure.exitcode, failure.title, failure.traceback), []
+        ).append(failure)
     return list(groups.values())
 
 
@@ -220,7 +238,11 @@ def signal_name(number: int) -> str:
 
 def how_it_ended(code: int | None) -> str:
     """A process's exit code, as multiprocessing and subprocess give it, as a clause: ``was killed by SIGKILL``."""
-    return f"was killed by {signal_name(-code)}" if code is not None and code < 0 else f"ended with code {code}"
+    return (
+        f"was killed by {signal_name(-code)}"
+        if code is not None and code < 0
+        else f"ended with code {code}"
+    )
 
 
 def nearest(word: str, words: Sequence[str]) -> str:
@@ -234,7 +256,11 @@ def closest(word: str, words: Sequence[str]) -> str:
     import difflib
 
     beginning = [known for known in words if known.startswith(word)]
-    return beginning[0] if len(beginning) == 1 else next(iter(difflib.get_close_matches(word, words, n=1, cutoff=0.5)), "")
+    return (
+        beginning[0]
+        if len(beginning) == 1
+        else next(iter(difflib.get_close_matches(word, words, n=1, cutoff=0.5)), "")
+    )
 
 
 def _ranks(ranks: Sequence[int]) -> str:
@@ -257,7 +283,9 @@ def message(error: BaseException) -> str:
 def _short(value: object, limit: int = 200) -> str:
     try:
         text = repr(value)
-    except Exception as error:  # an int of more digits than Python turns into text, a broken __repr__
+    except (
+        Exception
+    ) as error:  # an int of more digits than Python turns into text, a broken __repr__
         text = f"<{type(value).__name__} ({type(error).__name__} in its repr)>"
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
@@ -269,4 +297,6 @@ def check_seconds(name: str, value: object, *, most: float = math.inf) -> None:
         ValueError: It isn't a number of seconds from 0 to `most`.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
-        raise ValueError(f"{name}={value!r}: must be seconds, 0 or more{'' if most == math.inf else f' and at most {most:,}'}")
+        raise ValueError(
+            f"{name}={value!r}: must be seconds, 0 or more{'' if most == math.inf else f' and at most {most:,}'}"
+        )

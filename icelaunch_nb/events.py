@@ -145,9 +145,13 @@ class Events:
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         self.path: Path | None = Path(path) if path is not None else None
-        self._memory = _Memory(self._private_board() if self.path is None else _open_board(self.path))
+        self._memory = _Memory(
+            self._private_board() if self.path is None else _open_board(self.path)
+        )
         for name in FLAGS:
-            setattr(self, name, (_StopFlag if name == "stop_all_tasks" else Flag)(self._memory, name))
+            setattr(
+                self, name, (_StopFlag if name == "stop_all_tasks" else Flag)(self._memory, name)
+            )
         for name in COUNTERS:
             setattr(self, name, Counter(self._memory, name))
 
@@ -236,7 +240,9 @@ class Events:
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.path is None:
-            raise TypeError("these Events belong to no run yet: give them to launch(events=…) or launch_agent(…, ice_events)")
+            raise TypeError(
+                "these Events belong to no run yet: give them to launch(events=…) or launch_agent(…, ice_events)"
+            )
         return type(self), (str(self.path),)
 
     def __repr__(self) -> str:

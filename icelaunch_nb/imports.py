@@ -31,5 +31,7 @@ def _path_stats(loader: SourceFileLoader, path: str) -> dict[str, Any]:
     else:
         age = cached.st_mtime_ns - source.st_mtime_ns
         if age < 0 or (age == 0 and time.time() - source.st_mtime < _RECENT):
-            raise OSError("cached bytecode is older than its source")  # importlib then compiles the source
+            raise OSError(
+                "cached bytecode is older than its source"
+            )  # importlib then compiles the source
     return {"mtime": source.st_mtime, "size": source.st_size}

@@ -20,7 +20,13 @@ from icelaunch_nb.story import STOPPED_ITSELF
 from icelaunch_nb.surroundings import variables
 
 
-def run_here(run_dir: RunDir, spec: dict[str, Any], fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Run:
+def run_here(
+    run_dir: RunDir,
+    spec: dict[str, Any],
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Run:
     """Runs it with a rank's environment, which is put back afterwards.
 
     An exception is raised as it is, its frames alive, for ``%debug``.
@@ -36,18 +42,35 @@ def run_here(run_dir: RunDir, spec: dict[str, Any], fn: Callable[..., Any], args
     return run
 
 
-def _run(run_dir: RunDir, spec: dict[str, Any], journal: JournalWriter, call: Callable[[], Any]) -> Any:
+def _run(
+    run_dir: RunDir, spec: dict[str, Any], journal: JournalWriter, call: Callable[[], Any]
+) -> Any:
     me = Process.of(os.getpid())
-    entry = {"rank": 0, "local_rank": 0, "pid": os.getpid(), "started": me.started if me else 0, "device": spec["devices"][0]}
+    entry = {
+        "rank": 0,
+        "local_rank": 0,
+        "pid": os.getpid(),
+        "started": me.started if me else 0,
+        "device": spec["devices"][0],
+    }
     journal.write("agent", pid=os.getpid(), started=me.started if me else 0)
     journal.write("attempt", attempt=0, restart_count=0, world_size=1, ranks=[entry])
     try:
-        with variables(rank_environ(Place("127.0.0.1", _free_port()), spec, run_dir.path, 0, os.environ)):
+        with variables(
+            rank_environ(Place("127.0.0.1", _free_port()), spec, run_dir.path, 0, os.environ)
+        ):
             value = call()
     except BaseException as error:
         failure = {
-            "rank": 0, "local_rank": 0, "attempt": 0, "time": time.time(), "pid": os.getpid(), "kind": "raised", "exitcode": None,
-            "type_name": type(error).__name__, "message": message(error),
+            "rank": 0,
+            "local_rank": 0,
+            "attempt": 0,
+            "time": time.time(),
+            "pid": os.getpid(),
+            "kind": "raised",
+            "exitcode": None,
+            "type_name": type(error).__name__,
+            "message": message(error),
         }
         journal.write("failure", attempt=0, failures=[failure])
         journal.write("end", state="FAILED")

@@ -14,7 +14,9 @@ from typing import Any
 
 from icelaunch_nb import disk
 
-_RESERVED = 64 << 10  # bytes for a journal: some attempts and failures, whose tracebacks are clipped at 20,000 characters
+_RESERVED = (
+    64 << 10
+)  # bytes for a journal: some attempts and failures, whose tracebacks are clipped at 20,000 characters
 
 
 class JournalWriter:
@@ -36,7 +38,12 @@ class JournalWriter:
         Raises:
             OSError: The disk is full; what was written of the line is taken back.
         """
-        line = json.dumps({"t": round(time.time(), 4), "event": event, **facts}, ensure_ascii=True).encode() + b"\n"
+        line = (
+            json.dumps(
+                {"t": round(time.time(), 4), "event": event, **facts}, ensure_ascii=True
+            ).encode()
+            + b"\n"
+        )
         with self._lock:
             disk.pressing(lambda: self._write(line), self._folder)
 

@@ -30,11 +30,20 @@ from icelaunch_nb.tasks import AgentTask
 HANG_AFTER = 60.0  # seconds
 _FIELDS = tuple(field.name for field in fields(LaunchConfig))
 # What `launch` takes where LaunchConfig's own default, torch's of old, isn't what a notebook wants.
-DEFAULTS: dict[str, Any] = {"min_nodes": 1, "max_nodes": 1, "start_method": "forkserver", "max_restarts": 0, "rdzv_backend": "c10d"}
+DEFAULTS: dict[str, Any] = {
+    "min_nodes": 1,
+    "max_nodes": 1,
+    "start_method": "forkserver",
+    "max_restarts": 0,
+    "rdzv_backend": "c10d",
+}
 
 
 def launch_agent(
-    config: LaunchConfig, entrypoint: Entrypoint, args: Sequence[Any] = (), ice_events: Events | None = None
+    config: LaunchConfig,
+    entrypoint: Entrypoint,
+    args: Sequence[Any] = (),
+    ice_events: Events | None = None,
 ) -> dict[int, Any]:
     """Launches `entrypoint` as torch elastic would, waits, and returns what the ranks returned.
 
@@ -61,8 +70,15 @@ def launch_agent(
     if not isinstance(config, LaunchConfig):
         raise ConfigError("config", config, "must be a LaunchConfig")
     request = _Request(
-        config, _check_entrypoint(entrypoint), _check_args(args), {}, ice_events,
-        dev.lenient_devices(config.nproc_per_node, os.environ), set_device=False, sensible_restarts=False, detach=False,
+        config,
+        _check_entrypoint(entrypoint),
+        _check_args(args),
+        {},
+        ice_events,
+        dev.lenient_devices(config.nproc_per_node, os.environ),
+        set_device=False,
+        sensible_restarts=False,
+        detach=False,
     )
     run = None
     try:
@@ -121,8 +137,20 @@ def launch(
         PackingError: The function or an argument can't be pickled. No process was started.
     """
     request = _requested(
-        fn, args, kwargs, nproc_per_node=nproc_per_node, devices=devices, max_restarts=max_restarts, events=events, config=config,
-        detach=detach, inline=inline, post_mortem=post_mortem, hang_after=hang_after, panel=panel, **config_fields,
+        fn,
+        args,
+        kwargs,
+        nproc_per_node=nproc_per_node,
+        devices=devices,
+        max_restarts=max_restarts,
+        events=events,
+        config=config,
+        detach=detach,
+        inline=inline,
+        post_mortem=post_mortem,
+        hang_after=hang_after,
+        panel=panel,
+        **config_fields,
     )
     run = _run_inline(request) if inline else _start(request, stacklevel=3)
     if not panel:
@@ -145,7 +173,12 @@ class _Request:
     hang_after: float | None = HANG_AFTER
 
 
-def check_launch(fn: Entrypoint, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **keywords: Any) -> list[str]:
+def check_launch(
+    fn: Entrypoint,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    **keywords: Any,
+) -> list[str]:
     """Whether `launch` would take this; starts nothing and writes nothing.
 
     Args:
@@ -185,19 +218,37 @@ def _requested(
     """What `launch` was asked for, checked."""
     for name in config_fields:
         if name not in _FIELDS:
-            known = [*_FIELDS, *(p for p in inspect.signature(launch).parameters if p != "config_fields")]
-            raise ConfigError(name, config_fields[name], f"launch() knows no such keyword; {nearest(name, known)}")
+            known = [
+                *_FIELDS,
+                *(p for p in inspect.signature(launch).parameters if p != "config_fields"),
+            ]
+            raise ConfigError(
+                name, config_fields[name], f"launch() knows no such keyword; {nearest(name, known)}"
+            )
     if config is not None and not isinstance(config, LaunchConfig):
         raise ConfigError("config", config, "must be a LaunchConfig, or None")
     fn, args, kwargs = _check_entrypoint(fn), _check_args(args), _check_kwargs(kwargs)
     if isinstance(fn, str) and kwargs:
         raise ConfigError("kwargs", kwargs, "a program takes arguments by args alone")
-    for name, flag in (("detach", detach), ("inline", inline), ("post_mortem", post_mortem), ("panel", panel)):
+    for name, flag in (
+        ("detach", detach),
+        ("inline", inline),
+        ("post_mortem", post_mortem),
+        ("panel", panel),
+    ):
         if not isinstance(flag, bool):
             raise ConfigError(name, flag, "must be True or False")
     if post_mortem and (inline or isinstance(fn, str)):
-        raise ConfigError("post_mortem", post_mortem, "with inline=True, %debug does it" if inline else "a program's exceptions are its own")
-    if hang_after is not None and (not isinstance(hang_after, int | float) or isinstance(hang_after, bool) or not 0 < hang_after < 1e9):
+        raise ConfigError(
+            "post_mortem",
+            post_mortem,
+            "with inline=True, %debug does it" if inline else "a program's exceptions are its own",
+        )
+    if hang_after is not None and (
+        not isinstance(hang_after, int | float)
+        or isinstance(hang_after, bool)
+        or not 0 < hang_after < 1e9
+    ):
         raise ConfigError("hang_after", hang_after, "must be seconds, greater than 0, or None")
     if config is not None and nproc_per_node == "auto" and devices == "auto":
         nproc_per_node = config.nproc_per_node
@@ -209,7 +260,16 @@ def _requested(
     else:
         config = replace(config, **{**config_fields, "nproc_per_node": len(assigned)})
     return _Request(
-        config, fn, args, kwargs, events, assigned, set_device=True, sensible_restarts=True, detach=detach, post_mortem=post_mortem,
+        config,
+        fn,
+        args,
+        kwargs,
+        events,
+        assigned,
+        set_device=True,
+        sensible_restarts=True,
+        detach=detach,
+        post_mortem=post_mortem,
         hang_after=hang_after,
     )
 
@@ -219,7 +279,9 @@ def _start(request: _Request, *, stacklevel: int) -> Run:
     retention.kept(os.environ)
     _check_events(request.events)
     _check_call(request.entrypoint, request.args, request.kwargs)
-    program = _program(request.entrypoint, request.args) if isinstance(request.entrypoint, str) else []
+    program = (
+        _program(request.entrypoint, request.args) if isinstance(request.entrypoint, str) else []
+    )
     run_dir, spec = _lay(request, program)
     try:
         with _blaming_log_dir(run_dir):
@@ -229,7 +291,9 @@ def _start(request: _Request, *, stacklevel: int) -> Run:
         with _blaming_log_dir(run_dir):
             run_dir.write(run_dir.spec, json.dumps(spec))
         run = Run(run_dir.path).hold()
-        task = AgentTask(str(run_dir.path), Surroundings.here(), request.config.nproc_per_node, request.detach)
+        task = AgentTask(
+            str(run_dir.path), Surroundings.here(), request.config.nproc_per_node, request.detach
+        )
     except BaseException:
         shutil.rmtree(run_dir.path, ignore_errors=True)
         raise
@@ -248,14 +312,22 @@ def _blaming_log_dir(run_dir: RunDir) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ConfigError("log_dir", str(run_dir.path.parent), f"the run's files can't be written there: {error.strerror}") from None
+        raise ConfigError(
+            "log_dir",
+            str(run_dir.path.parent),
+            f"the run's files can't be written there: {error.strerror}",
+        ) from None
 
 
 def _run_inline(request: _Request) -> Run:
     if isinstance(request.entrypoint, str):
         raise ConfigError("inline", True, "a program can't run inside this process")
     if request.config.nproc_per_node != 1:
-        raise ConfigError("inline", True, f"runs one rank in this process, not {request.config.nproc_per_node}; set nproc_per_node=1")
+        raise ConfigError(
+            "inline",
+            True,
+            f"runs one rank in this process, not {request.config.nproc_per_node}; set nproc_per_node=1",
+        )
     _check_events(request.events)
     _check_call(request.entrypoint, request.args, request.kwargs)
     run_dir, spec = _lay(request, [])
@@ -281,7 +353,9 @@ def _lay(request: _Request, program: list[str]) -> tuple[RunDir, dict[str, Any]]
         "post_mortem": request.post_mortem,
         "hang_after": request.hang_after,
         # A user's value wins: the forkserver was started with it.
-        "threads": None if "OMP_NUM_THREADS" in os.environ else dev.threads_per_rank(config.nproc_per_node),
+        "threads": None
+        if "OMP_NUM_THREADS" in os.environ
+        else dev.threads_per_rank(config.nproc_per_node),
         "loopback": loopback.interface() if at_home else None,
         "detach": request.detach,
         "python": sys.version.split()[0],
@@ -293,7 +367,9 @@ def _pack(request: _Request, run_dir: RunDir, *, stacklevel: int) -> None:
     try:
         functions = packing.dump(call, run_dir.call)
     except packing.NotWritten as error:
-        raise ConfigError("log_dir", str(run_dir.path.parent), f"the call can't be written there: {error}") from None
+        raise ConfigError(
+            "log_dir", str(run_dir.path.parent), f"the call can't be written there: {error}"
+        ) from None
     except Exception as error:
         roots = {_name(request.entrypoint): request.entrypoint}
         roots |= {f"args[{i}]": value for i, value in enumerate(request.args)}
@@ -305,9 +381,15 @@ def _pack(request: _Request, run_dir: RunDir, *, stacklevel: int) -> None:
 
 def _check_entrypoint(entrypoint: object) -> Entrypoint:
     if entrypoint is None or not (callable(entrypoint) or isinstance(entrypoint, str)):
-        raise ConfigError("entrypoint", entrypoint, "must be a function, or the name of a script or program")
+        raise ConfigError(
+            "entrypoint", entrypoint, "must be a function, or the name of a script or program"
+        )
     if inspect.iscoroutinefunction(entrypoint):
-        raise ConfigError("entrypoint", entrypoint, "is async; a rank calls it and takes what it returns: wrap it in asyncio.run")
+        raise ConfigError(
+            "entrypoint",
+            entrypoint,
+            "is async; a rank calls it and takes what it returns: wrap it in asyncio.run",
+        )
     return entrypoint
 
 
@@ -332,13 +414,19 @@ def _check_call(fn: Entrypoint, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     """
     try:
         signature = inspect.signature(fn, follow_wrapped=False)  # type: ignore[arg-type]
-    except (TypeError, ValueError, NameError):  # a program; a builtin that doesn't tell; since Python 3.14, an annotation of what isn't there
+    except (
+        TypeError,
+        ValueError,
+        NameError,
+    ):  # a program; a builtin that doesn't tell; since Python 3.14, an annotation of what isn't there
         return
     try:
         signature.bind(*args, **kwargs)
     except TypeError as error:
         name, value = ("kwargs", kwargs) if kwargs else ("args", args)
-        raise ConfigError(name, value, f"{_name(fn)}{signature} can't be called so: {error}") from None
+        raise ConfigError(
+            name, value, f"{_name(fn)}{signature} can't be called so: {error}"
+        ) from None
 
 
 def _check_events(events: object) -> None:
@@ -361,7 +449,11 @@ def _program(entrypoint: str, args: tuple[Any, ...]) -> list[str]:
         return [entrypoint, *map(str, args)]
     if os.path.isdir(entrypoint):
         raise ConfigError("entrypoint", entrypoint, "is a directory")
-    what = "there is no such file" if os.sep in entrypoint or entrypoint.endswith(".py") else "there is no such script here and no such program on PATH"
+    what = (
+        "there is no such file"
+        if os.sep in entrypoint or entrypoint.endswith(".py")
+        else "there is no such script here and no such program on PATH"
+    )
     raise ConfigError("entrypoint", entrypoint, what)
 
 

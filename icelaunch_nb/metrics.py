@@ -35,10 +35,16 @@ class Metrics:
             ValueError: A metric has the name of a column that every row has.
             TypeError: A metric is no number, or the step no whole one.
         """
-        row: dict[str, Any] = {"rank": rank, "step": step if type(step) is int else _whole(step), "time": time.time()}
+        row: dict[str, Any] = {
+            "rank": rank,
+            "step": step if type(step) is int else _whole(step),
+            "time": time.time(),
+        }
         for name, value in metrics.items():
             if name in COLUMNS:
-                raise ValueError(f"report({name}=…): every row has a {name} of its own already; give the metric another name")
+                raise ValueError(
+                    f"report({name}=…): every row has a {name} of its own already; give the metric another name"
+                )
             found = value if type(value) in (int, float) else number(name, value)
             # JSON has no word for these; null is NaN to pandas.
             row[name] = found if type(found) is int or math.isfinite(found) else _special(found)
@@ -48,8 +54,12 @@ class Metrics:
         """A disk that is full costs metrics, not the run."""
         with contextlib.suppress(OSError):
             if self._fd is None:
-                self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-                weakref.finalize(self, os.close, self._fd).atexit = False  # functions that run then may report too
+                self._fd = os.open(
+                    self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
+                )
+                weakref.finalize(
+                    self, os.close, self._fd
+                ).atexit = False  # functions that run then may report too
             line = b"\n" + line if self._torn else line
             self._torn = os.write(self._fd, line) < len(line)
 
@@ -66,7 +76,15 @@ def read(files: Iterable[tuple[int, Path]]) -> list[dict[str, Any]]:
             for line in path.read_bytes().splitlines():
                 with contextlib.suppress(ValueError):  # the last line of a rank that was killed
                     row = json.loads(line)
-                    rows.append({"attempt": attempt, **{name: math.nan if value is None else _back(value) for name, value in row.items()}})
+                    rows.append(
+                        {
+                            "attempt": attempt,
+                            **{
+                                name: math.nan if value is None else _back(value)
+                                for name, value in row.items()
+                            },
+                        }
+                    )
     return sorted(rows, key=lambda row: row["time"])
 
 
@@ -79,7 +97,9 @@ def number(name: str, value: Any) -> float:
     try:
         return float(value.item() if hasattr(value, "item") else value)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise TypeError(f"report({name}=…): a {type(value).__name__} is no number: {error}") from None
+        raise TypeError(
+            f"report({name}=…): a {type(value).__name__} is no number: {error}"
+        ) from None
 
 
 def _whole(step: Any) -> int:

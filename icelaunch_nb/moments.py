@@ -15,7 +15,13 @@ from icelaunch_nb.rundir import RunDir, tell_agent
 WORD = "moment"  # what such a line begins with
 _TEXT = 400  # characters
 _TAKEN = ("t", "event", "self")  # names that the journal's writer gives itself
-KEPT = ("debugger_start", "debugger_step", "debugger_end", "silent", "heard")  # kinds that say how a rank stands: none of them may be left out
+KEPT = (
+    "debugger_start",
+    "debugger_step",
+    "debugger_end",
+    "silent",
+    "heard",
+)  # kinds that say how a rank stands: none of them may be left out
 
 
 def tell(run_dir: RunDir, kind: str, text: str, *, rank: int | None = None, **facts: Any) -> bool:
@@ -31,7 +37,9 @@ def tell(run_dir: RunDir, kind: str, text: str, *, rank: int | None = None, **fa
     Returns:
         Whether the line is on its way; never waits, and never raises for an agent that is gone or doesn't read.
     """
-    return tell_agent(run_dir, f"{WORD} {json.dumps({'kind': kind, 'text': text[:_TEXT], 'rank': rank, **facts})}")
+    return tell_agent(
+        run_dir, f"{WORD} {json.dumps({'kind': kind, 'text': text[:_TEXT], 'rank': rank, **facts})}"
+    )
 
 
 def told(words: str) -> Mapping[str, Any] | None:
@@ -40,7 +48,11 @@ def told(words: str) -> Mapping[str, Any] | None:
         moment = json.loads(words)
     except ValueError:
         return None
-    if not isinstance(moment, dict) or not isinstance(moment.get("kind"), str) or not isinstance(moment.get("text"), str):
+    if (
+        not isinstance(moment, dict)
+        or not isinstance(moment.get("kind"), str)
+        or not isinstance(moment.get("text"), str)
+    ):
         return None
     return {name: value for name, value in moment.items() if name not in _TAKEN}
 
@@ -53,5 +65,8 @@ def in_words(ranks: Sequence[int]) -> str:
             parts[-1][1] = rank
         else:
             parts.append([rank, rank])
-    words = ", ".join(str(first) if first == last else f"{first}{', ' if last == first + 1 else '-'}{last}" for first, last in parts)
+    words = ", ".join(
+        str(first) if first == last else f"{first}{', ' if last == first + 1 else '-'}{last}"
+        for first, last in parts
+    )
     return f"rank{'s' * (len(ranks) != 1)} {words}"

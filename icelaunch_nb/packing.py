@@ -75,7 +75,12 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         homeward: Whether it goes from a rank to the kernel, which has the classes of its cells already.
     """
 
-    def __init__(self, file: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any] | None, homeward: bool) -> None:
+    def __init__(
+        self,
+        file: Any,
+        buffer_callback: Callable[[pickle.PickleBuffer], Any] | None,
+        homeward: bool,
+    ) -> None:
         super().__init__(file, protocol=5, buffer_callback=buffer_callback)
         self.functions: list[types.FunctionType] = []
         self._homeward = homeward
@@ -91,7 +96,11 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return reduced
         if self._homeward and isinstance(obj, type) and obj in _class_ids():
             return _tracked_class, (_class_ids()[obj], cloudpickle.dumps(obj))
-        if self._homeward and isinstance(obj, BaseException) and type(obj).__reduce__ is BaseException.__reduce__:
+        if (
+            self._homeward
+            and isinstance(obj, BaseException)
+            and type(obj).__reduce__ is BaseException.__reduce__
+        ):
             return _rebuild_exception, (type(obj), obj.args, obj.__dict__)
         if isinstance(obj, types.FunctionType):
             self.functions.append(obj)
@@ -101,7 +110,9 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         return _with_slots(obj, super().reducer_override(obj))
 
 
-def _rebuild_exception(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
+def _rebuild_exception(
+    cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]
+) -> BaseException:
     """An exception without a call of its ``__init__``, which often takes other arguments than ``args``."""
     error = cls.__new__(cls, *args)
     error.args = args
@@ -109,13 +120,17 @@ def _rebuild_exception(cls: type[BaseException], args: tuple[Any, ...], state: d
     return error
 
 
-def _code_from(filename: str, make: Callable[..., types.CodeType], args: tuple[Any, ...]) -> types.CodeType:
+def _code_from(
+    filename: str, make: Callable[..., types.CodeType], args: tuple[Any, ...]
+) -> types.CodeType:
     return make(*args).replace(co_filename=filename)
 
 
 def _special(obj: Any) -> Any:
     """How to reduce what cells define and cloudpickle 3.1 can't carry; NotImplemented for everything else."""
-    if isinstance(obj, types.CodeType):  # since 3.1.3 it calls every file <dynamic-code>: no traceback would find its source
+    if isinstance(
+        obj, types.CodeType
+    ):  # since 3.1.3 it calls every file <dynamic-code>: no traceback would find its source
         return _code_from, (obj.co_filename, *_cp._code_reduce(obj))
     if isinstance(obj, functools._lru_cache_wrapper) and not _importable(obj):
         return _empty_cache, (obj.cache_parameters(),), obj.__wrapped__, None, None, _fill_cache
@@ -130,7 +145,12 @@ def _special(obj: Any) -> Any:
 
 def _with_slots(obj: Any, reduced: Any) -> Any:
     """Has the skeleton of a class with slots made with them; else its instances get a ``__dict__`` that the original lacks."""
-    if isinstance(obj, type) and vars(obj).get("__slots__") and isinstance(reduced, tuple) and reduced[0] is _cp._make_skeleton_class:
+    if (
+        isinstance(obj, type)
+        and vars(obj).get("__slots__")
+        and isinstance(reduced, tuple)
+        and reduced[0] is _cp._make_skeleton_class
+    ):
         reduced[1][3]["__slots__"] = vars(obj)["__slots__"]
     return reduced
 
@@ -142,7 +162,10 @@ def _name_property(made: Any, attrname: str | None) -> None:
 def _importable(function: Any) -> bool:
     """Whether a process that imports its module finds this very object by its name."""
     module = sys.modules.get(function.__module__ or "")
-    return function.__module__ != "__main__" and getattr(module, function.__qualname__, None) is function
+    return (
+        function.__module__ != "__main__"
+        and getattr(module, function.__qualname__, None) is function
+    )
 
 
 def _empty_cache(parameters: dict[str, Any]) -> Any:
@@ -234,7 +257,10 @@ def _append_buffers(file: Any, buffers: list[pickle.PickleBuffer]) -> None:
     for view, (offset, _) in zip(views, table, strict=True):
         file.write(b"\0" * (offset - file.tell()))
         file.write(view)
-    file.write(b"".join(_ENTRY.pack(*entry) for entry in table) + _FOOTER.pack(len(table), position, _MAGIC))
+    file.write(
+        b"".join(_ENTRY.pack(*entry) for entry in table)
+        + _FOOTER.pack(len(table), position, _MAGIC)
+    )
     file.flush()
 
 
@@ -273,7 +299,9 @@ def load(path: Path) -> Any:
     if magic != _MAGIC or start + count * _ENTRY.size + _FOOTER.size != size:
         raise ValueError(f"{path} is not whole")
     table = _ENTRY.iter_unpack(data[start : size - _FOOTER.size])
-    return pickle.loads(data[:start], buffers=[data[offset : offset + length] for offset, length in table])
+    return pickle.loads(
+        data[:start], buffers=[data[offset : offset + length] for offset, length in table]
+    )
 
 
 def cell_sources(functions: list[types.FunctionType]) -> dict[str, dict[str, str]]:
@@ -293,7 +321,9 @@ def _cell_name(filename: str) -> str:
     return " ".join(label) if label else filename
 
 
-def warn_of_big_captures(functions: list[types.FunctionType], path: Path, *, stacklevel: int) -> None:
+def warn_of_big_captures(
+    functions: list[types.FunctionType], path: Path, *, stacklevel: int
+) -> None:
     """Names the globals over 64 MB that functions took along. Measures only where the payload is that large at all."""
     if path.stat().st_size < BIG:
         return
@@ -393,7 +423,9 @@ def _why_not(value: Any) -> str | None:
     try:
         Pickler(_Counter(), lambda _: None, False).dump(value)
     except Exception as error:
-        return f"{type(error).__name__}: {error}" if not isinstance(error, TypeError) else str(error)
+        return (
+            f"{type(error).__name__}: {error}" if not isinstance(error, TypeError) else str(error)
+        )
     return None
 
 
@@ -446,7 +478,11 @@ def _default_names(function: types.FunctionType) -> tuple[str, ...]:
 
 def _type_name(value: Any) -> str:
     cls = type(value)
-    return cls.__qualname__ if cls.__module__ in ("builtins", "__main__") else f"{cls.__module__}.{cls.__qualname__}"
+    return (
+        cls.__qualname__
+        if cls.__module__ in ("builtins", "__main__")
+        else f"{cls.__module__}.{cls.__qualname__}"
+    )
 
 
 def adopt_main_classes() -> None:

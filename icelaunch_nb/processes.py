@@ -78,7 +78,12 @@ def end_marked(variable: str) -> list[Process]:
                 continue
             with open(f"/proc/{pid}/environ", "rb") as file:
                 marked = mark in b"\0" + file.read()
-            if marked and pid != os.getpid() and (process := Process.of(pid)) and process.send(signal.SIGKILL):
+            if (
+                marked
+                and pid != os.getpid()
+                and (process := Process.of(pid))
+                and process.send(signal.SIGKILL)
+            ):
                 left.append(process)
     return left
 
@@ -94,7 +99,9 @@ def end_sessions(leaders: Iterable[Process]) -> list[Process]:
     for pid in psutil.pids():
         with contextlib.suppress(ProcessLookupError, PermissionError):
             leader = by_pid.get(os.getsid(pid))
-            if leader is None or ((now := Process.of(leader.pid)) and abs(now.started - leader.started) > _SAME):
+            if leader is None or (
+                (now := Process.of(leader.pid)) and abs(now.started - leader.started) > _SAME
+            ):
                 continue
             if (member := Process.of(pid)) and member.send(signal.SIGKILL):
                 left.append(member)

@@ -38,7 +38,9 @@ class Place:
     use_agent_store: bool = False
 
 
-def rank_environ(place: Place, spec: Mapping[str, Any], run_dir: Path, attempt: int, environ: Mapping[str, str]) -> dict[str, str]:
+def rank_environ(
+    place: Place, spec: Mapping[str, Any], run_dir: Path, attempt: int, environ: Mapping[str, str]
+) -> dict[str, str]:
     """The variables of one rank, beside those that it has from the kernel.
 
     Args:
@@ -49,13 +51,24 @@ def rank_environ(place: Place, spec: Mapping[str, Any], run_dir: Path, attempt: 
         environ: The kernel's variables; some of ours give way to them.
     """
     values: dict[str, Any] = {
-        "RANK": place.rank, "LOCAL_RANK": place.local_rank, "GROUP_RANK": place.group_rank, "ROLE_RANK": place.role_rank,
-        "ROLE_NAME": spec["config"]["role"], "WORLD_SIZE": place.world_size, "LOCAL_WORLD_SIZE": place.local_world_size,
-        "GROUP_WORLD_SIZE": place.group_world_size, "ROLE_WORLD_SIZE": place.role_world_size,
-        "MASTER_ADDR": place.master_addr, "MASTER_PORT": place.master_port,
-        "TORCHELASTIC_RESTART_COUNT": place.restart_count, "TORCHELASTIC_MAX_RESTARTS": spec["config"]["max_restarts"],
-        "TORCHELASTIC_RUN_ID": spec["run_id"], "TORCHELASTIC_USE_AGENT_STORE": place.use_agent_store,
-        DEVICE_VARIABLE: spec["devices"][place.local_rank], RUN_DIR_VARIABLE: run_dir, ATTEMPT_VARIABLE: attempt,
+        "RANK": place.rank,
+        "LOCAL_RANK": place.local_rank,
+        "GROUP_RANK": place.group_rank,
+        "ROLE_RANK": place.role_rank,
+        "ROLE_NAME": spec["config"]["role"],
+        "WORLD_SIZE": place.world_size,
+        "LOCAL_WORLD_SIZE": place.local_world_size,
+        "GROUP_WORLD_SIZE": place.group_world_size,
+        "ROLE_WORLD_SIZE": place.role_world_size,
+        "MASTER_ADDR": place.master_addr,
+        "MASTER_PORT": place.master_port,
+        "TORCHELASTIC_RESTART_COUNT": place.restart_count,
+        "TORCHELASTIC_MAX_RESTARTS": spec["config"]["max_restarts"],
+        "TORCHELASTIC_RUN_ID": spec["run_id"],
+        "TORCHELASTIC_USE_AGENT_STORE": place.use_agent_store,
+        DEVICE_VARIABLE: spec["devices"][place.local_rank],
+        RUN_DIR_VARIABLE: run_dir,
+        ATTEMPT_VARIABLE: attempt,
     }
     for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
         # Without it gloo listens on whatever address the host name resolves to, and asks DNS for it.

@@ -51,7 +51,10 @@ def kept(environ: Mapping[str, str]) -> Kept:
         ConfigError: One of the variables is not a number, 0 or more.
     """
     values = []
-    for name, default in (("ICELAUNCH_KEEP_RUNS", Kept().runs), ("ICELAUNCH_KEEP_BYTES", Kept().bytes)):
+    for name, default in (
+        ("ICELAUNCH_KEEP_RUNS", Kept().runs),
+        ("ICELAUNCH_KEEP_BYTES", Kept().bytes),
+    ):
         text = environ.get(name, "")
         try:
             value = float(text or default)
@@ -93,7 +96,9 @@ def tidy(base: Path, keep: Kept, sizes: dict[Path, int] | None = None) -> list[P
     return []
 
 
-def sift(newest_first: Iterable[Path], keep: Kept, sizes: Mapping[Path, int] | None = None) -> list[Path]:
+def sift(
+    newest_first: Iterable[Path], keep: Kept, sizes: Mapping[Path, int] | None = None
+) -> list[Path]:
     """Removes those beyond what is kept, except living ones and ones that somebody looks at; these count, too.
 
     Args:
@@ -107,7 +112,12 @@ def sift(newest_first: Iterable[Path], keep: Kept, sizes: Mapping[Path, int] | N
     removed, number, used, known = [], 0, 0.0, sizes or {}
     for path in newest_first:
         number, used = number + 1, used + (known[path] if path in known else size(path))
-        if (number > keep.runs or used > keep.bytes) and not lives(path) and not watched(path) and remove(path):
+        if (
+            (number > keep.runs or used > keep.bytes)
+            and not lives(path)
+            and not watched(path)
+            and remove(path)
+        ):
             removed.append(path)
     return removed
 
@@ -186,7 +196,11 @@ def _ours(path: Path) -> bool:
         found = path.lstat()
     except OSError:
         return False
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and RunDir(path).control.exists()
+    return (
+        stat.S_ISDIR(found.st_mode)
+        and found.st_uid == os.geteuid()
+        and RunDir(path).control.exists()
+    )
 
 
 def _age(path: Path) -> float:

@@ -26,7 +26,9 @@ from icelaunch_nb.rundir import RunDir
 from icelaunch_nb.story import State, Story
 
 _LONGEST = 1_000_000  # seconds, as for a rendezvous: 11 days
-_unread: list[int] = []  # control FIFOs of runs that were dropped before their agent could read the wish
+_unread: list[
+    int
+] = []  # control FIFOs of runs that were dropped before their agent could read the wish
 
 _TOLD = 4  # places where ranks wait or hang, in a repr
 
@@ -149,7 +151,10 @@ class Run:
         """Who waits in the debugger and who hangs, in words, the odd one out first: ``rank 2 waits at cell 5, line 7``."""
         story = self.story
         waiting = [f"rank {rank} waits at {where}" for rank, where in self.waiting.items()]
-        hanging = [f"{in_words(ranks)} silent" + f" at {where}" * bool(where) for ranks, where in story.hangs()]
+        hanging = [
+            f"{in_words(ranks)} silent" + f" at {where}" * bool(where)
+            for ranks, where in story.hangs()
+        ]
         return waiting[:_TOLD] + hanging[:_TOLD]
 
     @property
@@ -166,7 +171,8 @@ class Run:
         """
         rows = metrics.read(
             (attempt["attempt"], self._dir.rank(attempt["attempt"], entry["local_rank"]).metrics)
-            for attempt in self.story.attempts for entry in attempt["ranks"]
+            for attempt in self.story.attempts
+            for entry in attempt["ranks"]
         )
         try:
             pandas = importlib.import_module("pandas")
@@ -287,7 +293,9 @@ class Run:
 
     def _come_to(self) -> dict[int, Any]:
         if self._results is None:
-            self._results = Outcome(self._dir, self.story, run_id=self.run_id, program=bool(self._spec["program"])).results()
+            self._results = Outcome(
+                self._dir, self.story, run_id=self.run_id, program=bool(self._spec["program"])
+            ).results()
         return dict(self._results)
 
     def _watch(self, timeout: float | None) -> Iterator[float]:
@@ -381,7 +389,9 @@ class Run:
 
         ``events.finished_save_checkpoint`` is set once all ranks have gone on from there.
         """
-        with self.events.locked():  # else the end of an earlier request could be taken for this one's
+        with (
+            self.events.locked()
+        ):  # else the end of an earlier request could be taken for this one's
             self.events.finished_save_checkpoint.clear()
             self.events.trigger_save_checkpoint.set()
 
@@ -400,12 +410,25 @@ class Run:
             return stacks.Stacks({})
         deadline, names, pids = time.monotonic() + timeout, places.cell_names(self._dir), self.pids
         asked = stacks.ask(self._dir, story.attempts[-1], timeout)
-        found = stacks.Stacks({rank: stacks.readable(text, names) for rank, text in asked.items()}, program=program)
+        found = stacks.Stacks(
+            {rank: stacks.readable(text, names) for rank, text in asked.items()}, program=program
+        )
         # Not all of them: looking into a process takes py-spy half a second of a core.
-        spied = stacks.native({rank: pids[rank] for rank in found.speakers if rank in pids}, deadline - time.monotonic())
-        return found.with_native({rank: stacks.readable(text, names) for rank, text in spied.items()})
+        spied = stacks.native(
+            {rank: pids[rank] for rank in found.speakers if rank in pids},
+            deadline - time.monotonic(),
+        )
+        return found.with_native(
+            {rank: stacks.readable(text, names) for rank, text in spied.items()}
+        )
 
-    def debug(self, rank: int | None = None, commands: Iterable[str] | None = None, *, timeout: float | None = None) -> None:
+    def debug(
+        self,
+        rank: int | None = None,
+        commands: Iterable[str] | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> None:
         """Opens the prompt of a rank that waits at a breakpoint (``breakpoint()``, ``ice.set_trace()``), once one does.
 
         The prompt is pdb's: ``n``, ``s``, ``up``, ``p x`` and so on. ``c`` lets the rank go on and ends this call, ``q`` stops
@@ -437,7 +460,9 @@ class Run:
         try:
             os.write(self._control, line.encode() + b"\n")
         except OSError as error:
-            if error.errno != errno.EAGAIN:  # full of wishes that nobody reads: one more changes nothing
+            if (
+                error.errno != errno.EAGAIN
+            ):  # full of wishes that nobody reads: one more changes nothing
                 raise
 
     # How it looks.
@@ -466,8 +491,12 @@ class Run:
     def __repr__(self) -> str:
         story, ranks = self.story, self._spec["config"]["nproc_per_node"]
         parts = [
-            f"{self.state}", f"{ranks} rank{'s' * (ranks != 1)}", f"attempt {self.attempt}",
-            f"{self.restarts} restart{'s' * (self.restarts != 1)}", f"{self.elapsed:.1f} s", self.log_dir,
+            f"{self.state}",
+            f"{ranks} rank{'s' * (ranks != 1)}",
+            f"attempt {self.attempt}",
+            f"{self.restarts} restart{'s' * (self.restarts != 1)}",
+            f"{self.elapsed:.1f} s",
+            self.log_dir,
         ]
         if story.state == State.FAILED and story.failures:
             root = story.failures[0]

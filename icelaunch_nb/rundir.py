@@ -184,7 +184,11 @@ def make_run_dir(log_dir: str | None, run_id: str) -> RunDir:
             os.mkfifo(fifo, 0o600)
             os.chmod(fifo, 0o600)  # whatever the umask
     except (OSError, ValueError) as error:
-        raise ConfigError("log_dir", str(base), f"a run's directory can't be made there: {getattr(error, 'strerror', error)}") from None
+        raise ConfigError(
+            "log_dir",
+            str(base),
+            f"a run's directory can't be made there: {getattr(error, 'strerror', error)}",
+        ) from None
     return run_dir
 
 

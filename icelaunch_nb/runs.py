@@ -41,7 +41,11 @@ def attach(run_id: str | os.PathLike[str] | None = None) -> Run:
         IcelaunchError: There is no such run.
     """
     if run_id is not None and not isinstance(run_id, str | os.PathLike):
-        raise ConfigError("run_id", run_id, "must be a run's id or directory, or None for the newest run that lives")
+        raise ConfigError(
+            "run_id",
+            run_id,
+            "must be a run's id or directory, or None for the newest run that lives",
+        )
     if run_id is not None and os.path.isdir(run_id):
         return Run(os.path.abspath(run_id)).hold()
     found = 0
@@ -51,7 +55,9 @@ def attach(run_id: str | os.PathLike[str] | None = None) -> Run:
             return run.hold()
     if run_id is None:
         raise IcelaunchError(f"no run is alive; {found} are over: icelaunch_nb.runs() lists them")
-    raise IcelaunchError(f"there is no run {os.fspath(run_id)!r}; icelaunch_nb.runs() lists {found}")
+    raise IcelaunchError(
+        f"there is no run {os.fspath(run_id)!r}; icelaunch_nb.runs() lists {found}"
+    )
 
 
 def runs() -> Runs:
@@ -90,21 +96,48 @@ class Runs(list[Run]):
         for run in self:
             story = run.story
             age = _duration(time.time() - run.started)
-            yield (run.run_id, run.name, str(story.state), str(run.config.nproc_per_node), str(run.restarts), f"{age} ago",
-                   _duration(run.elapsed), _bytes(retention.size(Path(run.log_dir))), run.log_dir)
+            yield (
+                run.run_id,
+                run.name,
+                str(story.state),
+                str(run.config.nproc_per_node),
+                str(run.restarts),
+                f"{age} ago",
+                _duration(run.elapsed),
+                _bytes(retention.size(Path(run.log_dir))),
+                run.log_dir,
+            )
 
     def __repr__(self) -> str:
         rows = [_HEAD, *self._rows()]
         widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
-        return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        )
 
     def _repr_html_(self) -> str:
         head = "".join(f"<th style='text-align:left'>{name}</th>" for name in _HEAD)
-        body = "".join("<tr>" + "".join(f"<td style='text-align:left'>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in self._rows())
+        body = "".join(
+            "<tr>"
+            + "".join(f"<td style='text-align:left'>{html.escape(cell)}</td>" for cell in row)
+            + "</tr>"
+            for row in self._rows()
+        )
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-_HEAD = ("run_id", "function", "state", "ranks", "restarts", "started", "took", "on disk", "log_dir")
+_HEAD = (
+    "run_id",
+    "function",
+    "state",
+    "ranks",
+    "restarts",
+    "started",
+    "took",
+    "on disk",
+    "log_dir",
+)
 
 
 def _index() -> Path:

@@ -42,7 +42,10 @@ _SILENT_PROGRAM = (
 
 
 def ask(
-    run_dir: RunDir, attempt: Mapping[str, Any], timeout: float, given_up: Callable[[], bool] = lambda: False
+    run_dir: RunDir,
+    attempt: Mapping[str, Any],
+    timeout: float,
+    given_up: Callable[[], bool] = lambda: False,
 ) -> dict[int, str]:
     """The stacks of all threads of every rank of an attempt, by global rank; empty for a rank that didn't answer.
 
@@ -75,7 +78,11 @@ def _newest(text: str) -> str:
     """The last answer in a text: somebody else may have asked at the same time."""
     blocks = text.strip("\n").split("\n\n")
     current = [number for number, block in enumerate(blocks) if block.startswith("Current thread")]
-    return "\n\n".join(blocks[current[-2] + 1 :] if len(current) > 1 else blocks) + "\n" if text else ""
+    return (
+        "\n\n".join(blocks[current[-2] + 1 :] if len(current) > 1 else blocks) + "\n"
+        if text
+        else ""
+    )
 
 
 def stands(text: str, names: Mapping[str, str]) -> str:
@@ -86,7 +93,11 @@ def stands(text: str, names: Mapping[str, str]) -> str:
         names: Name to show by code filename.
     """
     main = text.strip("\n").split("\n\n")[-1]  # faulthandler writes the newest thread first
-    frames = [(found["file"], int(found["line"])) for found in map(_FRAME.fullmatch, main.split("\n")) if found]
+    frames = [
+        (found["file"], int(found["line"]))
+        for found in map(_FRAME.fullmatch, main.split("\n"))
+        if found
+    ]
     users = [frame for frame in frames if not places.is_library(frame[0])] or frames
     return places.place(*users[0], names) if users else ""
 
@@ -106,7 +117,9 @@ def readable(text: str, names: Mapping[str, str]) -> str:
     text = "\n\n".join(blocks) + "\n" if text else ""
     text = _INSTALLED.sub('File "', text)
     for filename, name in names.items():
-        text = text.replace(f'File "{filename}"', name).replace(f"({os.path.basename(filename)}:", f"({name}:")
+        text = text.replace(f'File "{filename}"', name).replace(
+            f"({os.path.basename(filename)}:", f"({name}:"
+        )
     return text
 
 
@@ -134,18 +147,26 @@ class Stacks(dict[int, str]):
     @property
     def speakers(self) -> list[int]:
         """One of those that stand together speaks for all; of those that didn't answer, each for itself."""
-        return sorted(rank for ranks, _ in self.folded for rank in (ranks[:1] if self[ranks[0]] else ranks))
+        return sorted(
+            rank for ranks, _ in self.folded for rank in (ranks[:1] if self[ranks[0]] else ranks)
+        )
 
     def with_native(self, spied: Mapping[int, str]) -> Stacks:
         """The same with what `native` saw of some of them."""
-        more = {rank: (self[rank] + _NATIVE if self[rank] else _NATIVE.lstrip()) + text for rank, text in spied.items()}
+        more = {
+            rank: (self[rank] + _NATIVE if self[rank] else _NATIVE.lstrip()) + text
+            for rank, text in spied.items()
+        }
         return Stacks(self | more, program=self._program)
 
     def __repr__(self) -> str:
         return "\n".join(f"{in_words(ranks)}:\n{text}" for ranks, text in self.folded)
 
     def _repr_html_(self) -> str:
-        return "".join(f"<details open><summary>{in_words(ranks)}</summary><pre>{html.escape(text)}</pre></details>" for ranks, text in self.folded)
+        return "".join(
+            f"<details open><summary>{in_words(ranks)}</summary><pre>{html.escape(text)}</pre></details>"
+            for ranks, text in self.folded
+        )
 
 
 def _place(text: str) -> str:
@@ -165,9 +186,16 @@ def native(pids: Mapping[int, int], timeout: float) -> dict[int, str]:
     if program is None or timeout < _TOO_SHORT:
         return {}
     deadline, found = time.monotonic() + timeout - _LETTING_GO, {}
-    spies = {rank: subprocess.Popen(
-        [program, "dump", "--native", "--pid", str(pid)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    ) for rank, pid in pids.items()}
+    spies = {
+        rank: subprocess.Popen(
+            [program, "dump", "--native", "--pid", str(pid)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        for rank, pid in pids.items()
+    }
     late = []
     for rank, spy in spies.items():
         try:
@@ -184,6 +212,9 @@ def native(pids: Mapping[int, int], timeout: float) -> dict[int, str]:
 
 def _without_preface(text: str) -> str:
     """What py-spy says, in black and white, without the command line, and with C++ names as long as a line may be."""
-    lines = [line if len(line) <= _LINE else line[: _LINE - 1] + "…" for line in _COLOR.sub("", text).split("\n")]
+    lines = [
+        line if len(line) <= _LINE else line[: _LINE - 1] + "…"
+        for line in _COLOR.sub("", text).split("\n")
+    ]
     first = next((number for number, line in enumerate(lines) if line.startswith("Thread ")), 0)
     return "\n".join(lines[first:])

@@ -45,10 +45,17 @@ from icelaunch_nb.events import Events
 T = TypeVar("T")
 
 PAUSE, STOP, CHECKPOINT = 1, 2, 3
-_CONTROL, _RELEASED, _FINISHED, _CHECKPOINT = 1, 2, 3, 4  # words of the head: the newest decision, and numbers of decisions
+_CONTROL, _RELEASED, _FINISHED, _CHECKPOINT = (
+    1,
+    2,
+    3,
+    4,
+)  # words of the head: the newest decision, and numbers of decisions
 _RING, _RING_SIZE = 8, 16
 _SLOTS, _SLOT = 32, 16
-_PASSED, _PID, _LISTENS, _ACTED, _SAVED, _SKIPPED, _STOPPED, _OVER, _NO_STEPS = range(9)  # words of a rank's line
+_PASSED, _PID, _LISTENS, _ACTED, _SAVED, _SKIPPED, _STOPPED, _OVER, _NO_STEPS = range(
+    9
+)  # words of a rank's line
 MAX_RANKS = 512  # of one machine; ranks beyond act each for itself
 _WORDS = _SLOTS + _SLOT * MAX_RANKS
 
@@ -98,7 +105,11 @@ class Protocol:
         self.words, self.events, self.leads = words, events, local_rank == 0
         self.slot = _SLOTS + _SLOT * local_rank
         self.passed = self.slot + _PASSED
-        self.mask = board.flags_mask("pause", "resume", "stop_all_tasks", "trigger_save_checkpoint") if self.leads else 0
+        self.mask = (
+            board.flags_mask("pause", "resume", "stop_all_tasks", "trigger_save_checkpoint")
+            if self.leads
+            else 0
+        )
         self.seen = 0
         self.stopped = False
         self.due = 0
@@ -111,7 +122,9 @@ class Protocol:
 
     def asked(self) -> bool:
         """The look at a boundary; `Steps.loop` spells it out, since a call costs as much again."""
-        return self.words[_CONTROL] != self.seen or bool(self.events.words[board.FLAGS_WORD] & self.mask)
+        return self.words[_CONTROL] != self.seen or bool(
+            self.events.words[board.FLAGS_WORD] & self.mask
+        )
 
     def heed(self, count: int) -> Iterator[float]:
         """What is done at boundary `count`, once its number is published, where `asked` says that there may be something."""
@@ -129,7 +142,9 @@ class Protocol:
                 if _number(entry) < self._done + 1:
                     yield 0.0  # on some processors a later store can be seen first
                 elif _number(entry) > self._done + 1:
-                    self._done += 1  # so far behind that it was overwritten: this rank had left the loops
+                    self._done += (
+                        1  # so far behind that it was overwritten: this rank had left the loops
+                    )
                 elif count < _target(entry):
                     break
                 else:
@@ -254,7 +269,9 @@ class Protocol:
         return self.events.pause.is_set() and not self.events.resume.is_set()
 
     def _stopping(self) -> bool:
-        return board.Flag.is_set(self.events.stop_all_tasks)  # not by its own is_set: this isn't the user's code looking
+        return board.Flag.is_set(
+            self.events.stop_all_tasks
+        )  # not by its own is_set: this isn't the user's code looking
 
     def _abandoned(self) -> bool:
         """Whether the leader has returned, and can't release anybody, and nothing keeps this rank."""
@@ -263,7 +280,9 @@ class Protocol:
     def _tell_paused(self) -> None:
         words = self.words
         number = max(words[line + _ACTED] for line in self._lines)
-        if words[_RELEASED] < number and all(words[line + _ACTED] == number or words[line + _OVER] for line in self._lines):
+        if words[_RELEASED] < number and all(
+            words[line + _ACTED] == number or words[line + _OVER] for line in self._lines
+        ):
             self.events.paused.set()
 
     def _gone_on(self, what: int, number: int) -> None:
@@ -278,7 +297,8 @@ class Protocol:
             return
         saved = [words[line + _SAVED] >= number for line in self._lines]
         if any(saved) and all(
-            done or words[line + _SKIPPED] >= number or words[line + _OVER] for line, done in zip(self._lines, saved, strict=True)
+            done or words[line + _SKIPPED] >= number or words[line + _OVER]
+            for line, done in zip(self._lines, saved, strict=True)
         ):
             words[_FINISHED] = number
             self.events.words[board.CHECKPOINT_TIME_WORD] = int(time.time() * 1e6)
@@ -317,7 +337,9 @@ class Steps:
         # Local names throughout: this is what a step costs.
         words, passed, mask, counts = protocol.words, protocol.passed, protocol.mask, self._counts
         flags, flags_word, control = protocol.events.words, board.FLAGS_WORD, _CONTROL
-        bars: MutableSequence[int] | memoryview = flags if self._shows else [0] * (board.DEPTH_WORD + 1)
+        bars: MutableSequence[int] | memoryview = (
+            flags if self._shows else [0] * (board.DEPTH_WORD + 1)
+        )
         bar, no_steps = board.BARS_WORD + 2 * level, protocol.slot + _NO_STEPS
         try:
             if protocol.stopped:
@@ -345,7 +367,9 @@ class Steps:
             if token in self._open:
                 del self._open[self._open.index(token) :]
                 words[no_steps] = words[passed] - counts[self._deepest]
-                bars[board.DEPTH_WORD] = level + 1  # its own bar stays until the outer loop ends, at what was reached
+                bars[board.DEPTH_WORD] = (
+                    level + 1
+                )  # its own bar stays until the outer loop ends, at what was reached
 
     def heed(self, count: int) -> None:
         """Boundary `count`, waiting where it has to."""
@@ -365,7 +389,9 @@ class Steps:
 class Loop(Iterator[T]):
     """The items of `Steps.loop`, and how many: so a `tqdm` around it has a total. Going through it costs what the generator costs."""
 
-    def __init__(self, items: Generator[T, None, None], iterable: Iterable[T], total: float | None) -> None:
+    def __init__(
+        self, items: Generator[T, None, None], iterable: Iterable[T], total: float | None
+    ) -> None:
         self._items, self._iterable, self._given = items, iterable, total
 
     def __iter__(self) -> Iterator[T]:
@@ -385,10 +411,14 @@ class Loop(Iterator[T]):
         return True
 
 
-_made: weakref.WeakValueDictionary[tuple[int, Path | None, int], Steps] = weakref.WeakValueDictionary()  # by pid, board and rank
+_made: weakref.WeakValueDictionary[tuple[int, Path | None, int], Steps] = (
+    weakref.WeakValueDictionary()
+)  # by pid, board and rank
 
 
-def steps_of(path: Path | None, events: Events, local_rank: int, local_world_size: int, *, shows: bool) -> Steps:
+def steps_of(
+    path: Path | None, events: Events, local_rank: int, local_world_size: int, *, shows: bool
+) -> Steps:
     """The loops of this process; the same ones for whoever asks again, since each acts on a request once.
 
     Args:
@@ -407,9 +437,20 @@ def steps_of(path: Path | None, events: Events, local_rank: int, local_world_siz
         # A child of a rank (a DataLoader worker) looks like its rank; it must not count in its place.
         words[pid] = words[pid] or os.getpid()
         if words[pid] == os.getpid():
-            _made[key] = loops = Steps(Protocol(words, events, local_rank, local_world_size, events.locked), shows=shows)
+            _made[key] = loops = Steps(
+                Protocol(words, events, local_rank, local_world_size, events.locked), shows=shows
+            )
             return loops
-    return Steps(Protocol([0] * (_SLOTS + _SLOT), events if path is None else Events(), 0, 1, contextlib.nullcontext), shows=shows and path is None)
+    return Steps(
+        Protocol(
+            [0] * (_SLOTS + _SLOT),
+            events if path is None else Events(),
+            0,
+            1,
+            contextlib.nullcontext,
+        ),
+        shows=shows and path is None,
+    )
 
 
 def listen(path: Path, local_rank: int) -> None:
@@ -425,7 +466,11 @@ def steps_made(path: Path, ranks: int) -> dict[int, int]:
         return {}
     words = _open_board(path)
     lines = {rank: _SLOTS + _SLOT * rank for rank in range(min(ranks, MAX_RANKS))}
-    return {rank: max(0, words[line + _PASSED] - words[line + _NO_STEPS]) for rank, line in lines.items() if words[line + _PASSED]}
+    return {
+        rank: max(0, words[line + _PASSED] - words[line + _NO_STEPS])
+        for rank, line in lines.items()
+        if words[line + _PASSED]
+    }
 
 
 def listening(path: Path) -> set[int]:
@@ -458,7 +503,9 @@ def _open_board(path: Path) -> memoryview:
     if not path.exists():
         draft = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
+            with open(
+                os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb"
+            ) as file:
                 file.write(bytes(8 * _WORDS))
             with contextlib.suppress(FileExistsError):  # another rank was faster
                 os.link(draft, path)

@@ -81,17 +81,40 @@ class Story:
                 return replace(self, agent=Process(event["pid"], event["started"]))
             case "attempt":
                 state = self.state if self.state == State.STOPPING else State.RUNNING
-                return replace(self, state=state, attempts=(*self.attempts, event))  # its first ranks may be in the debugger already
+                return replace(
+                    self, state=state, attempts=(*self.attempts, event)
+                )  # its first ranks may be in the debugger already
             case "failure":
-                return replace(self, failures=tuple(Failure.from_json(failure) for failure in event["failures"]))
+                return replace(
+                    self,
+                    failures=tuple(Failure.from_json(failure) for failure in event["failures"]),
+                )
             case "restart":
-                return replace(self, state=State.RESTARTING, restarts=(*self.restarts, event), debugged={}, silent={})
+                return replace(
+                    self,
+                    state=State.RESTARTING,
+                    restarts=(*self.restarts, event),
+                    debugged={},
+                    silent={},
+                )
             case "moment":
                 return self._after_moment(event)
             case "unkillable":
-                ranks = [entry["rank"] for attempt in self.attempts for entry in attempt["ranks"] if entry["pid"] == event["pid"]]
+                ranks = [
+                    entry["rank"]
+                    for attempt in self.attempts
+                    for entry in attempt["ranks"]
+                    if entry["pid"] == event["pid"]
+                ]
                 text = f"pid {event['pid']} outlives SIGKILL: it waits in the operating system"
-                return self._after_moment({"t": event["t"], "kind": "unkillable", "text": text, "rank": ranks[-1] if ranks else None})
+                return self._after_moment(
+                    {
+                        "t": event["t"],
+                        "kind": "unkillable",
+                        "text": text,
+                        "rank": ranks[-1] if ranks else None,
+                    }
+                )
             case "stopping":
                 return replace(self, state=State.STOPPING, stopping=event)
             case "end":
@@ -100,15 +123,31 @@ class Story:
 
     def _after_moment(self, moment: Mapping[str, Any]) -> Story:
         kind = moment["kind"]
-        story = self if kind == "debugger_step" else replace(self, moments=(*self.moments, moment)[-_MOMENTS:])
+        story = (
+            self
+            if kind == "debugger_step"
+            else replace(self, moments=(*self.moments, moment)[-_MOMENTS:])
+        )
         if kind in ("debugger_start", "debugger_step"):
             return replace(story, debugged={**self.debugged, moment["rank"]: moment})
         if kind == "debugger_end":
-            return replace(story, debugged={other: at for other, at in self.debugged.items() if other != moment["rank"]})
+            return replace(
+                story,
+                debugged={
+                    other: at for other, at in self.debugged.items() if other != moment["rank"]
+                },
+            )
         if kind == "silent":
-            return replace(story, silent={**self.silent, **dict.fromkeys(moment["ranks"], moment["where"])})
+            return replace(
+                story, silent={**self.silent, **dict.fromkeys(moment["ranks"], moment["where"])}
+            )
         if kind == "heard":
-            return replace(story, silent={rank: at for rank, at in self.silent.items() if rank not in moment["ranks"]})
+            return replace(
+                story,
+                silent={
+                    rank: at for rank, at in self.silent.items() if rank not in moment["ranks"]
+                },
+            )
         return story
 
     def hangs(self) -> list[tuple[list[int], str]]:
@@ -116,4 +155,7 @@ class Story:
         at: dict[str, list[int]] = {}
         for rank, where in sorted(self.silent.items()):
             at.setdefault(where, []).append(rank)
-        return sorted(((ranks, where) for where, ranks in at.items()), key=lambda hang: (len(hang[0]), hang[0]))
+        return sorted(
+            ((ranks, where) for where, ranks in at.items()),
+            key=lambda hang: (len(hang[0]), hang[0]),
+        )

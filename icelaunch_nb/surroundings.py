@@ -40,7 +40,9 @@ class Surroundings:
         except FileNotFoundError:
             cwd = os.path.sep
         return cls(
-            dict(os.environ), cwd, [str(path) for path in sys.path],
+            dict(os.environ),
+            cwd,
+            [str(path) for path in sys.path],
             os.path.abspath(main_file) if isinstance(main_file, str) else None,
         )
 

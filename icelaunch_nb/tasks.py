@@ -31,7 +31,12 @@ class AgentTask:
     @classmethod
     def from_message(cls, message: dict) -> AgentTask:
         """The way back from `to_line`, once parsed."""
-        return cls(message["run_dir"], Surroundings(**message["surroundings"]), message["ranks"], message["detach"])
+        return cls(
+            message["run_dir"],
+            Surroundings(**message["surroundings"]),
+            message["ranks"],
+            message["detach"],
+        )
 
 
 @dataclass

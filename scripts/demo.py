@@ -28,7 +28,10 @@ def main(notebook: Path, target: Path) -> None:
     """Executes `notebook`, writes it to the folder `target` as HTML and as a notebook."""
     book = nbformat.read(notebook, as_version=4)
     client = NotebookClient(
-        book, timeout=300, kernel_name="python3", coalesce_streams=True,
+        book,
+        timeout=300,
+        kernel_name="python3",
+        coalesce_streams=True,
         resources={"metadata": {"path": str(notebook.parent)}},
         # ipykernel 7 warns of its own TCP connection at every start; that is no news of this notebook.
         extra_arguments=["--IPKernelApp.log_level=40"],
@@ -56,7 +59,9 @@ def _write(book: nbformat.NotebookNode, name: str, target: Path) -> Path:
 
 
 def _accuracy(book: nbformat.NotebookNode) -> float:
-    printed = "".join(output.get("text", "") for cell in book.cells for output in cell.get("outputs", []))
+    printed = "".join(
+        output.get("text", "") for cell in book.cells for output in cell.get("outputs", [])
+    )
     found = re.findall(r"^test accuracy (\d\.\d+)$", printed, re.MULTILINE)
     if len(found) != 1:
         sys.exit(f"the notebook should print one line 'test accuracy 0.…', it printed {len(found)}")

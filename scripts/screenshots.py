@@ -40,12 +40,18 @@ def main(folder: Path) -> None:
     """Takes the pictures: while it runs, all ranks with the events, and after a rank failed."""
     folder.mkdir(parents=True, exist_ok=True)
     lab = _lab()
-    with tempfile.TemporaryDirectory() as home, sync_playwright() as playwright, lab.chromium(playwright) as browser:
+    with (
+        tempfile.TemporaryDirectory() as home,
+        sync_playwright() as playwright,
+        lab.chromium(playwright) as browser,
+    ):
         server = lab.Server(Path(home))
         try:
             for theme in ("Light", "Dark"):
                 server.theme(f"JupyterLab {theme}")
-                page = browser.new_page(viewport={"width": 1280, "height": 1000}, device_scale_factor=2)
+                page = browser.new_page(
+                    viewport={"width": 1280, "height": 1000}, device_scale_factor=2
+                )
                 book = lab.Book(server, page, server.notebook(CELLS))
                 book.run(0)
                 book.done(0, 60)
@@ -73,7 +79,9 @@ def _take(book: Any, path: Path) -> None:
 
 
 def _lab() -> Any:
-    spec = importlib.util.spec_from_file_location("lab", HOME / "tests" / "end_to_end" / "browser" / "lab.py")
+    spec = importlib.util.spec_from_file_location(
+        "lab", HOME / "tests" / "end_to_end" / "browser" / "lab.py"
+    )
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -13,7 +13,12 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--ipykernel", choices=["6", "7"], default="7", help="the ipykernel that kernels run on; `make setup` installs both")
+    parser.addoption(
+        "--ipykernel",
+        choices=["6", "7"],
+        default="7",
+        help="the ipykernel that kernels run on; `make setup` installs both",
+    )
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +28,9 @@ def ipykernel(request: pytest.FixtureRequest) -> dict[str, str]:
         return {}
     folder = Path(sys.prefix) / "ipykernel6"
     assert (folder / "ipykernel").is_dir(), f"{folder} is missing: `make setup` makes it"
-    return {"PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))}
+    return {
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+    }
 
 
 @pytest.fixture(scope="session", autouse=True)

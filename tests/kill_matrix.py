@@ -80,7 +80,11 @@ class Matrix:
                 self.said[key], self.broken[key] = "**broken**", f"{type(error).__name__}: {error}"
                 if kernel is not None:
                     kernel.died = True
-            print(f"{', '.join(key)}: {self.broken.get(key, self.said[key])}", file=sys.stderr, flush=True)
+            print(
+                f"{', '.join(key)}: {self.broken.get(key, self.said[key])}",
+                file=sys.stderr,
+                flush=True,
+            )
         if kernel is not None:
             kernel.close()
 
@@ -88,8 +92,16 @@ class Matrix:
 @contextlib.contextmanager
 def decoys() -> Iterator[list[bool]]:
     """Processes that look like ours and aren't; whether each of them lived, once this is over."""
-    looks = (["-m", "icelaunch_nb.host", "3", "1"], ["--multiprocessing-fork", "tracker_fd=5", "pipe_handle=7"], ["rank 0"], ["agent"])
-    processes = [subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)", *look]) for look in looks]
+    looks = (
+        ["-m", "icelaunch_nb.host", "3", "1"],
+        ["--multiprocessing-fork", "tracker_fd=5", "pipe_handle=7"],
+        ["rank 0"],
+        ["agent"],
+    )
+    processes = [
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)", *look])
+        for look in looks
+    ]
     lived: list[bool] = []
     try:
         yield lived
@@ -101,22 +113,50 @@ def decoys() -> Iterator[list[bool]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name, known in (("victims", VICTIMS), ("signals", SIGNALS), ("moments", MOMENTS)):
-        parser.add_argument(f"--{name}", type=lambda text: text.split(","), default=list(known), help=", ".join(known))
+        parser.add_argument(
+            f"--{name}",
+            type=lambda text: text.split(","),
+            default=list(known),
+            help=", ".join(known),
+        )
     parser.add_argument("--at-once", type=int, default=4, help="cells at a time (default: 4)")
-    parser.add_argument("--ipykernel", choices=["6", "7"], default="7", help="the ipykernel that kernels run on; `make setup` installs both")
+    parser.add_argument(
+        "--ipykernel",
+        choices=["6", "7"],
+        default="7",
+        help="the ipykernel that kernels run on; `make setup` installs both",
+    )
     chosen = parser.parse_args()
     ipykernel = Path(sys.prefix) / "ipykernel6" if chosen.ipykernel == "6" else None
     began = time.monotonic()
-    cells = [(victim, signum, moment) for moment in chosen.moments for victim in chosen.victims for signum in chosen.signals]
-    matrix = Matrix(sorted(cells, key=lambda cell: cell[2] == "starting" or cell[0] == "kernel"), ipykernel)
+    cells = [
+        (victim, signum, moment)
+        for moment in chosen.moments
+        for victim in chosen.victims
+        for signum in chosen.signals
+    ]
+    matrix = Matrix(
+        sorted(cells, key=lambda cell: cell[2] == "starting" or cell[0] == "kernel"), ipykernel
+    )
     with decoys() as lived:
         matrix.look(chosen.at_once)
-    print("| victim | signal | " + " | ".join(chosen.moments) + " |\n|" + "---|" * (len(chosen.moments) + 2))
+    print(
+        "| victim | signal | "
+        + " | ".join(chosen.moments)
+        + " |\n|"
+        + "---|" * (len(chosen.moments) + 2)
+    )
     for victim in chosen.victims:
         for signum in chosen.signals:
-            print(f"| {victim} | {signum} | " + " | ".join(matrix.said[victim, signum, moment] for moment in chosen.moments) + " |")
+            print(
+                f"| {victim} | {signum} | "
+                + " | ".join(matrix.said[victim, signum, moment] for moment in chosen.moments)
+                + " |"
+            )
     print(f"\n{len(cells)} cells, {len(matrix.broken)} broken, {time.monotonic() - began:.0f} s")
     for key, what in matrix.broken.items():
         print(f"- {', '.join(key)}: {what}")

@@ -20,7 +20,12 @@ import time
 from typing import Any
 
 from torch.distributed.elastic.agent.server import api as _api
-from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
+from torch.distributed.elastic.agent.server.api import (
+    RunResult,
+    WorkerGroup,
+    WorkerSpec,
+    WorkerState,
+)
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -40,11 +45,21 @@ from icelaunch_nb.surroundings import Surroundings
 from icelaunch_nb.tasks import RankTask
 
 TORCH_NAMES = (
-    "_start_workers", "_stop_workers", "_monitor_workers", "_shutdown", "_remaining_restarts", "_worker_group",
-    "_setup_local_watchdog", "_setup_healthcheck", "_worker_watchdog", "_health_check_server",
+    "_start_workers",
+    "_stop_workers",
+    "_monitor_workers",
+    "_shutdown",
+    "_remaining_restarts",
+    "_worker_group",
+    "_setup_local_watchdog",
+    "_setup_healthcheck",
+    "_worker_watchdog",
+    "_health_check_server",
 )
 _JOINING = 1.0  # seconds within which a rank starts to look for a stop once another one does
-PATIENCE = 3.0  # seconds between SIGTERM and SIGKILL when ranks are ended because another one failed
+PATIENCE = (
+    3.0  # seconds between SIGTERM and SIGKILL when ranks are ended because another one failed
+)
 
 
 def ask_no_dns() -> None:
@@ -84,8 +99,17 @@ class IceAgent(LocalElasticAgent):
         spares: SpareRanks,
         hangs: HangWatch | None = None,
     ) -> None:
-        super().__init__(spec, DefaultLogsSpecs(log_dir="/dev/null"), start_method=settings["config"]["start_method"])
-        self._run_dir, self._journal, self._surroundings, self._settings = run_dir, journal, surroundings, settings
+        super().__init__(
+            spec,
+            DefaultLogsSpecs(log_dir="/dev/null"),
+            start_method=settings["config"]["start_method"],
+        )
+        self._run_dir, self._journal, self._surroundings, self._settings = (
+            run_dir,
+            journal,
+            surroundings,
+            settings,
+        )
         self._wishes, self._close_fds, self._spares, self._hangs = wishes, close_fds, spares, hangs
         self._interval: float = settings["config"]["monitor_interval"]
         self._ranks: Ranks | None = None
@@ -102,9 +126,16 @@ class IceAgent(LocalElasticAgent):
         self._attempt += 1
         if self._attempt:
             self._renew_events()
-            self._journal.write("restart", attempt=self._attempt, **(self._cause or {"cause": "other nodes came or went"}))
+            self._journal.write(
+                "restart",
+                attempt=self._attempt,
+                **(self._cause or {"cause": "other nodes came or went"}),
+            )
         self._cause = None
-        environs = {worker.local_rank: self._rank_environ(worker_group, worker) for worker in worker_group.workers}
+        environs = {
+            worker.local_rank: self._rank_environ(worker_group, worker)
+            for worker in worker_group.workers
+        }
         self._setup_local_watchdog(envs=environs)
         self._setup_healthcheck()
         tasks = []
@@ -117,23 +148,45 @@ class IceAgent(LocalElasticAgent):
                 log.touch(0o600)
             program = macros.substitute(list(self._settings["program"]), str(local_rank))
             environs[local_rank]["TORCHELASTIC_ERROR_FILE"] = str(rank_dir.error)
-            environs[local_rank] |= breakpoints.variables(str(rank_dir.path), self._surroundings.environ)
-            tasks.append(RankTask(
-                run_dir=str(self._run_dir.path), attempt=self._attempt, local_rank=local_rank, rank=worker.global_rank,
-                surroundings=self._surroundings, rank_environ=environs[local_rank], program=[str(part) for part in program],
-                threads=self._settings["threads"], device=self._settings["devices"][local_rank],
-                set_device=self._settings["set_device"], post_mortem=self._settings["post_mortem"],
-                close_fds=self._close_fds if self._start_method == "fork" else [],  # others have descriptors of their own there
-            ))
+            environs[local_rank] |= breakpoints.variables(
+                str(rank_dir.path), self._surroundings.environ
+            )
+            tasks.append(
+                RankTask(
+                    run_dir=str(self._run_dir.path),
+                    attempt=self._attempt,
+                    local_rank=local_rank,
+                    rank=worker.global_rank,
+                    surroundings=self._surroundings,
+                    rank_environ=environs[local_rank],
+                    program=[str(part) for part in program],
+                    threads=self._settings["threads"],
+                    device=self._settings["devices"][local_rank],
+                    set_device=self._settings["set_device"],
+                    post_mortem=self._settings["post_mortem"],
+                    close_fds=self._close_fds
+                    if self._start_method == "fork"
+                    else [],  # others have descriptors of their own there
+                )
+            )
         self._ranks = Ranks(tasks, self._start_method, self._spares)
         self._ranks.start()
         entries = [
-            {"rank": task.rank, "local_rank": task.local_rank, "pid": self._ranks.identities[task.local_rank].pid,
-             "started": self._ranks.identities[task.local_rank].started, "device": task.device}
+            {
+                "rank": task.rank,
+                "local_rank": task.local_rank,
+                "pid": self._ranks.identities[task.local_rank].pid,
+                "started": self._ranks.identities[task.local_rank].started,
+                "device": task.device,
+            }
             for task in tasks
         ]
         self._journal.write(
-            "attempt", attempt=self._attempt, restart_count=self._restart_count(), world_size=worker_group.workers[0].world_size, ranks=entries,
+            "attempt",
+            attempt=self._attempt,
+            restart_count=self._restart_count(),
+            world_size=worker_group.workers[0].world_size,
+            ranks=entries,
         )
         if self._hangs is not None:
             self._hangs.follow({"attempt": self._attempt, "ranks": entries})
@@ -145,7 +198,11 @@ class IceAgent(LocalElasticAgent):
             self._stop_gracefully(worker_group)
             raise Stopped
         ranks, codes = self._ranks, self._ranks.exitcodes()
-        failed = [rank for rank, code in codes.items() if code is not None and not self._returned(rank, code)]
+        failed = [
+            rank
+            for rank, code in codes.items()
+            if code is not None and not self._returned(rank, code)
+        ]
         if failed:
             ranks.settle()
             self._end_ranks(PATIENCE)
@@ -153,11 +210,19 @@ class IceAgent(LocalElasticAgent):
         if None in codes.values():
             return RunResult(state=WorkerState.HEALTHY)
         self._end_ranks(0)  # what the ranks had started and left behind
-        unpacked = [rank for rank in codes if not self._settings["program"] and not self._run_dir.rank(self._attempt, rank).result.exists()]
+        unpacked = [
+            rank
+            for rank in codes
+            if not self._settings["program"]
+            and not self._run_dir.rank(self._attempt, rank).result.exists()
+        ]
         if unpacked:
             return self._failed(worker_group)
         self.stopped_itself = bool(steps.stopped(self._run_dir.steps(self._attempt)))
-        return RunResult(state=WorkerState.SUCCEEDED, return_values={w.global_rank: None for w in worker_group.workers})
+        return RunResult(
+            state=WorkerState.SUCCEEDED,
+            return_values={w.global_rank: None for w in worker_group.workers},
+        )
 
     def _stop_workers(self, worker_group: WorkerGroup) -> None:
         self._end_ranks(PATIENCE)
@@ -208,13 +273,17 @@ class IceAgent(LocalElasticAgent):
                 deaf = running - told - steps.listening(board)
                 ranks.terminate(deaf)
                 told |= deaf
-            if ranks.wait((deadline if now >= deaf_until else deaf_until) - now, self._wishes.hurry):
+            if ranks.wait(
+                (deadline if now >= deaf_until else deaf_until) - now, self._wishes.hurry
+            ):
                 self._end_ranks(0)
                 return
         fell = any(self._fell(rank, code) for rank, code in ranks.exitcodes().items())
         if fell:
             ranks.settle()
-        self._end_ranks(PATIENCE if fell else term_patience(grace) if steps.listening(board) - told else 0)
+        self._end_ranks(
+            PATIENCE if fell else term_patience(grace) if steps.listening(board) - told else 0
+        )
         self._end_ranks(0)  # what the ranks had started and left behind
         if fell:
             self._collect_failures(worker_group)
@@ -222,7 +291,11 @@ class IceAgent(LocalElasticAgent):
     def _fell(self, local_rank: int, code: int | None) -> bool:
         """Whether a rank ended in failure by itself."""
         assert self._ranks is not None
-        return code is not None and local_rank not in self._ranks.ended_by_us and not self._returned(local_rank, code)
+        return (
+            code is not None
+            and local_rank not in self._ranks.ended_by_us
+            and not self._returned(local_rank, code)
+        )
 
     def _end_ranks(self, patience: float) -> None:
         assert self._ranks is not None
@@ -235,48 +308,83 @@ class IceAgent(LocalElasticAgent):
         codes, pids, oom = self._ranks.exitcodes(), self._ranks.pids(), self._oom.news()
         failures = []
         for worker in worker_group.workers:
-            local_rank, rank_dir = worker.local_rank, self._run_dir.rank(self._attempt, worker.local_rank)
+            local_rank, rank_dir = (
+                worker.local_rank,
+                self._run_dir.rank(self._attempt, worker.local_rank),
+            )
             code = codes[local_rank]
             ours = local_rank in self._ranks.ended_by_us and local_rank not in self._ranks.unwatched
-            if (self._settings["program"] and code == 0) or (rank_dir.result.exists() and (code == 0 or ours)):
+            if (self._settings["program"] and code == 0) or (
+                rank_dir.result.exists() and (code == 0 or ours)
+            ):
                 continue
             if ours and not rank_dir.error.exists():
                 continue
-            failures.append(failure_of(worker.global_rank, local_rank, self._attempt, pids[local_rank], code,
-                                       self._ranks.ended_at.get(local_rank, time.time()), rank_dir, oom,
-                                       local_rank in self._ranks.unwatched))
+            failures.append(
+                failure_of(
+                    worker.global_rank,
+                    local_rank,
+                    self._attempt,
+                    pids[local_rank],
+                    code,
+                    self._ranks.ended_at.get(local_rank, time.time()),
+                    rank_dir,
+                    oom,
+                    local_rank in self._ranks.unwatched,
+                )
+            )
         self.failures = failures = by_cause(failures)
-        self._journal.write("failure", attempt=self._attempt, failures=[failure.to_json() for failure in failures])
+        self._journal.write(
+            "failure", attempt=self._attempt, failures=[failure.to_json() for failure in failures]
+        )
         return failures
 
     def _failed(self, worker_group: WorkerGroup) -> RunResult:
         """Decides whether a retry makes sense, and tells torch."""
         failures = self._collect_failures(worker_group)
         root = failures[0]
-        self.incurable = all(is_incurable(self._run_dir.rank(self._attempt, f.local_rank)) for f in fold(failures)[0])
+        self.incurable = all(
+            is_incurable(self._run_dir.rank(self._attempt, f.local_rank)) for f in fold(failures)[0]
+        )
         if self.incurable and self._settings["sensible_restarts"]:
             self._remaining_restarts = 0
         self._cause = {"rank": root.rank, "cause": root.title, "failed_at": root.time}
-        return RunResult(state=WorkerState.FAILED, failures={
-            failure.rank: ProcessFailure(
-                local_rank=failure.local_rank, pid=failure.pid, exitcode=failure.exitcode or 0,
-                error_file=str(self._run_dir.rank(self._attempt, failure.local_rank).error),
-            )
-            for failure in failures
-        })
+        return RunResult(
+            state=WorkerState.FAILED,
+            failures={
+                failure.rank: ProcessFailure(
+                    local_rank=failure.local_rank,
+                    pid=failure.pid,
+                    exitcode=failure.exitcode or 0,
+                    error_file=str(self._run_dir.rank(self._attempt, failure.local_rank).error),
+                )
+                for failure in failures
+            },
+        )
 
     def _rank_environ(self, group: WorkerGroup, worker: Any) -> dict[str, str]:
         spec, environ = group.spec, self._surroundings.environ
         known: dict[str, Any] = {  # torch annotates what it fills in later as None
-            "master_addr": group.master_addr, "master_port": group.master_port, "group_rank": group.group_rank, "group_world_size": group.group_world_size,
+            "master_addr": group.master_addr,
+            "master_port": group.master_port,
+            "group_rank": group.group_rank,
+            "group_world_size": group.group_world_size,
         }
         place = Place(
-            **known, rank=worker.global_rank, local_rank=worker.local_rank, role_rank=worker.role_rank, world_size=worker.world_size,
-            local_world_size=spec.local_world_size, role_world_size=worker.role_world_size, restart_count=self._restart_count(),
+            **known,
+            rank=worker.global_rank,
+            local_rank=worker.local_rank,
+            role_rank=worker.role_rank,
+            world_size=worker.world_size,
+            local_world_size=spec.local_world_size,
+            role_world_size=worker.role_world_size,
+            restart_count=self._restart_count(),
             use_agent_store=spec.rdzv_handler.use_agent_store,
         )
         values = rank_environ(place, self._settings, self._run_dir.path, self._attempt, environ)
-        values["TORCH_NCCL_ASYNC_ERROR_HANDLING"] = environ.get("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
+        values["TORCH_NCCL_ASYNC_ERROR_HANDLING"] = environ.get(
+            "TORCH_NCCL_ASYNC_ERROR_HANDLING", "1"
+        )
         if self._settings["program"]:
             values["PYTHONUNBUFFERED"] = environ.get("PYTHONUNBUFFERED", "1")
         if self._settings["threads"] is not None:

@@ -19,16 +19,28 @@ _LAST_WORDS = 12  # lines of stderr.log that speak for a rank that can't
 
 _CONSEQUENCE = re.compile(
     r"Connection closed by peer|Connection reset by peer|connectFullMesh failed|remote process exited|Broken pipe"
-    r"|NCCL communicator was aborted|remote error|wait timeout after|Stop_waiting response is expected", re.IGNORECASE,
+    r"|NCCL communicator was aborted|remote error|wait timeout after|Stop_waiting response is expected",
+    re.IGNORECASE,
 )
 _HOME = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _NOT_THEIRS = (
-    "Extension modules:", f'  File "{_HOME}', f'  File "{os.path.dirname(multiprocessing.__file__)}', '  File "<string>"',
+    "Extension modules:",
+    f'  File "{_HOME}',
+    f'  File "{os.path.dirname(multiprocessing.__file__)}',
+    '  File "<string>"',
 )
 
 
 def failure_of(
-    rank: int, local_rank: int, attempt: int, pid: int, exitcode: int | None, ended: float, rank_dir: RankDir, oom: str, unwatched: bool
+    rank: int,
+    local_rank: int,
+    attempt: int,
+    pid: int,
+    exitcode: int | None,
+    ended: float,
+    rank_dir: RankDir,
+    oom: str,
+    unwatched: bool,
 ) -> Failure:
     """The failure of a rank that ended without returning.
 
@@ -46,19 +58,61 @@ def failure_of(
     told, full = _told(rank_dir), disk.complaint(rank_dir.path)
     if told is not None:
         return Failure(
-            rank, local_rank, attempt, float(told.get("time", ended)), pid, told["kind"], exitcode,
-            told["type_name"], told["message"], told["traceback"], _hint_for(told) or full,
+            rank,
+            local_rank,
+            attempt,
+            float(told.get("time", ended)),
+            pid,
+            told["kind"],
+            exitcode,
+            told["type_name"],
+            told["message"],
+            told["traceback"],
+            _hint_for(told) or full,
         )
     if unwatched:
-        return Failure(rank, local_rank, attempt, ended, pid, "killed", None, "the forkserver that watched it was killed", "", "",
-                       _SIGNAL_HINTS["SIGKILL"].format(oom=oom))
+        return Failure(
+            rank,
+            local_rank,
+            attempt,
+            ended,
+            pid,
+            "killed",
+            None,
+            "the forkserver that watched it was killed",
+            "",
+            "",
+            _SIGNAL_HINTS["SIGKILL"].format(oom=oom),
+        )
     last_words, late = _last_words(rank_dir.stderr), rank_dir.result.exists()
     if exitcode is not None and exitcode < 0:
         name = signal_name(-exitcode)
-        return Failure(rank, local_rank, attempt, ended, pid, "killed", exitcode, f"killed by {name}" + " after it had returned" * late, "", last_words,
-                       _SIGNAL_HINTS.get(name, "").format(oom=oom) or oom)
-    return Failure(rank, local_rank, attempt, ended, pid, "exited", exitcode,
-                   f"exited with code {exitcode} {'after it had' if late else 'before it'} returned", "", last_words, full)
+        return Failure(
+            rank,
+            local_rank,
+            attempt,
+            ended,
+            pid,
+            "killed",
+            exitcode,
+            f"killed by {name}" + " after it had returned" * late,
+            "",
+            last_words,
+            _SIGNAL_HINTS.get(name, "").format(oom=oom) or oom,
+        )
+    return Failure(
+        rank,
+        local_rank,
+        attempt,
+        ended,
+        pid,
+        "exited",
+        exitcode,
+        f"exited with code {exitcode} {'after it had' if late else 'before it'} returned",
+        "",
+        last_words,
+        full,
+    )
 
 
 def _told(rank_dir: RankDir) -> dict[str, Any] | None:
@@ -120,7 +174,11 @@ def _last_words(stderr: Path) -> str:
         return ""
     _, crash, told = text.rpartition("Fatal Python error: ")
     if crash:
-        lines = [line for line in (crash + told).splitlines() if line and not line.startswith(_NOT_THEIRS)]
+        lines = [
+            line
+            for line in (crash + told).splitlines()
+            if line and not line.startswith(_NOT_THEIRS)
+        ]
         return "\n".join(lines[: 2 * _LAST_WORDS])
     lines = text.splitlines()[-_LAST_WORDS:]
     return "\n".join(["the last lines of its stderr:", *lines]) if lines else ""
@@ -158,7 +216,9 @@ class OomWatch:
         for entry in entries:
             _, controllers, path = entry.split(":", 2)
             for base, file in (
-                ("/sys/fs/cgroup", "memory.events") if not controllers else ("/sys/fs/cgroup/memory", "memory.oom_control"),
+                ("/sys/fs/cgroup", "memory.events")
+                if not controllers
+                else ("/sys/fs/cgroup/memory", "memory.oom_control"),
             ):
                 if controllers and "memory" not in controllers.split(","):
                     continue

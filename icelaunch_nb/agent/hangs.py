@@ -53,7 +53,10 @@ class HangWatch:
         self._run_dir, self._timekeeper, self._after = run_dir, timekeeper, after
         self._names = places.cell_names(run_dir)
         self._over, self._lock = threading.Event(), threading.Lock()
-        self._followed: tuple[Mapping[str, Any], list[_Rank]] = ({}, [])  # attempt and ranks, replaced together
+        self._followed: tuple[Mapping[str, Any], list[_Rank]] = (
+            {},
+            [],
+        )  # attempt and ranks, replaced together
         self._debugged: set[int] = set()  # ranks that said that they are in the debugger
         self._gone: set[int] = set()  # those of them that weren't at the last look
         self._events: Events | None = None
@@ -66,7 +69,13 @@ class HangWatch:
             attempt: The journal's ``attempt`` event.
         """
         now = time.monotonic()
-        self._followed = attempt, [_Rank(entry, Process(entry["pid"], entry["started"]), since=now) for entry in attempt["ranks"]]
+        self._followed = (
+            attempt,
+            [
+                _Rank(entry, Process(entry["pid"], entry["started"]), since=now)
+                for entry in attempt["ranks"]
+            ],
+        )
         if not self._thread.is_alive() and not self._over.is_set():
             self._thread.start()
 
@@ -102,19 +111,37 @@ class HangWatch:
         debugged = in_debugger(self._run_dir.attempt(attempt["attempt"]))
         self._miss(debugged, ranks)
         now = time.monotonic()
-        if debugged or events.paused.is_set() or Flag.is_set(events.stop_all_tasks) or self._after is None:
+        if (
+            debugged
+            or events.paused.is_set()
+            or Flag.is_set(events.stop_all_tasks)
+            or self._after is None
+        ):
             for rank in ranks:
                 rank.since = now
         else:
             self._look_for_signs(now, attempt["attempt"], ranks)
-        heard = [rank for rank in ranks if rank.told is not None and (now - rank.since < (self._after or 0) or not rank.process.alive())]
+        heard = [
+            rank
+            for rank in ranks
+            if rank.told is not None
+            and (now - rank.since < (self._after or 0) or not rank.process.alive())
+        ]
         for rank in heard:
             rank.told, rank.next_asked = None, 0.0
         if heard:
             numbers = [rank.entry["rank"] for rank in heard]
             self._timekeeper.note("heard", f"{in_words(numbers)} no longer silent", ranks=numbers)
         if self._after is not None:
-            self._ask(attempt, [rank for rank in ranks if now - rank.since >= max(self._after, rank.next_asked) and rank.process.alive()])
+            self._ask(
+                attempt,
+                [
+                    rank
+                    for rank in ranks
+                    if now - rank.since >= max(self._after, rank.next_asked)
+                    and rank.process.alive()
+                ],
+            )
 
     def _look_for_signs(self, now: float, number: int, ranks: list[_Rank]) -> None:
         made = steps_made(self._run_dir.steps(number), len(ranks))
@@ -132,7 +159,12 @@ class HangWatch:
         """Asks silent ranks where they stand, and says so where it is new; rarer and rarer, should it last for days."""
         if not ranks:
             return
-        texts = stacks.ask(self._run_dir, {**attempt, "ranks": [rank.entry for rank in ranks]}, _ANSWER, self._over.is_set)
+        texts = stacks.ask(
+            self._run_dir,
+            {**attempt, "ranks": [rank.entry for rank in ranks]},
+            _ANSWER,
+            self._over.is_set,
+        )
         if self._over.is_set() or self._followed[0] is not attempt:
             return
         at: dict[str, list[_Rank]] = {}
@@ -142,8 +174,13 @@ class HangWatch:
         for where, there in sorted(at.items(), key=lambda place: len(place[1])):
             new = [rank for rank in there if rank.told != where]
             if new:
-                numbers, seconds = [rank.entry["rank"] for rank in new], time.monotonic() - max(rank.since for rank in new)
-                text = f"{in_words(numbers)} silent for {seconds:.0f} s" + (f", at {where}" if where else "")
+                numbers, seconds = (
+                    [rank.entry["rank"] for rank in new],
+                    time.monotonic() - max(rank.since for rank in new),
+                )
+                text = f"{in_words(numbers)} silent for {seconds:.0f} s" + (
+                    f", at {where}" if where else ""
+                )
                 self._timekeeper.note("silent", text, ranks=numbers, where=where)
             for rank in there:
                 rank.told = where
@@ -151,7 +188,9 @@ class HangWatch:
     def _miss(self, debugged: set[int], ranks: list[_Rank]) -> None:
         """A thread or child process can be gone without a word while its rank goes on."""
         with self._lock:
-            gone = {rank.entry["rank"] for rank in ranks if rank.entry["local_rank"] not in debugged} & self._debugged
+            gone = {
+                rank.entry["rank"] for rank in ranks if rank.entry["local_rank"] not in debugged
+            } & self._debugged
             lost, self._gone = gone & self._gone, gone - self._gone
             self._debugged -= lost
         if lost and not debugged:

@@ -78,7 +78,9 @@ def _live(task: AgentTask, spares: SpareRanks) -> int:
     run_dir = RunDir(Path(task.run_dir))
     journal = _introduce(run_dir)
     # In a thread: a file system may take a millisecond for it.
-    setting_aside = threading.Thread(target=_set_space_aside, args=(run_dir, journal), name="icelaunch-space", daemon=True)
+    setting_aside = threading.Thread(
+        target=_set_space_aside, args=(run_dir, journal), name="icelaunch-space", daemon=True
+    )
     setting_aside.start()
     try:
         state, facts = _run(task, run_dir, journal, spares)
@@ -91,13 +93,17 @@ def _live(task: AgentTask, spares: SpareRanks) -> int:
     return 0 if state == "SUCCEEDED" else 1
 
 
-def _tell_the_end(run_dir: RunDir, journal: JournalWriter, state: str, facts: Mapping[str, Any]) -> None:
+def _tell_the_end(
+    run_dir: RunDir, journal: JournalWriter, state: str, facts: Mapping[str, Any]
+) -> None:
     """Writes the journal's last line. Who reads it finds the directory as it stays: what only a living run needs has gone by then.
 
     Gone by name: its space goes with this process, since freeing a payload of 256 MB takes 20 ms and the end shouldn't wait for that,
     or now where the disk is full.
     """
-    kept = [fd for path in (run_dir.call, run_dir.path / BALLAST) if (fd := unname(path)) is not None]
+    kept = [
+        fd for path in (run_dir.call, run_dir.path / BALLAST) if (fd := unname(path)) is not None
+    ]
     try:
         journal.write("end", state=state, **facts)
     except OSError:
@@ -141,7 +147,9 @@ def _rehearse() -> None:
         logging.disable(logging.NOTSET)
 
 
-def _run(task: AgentTask, run_dir: RunDir, journal: JournalWriter, spares: SpareRanks) -> tuple[str, dict[str, Any]]:
+def _run(
+    task: AgentTask, run_dir: RunDir, journal: JournalWriter, spares: SpareRanks
+) -> tuple[str, dict[str, Any]]:
     settings = run_dir.read_spec()
     config = LaunchConfig.from_json(settings["config"])
     if config.start_method != "forkserver":
@@ -176,7 +184,15 @@ def _run(task: AgentTask, run_dir: RunDir, journal: JournalWriter, spares: Spare
         local_addr=rendezvous.local_addr(config),
     )
     agent = IceAgent(
-        spec, run_dir, journal, task.surroundings, settings, wishes, close_fds=[leash, *wishes.fds()], spares=spares, hangs=hangs,
+        spec,
+        run_dir,
+        journal,
+        task.surroundings,
+        settings,
+        wishes,
+        close_fds=[leash, *wishes.fds()],
+        spares=spares,
+        hangs=hangs,
     )
     try:
         result = agent.run()
@@ -195,7 +211,11 @@ def _run(task: AgentTask, run_dir: RunDir, journal: JournalWriter, spares: Spare
             spec.rdzv_handler.shutdown()
     if not result.is_failed():
         return ("STOPPED", {"note": STOPPED_ITSELF}) if agent.stopped_itself else ("SUCCEEDED", {})
-    note = "not retried: a retry can't cure this" if agent.incurable and settings["sensible_restarts"] and config.max_restarts else ""
+    note = (
+        "not retried: a retry can't cure this"
+        if agent.incurable and settings["sensible_restarts"] and config.max_restarts
+        else ""
+    )
     return "FAILED", {"note": note}
 
 
@@ -210,7 +230,11 @@ def _explain(error: Exception, config: LaunchConfig) -> str:
     said = f"{type(error).__name__}: {error}".rstrip(": ")
     if not config.rdzv_endpoint:
         return said
-    nodes = f"{config.min_nodes}" if config.min_nodes == config.max_nodes else f"{config.min_nodes} to {config.max_nodes}"
+    nodes = (
+        f"{config.min_nodes}"
+        if config.min_nodes == config.max_nodes
+        else f"{config.min_nodes} to {config.max_nodes}"
+    )
     return (
         f"the rendezvous of {nodes} nodes at {config.rdzv_endpoint} ({config.rdzv_backend}, timeout "
         f"{config.rdzv_configs['timeout']} s) failed: {said}"

@@ -19,7 +19,9 @@ from icelaunch_nb.tasks import RankTask
 SETTLE = 0.04
 _NOBODY_KNOWS = 255  # what multiprocessing reports for a child whose forkserver is gone
 _EXITING = 0.002  # seconds between two looks at a rank that is just about to be gone
-_AFTER_KILL = 10.0  # seconds that a SIGKILLed rank may take to be gone, before it is called unkillable
+_AFTER_KILL = (
+    10.0  # seconds that a SIGKILLed rank may take to be gone, before it is called unkillable
+)
 
 
 class SpareRanks:
@@ -76,7 +78,9 @@ class Ranks:
         self.identities: dict[int, Process] = {}
         self.ended_by_us: set[int] = set()
         self.ended_at: dict[int, float] = {}
-        self.unwatched: set[int] = set()  # ranks whose forkserver was killed, so that nobody can tell their end
+        self.unwatched: set[int] = (
+            set()
+        )  # ranks whose forkserver was killed, so that nobody can tell their end
         self._codes: dict[int, int] = {}
 
     def start(self) -> None:
@@ -145,7 +149,9 @@ class Ranks:
         while None in self.exitcodes().values() and (left := deadline - time.monotonic()) > 0:
             self.wait(left)
 
-    def end(self, patience: float, *, first: int = signal.SIGTERM, hurry: Any = None) -> list[Process]:
+    def end(
+        self, patience: float, *, first: int = signal.SIGTERM, hurry: Any = None
+    ) -> list[Process]:
         """Ends all of them: `first`, `patience` seconds, SIGKILL, and then whatever they had started.
 
         Args:
@@ -169,7 +175,10 @@ class Ranks:
             if self.wait(left, *([hurry] if hurry is not None else [])):
                 return
         # A forkserver that was killed leaves ranks without a sentinel; their pids still tell.
-        while any(identity.alive() for identity in self.identities.values()) and time.monotonic() < deadline:
+        while (
+            any(identity.alive() for identity in self.identities.values())
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.005)
 
     def terminate(self, local_ranks: set[int]) -> None:

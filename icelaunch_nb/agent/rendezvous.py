@@ -76,8 +76,14 @@ class EmbeddedRendezvous(RendezvousHandler):
         listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
         port = listener.getsockname()[1]
         self._store = TCPStore(
-            "127.0.0.1", port, world_size=None, is_master=True, timeout=self._timeout, wait_for_workers=False,
-            multi_tenant=False, master_listen_fd=listener.detach(),  # the store owns the descriptor from here on
+            "127.0.0.1",
+            port,
+            world_size=None,
+            is_master=True,
+            timeout=self._timeout,
+            wait_for_workers=False,
+            multi_tenant=False,
+            master_listen_fd=listener.detach(),  # the store owns the descriptor from here on
         )
         self._round += 1
         store = PrefixStore(f"agent/{self._round}", self._store)
@@ -123,7 +129,9 @@ class FreshStores(RendezvousHandler):
         if info.rank == 0:
             store.set("port", str(_free_port()))
         port = int(store.get("port"))
-        return RendezvousInfo(store, info.rank, info.world_size, RendezvousStoreInfo(self._host, port))
+        return RendezvousInfo(
+            store, info.rank, info.world_size, RendezvousStoreInfo(self._host, port)
+        )
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)

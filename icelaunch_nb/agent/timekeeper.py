@@ -30,7 +30,9 @@ class Timekeeper:
         self._run_dir, self._journal = run_dir, journal
         self._over, self._lock = threading.Event(), threading.Lock()
         self._allowance, self._counted, self._left_out = float(_BURST), time.monotonic(), 0
-        self._thread = threading.Thread(target=self._watch, name="icelaunch-timekeeper", daemon=True)
+        self._thread = threading.Thread(
+            target=self._watch, name="icelaunch-timekeeper", daemon=True
+        )
         self._thread.start()
 
     def stop(self) -> None:
@@ -50,7 +52,9 @@ class Timekeeper:
             self._allowance -= 1
             if self._left_out:
                 facts["left_out"], self._left_out = self._left_out, 0
-            with contextlib.suppress(OSError):  # a full disk costs a line of the timeline, not the run
+            with contextlib.suppress(
+                OSError
+            ):  # a full disk costs a line of the timeline, not the run
                 self._journal.write("moment", kind=kind, text=text, **facts)
 
     def _watch(self) -> None:
@@ -73,7 +77,11 @@ def _changes(events: Events, run_dir: RunDir) -> Iterator[list[tuple[str, str]]]
     saved: float | None = None
     while True:
         words = events.words
-        flags = {name for name in _SEEN if Flag.is_set(getattr(events, name))} if words[FLAGS_WORD] else set()
+        flags = (
+            {name for name in _SEEN if Flag.is_set(getattr(events, name))}
+            if words[FLAGS_WORD]
+            else set()
+        )
         came, went, found = flags - before, before - flags, []
         if "pause" in came and "resume" not in flags:
             found.append(("pause", "asked to pause"))
@@ -97,7 +105,14 @@ def _changes(events: Events, run_dir: RunDir) -> Iterator[list[tuple[str, str]]]
         yield found
 
 
-_SEEN = ("pause", "paused", "resume", "trigger_save_checkpoint", "finished_save_checkpoint", "stop_all_tasks")
+_SEEN = (
+    "pause",
+    "paused",
+    "resume",
+    "trigger_save_checkpoint",
+    "finished_save_checkpoint",
+    "stop_all_tasks",
+)
 
 
 def _saved(run_dir: RunDir, since: float) -> str:

@@ -65,7 +65,12 @@ class Wishes:
         # Read and write: so the FIFO never reports its end while kernels come and go.
         self._path = control
         self._control = os.open(control, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-        self._parent, self._on_stop, self._on_moment, self._give_up = parent, on_stop, on_moment, give_up
+        self._parent, self._on_stop, self._on_moment, self._give_up = (
+            parent,
+            on_stop,
+            on_moment,
+            give_up,
+        )
         self._rang = threading.Event()
         self._over = threading.Event()
         self._signalled, wake = os.pipe()
@@ -90,7 +95,11 @@ class Wishes:
 
     def _listen(self) -> None:
         pending = b""
-        watched: list[Any] = [self._control, self._signalled, *([self._parent] if self._parent is not None else [])]
+        watched: list[Any] = [
+            self._control,
+            self._signalled,
+            *([self._parent] if self._parent is not None else []),
+        ]
         while True:
             ready, _, _ = select.select(watched, [], [], _LOOK)
             if not ready and not self._path.exists():
@@ -135,7 +144,12 @@ class Wishes:
         self._rang.set()
         os.write(self._ring, b"!")
         self._on_stop(grace, reason)
-        threading.Thread(target=self._insist, args=(grace + term_patience(grace) + _MARGIN,), name="icelaunch-insist", daemon=True).start()
+        threading.Thread(
+            target=self._insist,
+            args=(grace + term_patience(grace) + _MARGIN,),
+            name="icelaunch-insist",
+            daemon=True,
+        ).start()
 
     def _insist(self, seconds: float) -> None:
         if not self._over.wait(seconds):

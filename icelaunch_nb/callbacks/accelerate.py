@@ -12,7 +12,11 @@ T = TypeVar("T")
 
 
 def steps(
-    accelerator: Any, iterable: Iterable[T], total: int | None = None, *, save_to: str | os.PathLike[str] | None = "checkpoints"
+    accelerator: Any,
+    iterable: Iterable[T],
+    total: int | None = None,
+    *,
+    save_to: str | os.PathLike[str] | None = "checkpoints",
 ) -> Iterator[T]:
     """`Context.steps`, with a checkpoint by ``accelerator.save_state`` where one is asked for.
 

@@ -30,7 +30,9 @@ class IceCallback(Callback):  # type: ignore[misc]
         self._dirpath = dirpath
         self._epochs: Pace | None = None
         self._batches: Pace | None = None
-        self._validated: set[str] = set()  # names of metrics that validation gave; between two of them they are old
+        self._validated: set[str] = (
+            set()
+        )  # names of metrics that validation gave; between two of them they are old
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self._epochs = Pace(get_context(), _known(trainer.max_epochs))
@@ -40,11 +42,21 @@ class IceCallback(Callback):  # type: ignore[misc]
         self._batches = Pace(get_context(), _known(trainer.num_training_batches))
         self._stop_if_asked(trainer, self._batches)
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         context = get_context()
-        if trainer.log_every_n_steps and trainer.global_step % trainer.log_every_n_steps == 0:  # 0: its user wants nothing logged
-            found = {"loss": outputs["loss"]} if isinstance(outputs, dict) and "loss" in outputs else {}
-            found |= {name: value for name, value in trainer.callback_metrics.items() if name not in self._validated}
+        if (
+            trainer.log_every_n_steps and trainer.global_step % trainer.log_every_n_steps == 0
+        ):  # 0: its user wants nothing logged
+            found = (
+                {"loss": outputs["loss"]} if isinstance(outputs, dict) and "loss" in outputs else {}
+            )
+            found |= {
+                name: value
+                for name, value in trainer.callback_metrics.items()
+                if name not in self._validated
+            }
             report(context, found)
         if self._batches is not None:
             self._batches.step()
@@ -55,7 +67,11 @@ class IceCallback(Callback):  # type: ignore[misc]
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         if trainer.sanity_checking:
             return
-        found = {name: value for name, value in trainer.callback_metrics.items() if name.startswith("val") or name in self._validated}
+        found = {
+            name: value
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith("val") or name in self._validated
+        }
         self._validated |= found.keys()
         if found:
             report(get_context(), found)
@@ -74,7 +90,9 @@ class IceCallback(Callback):  # type: ignore[misc]
 
     def _stop_if_asked(self, trainer: Any, pace: Pace) -> None:
         if not pace.goes_on:
-            trainer.fit_loop.min_epochs = trainer.fit_loop.epoch_loop.min_steps = None  # else it would train on up to these
+            trainer.fit_loop.min_epochs = trainer.fit_loop.epoch_loop.min_steps = (
+                None  # else it would train on up to these
+            )
             trainer.should_stop = True
 
     def _save(self, trainer: Any, context: Context) -> None:

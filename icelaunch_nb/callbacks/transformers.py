@@ -41,8 +41,12 @@ class IceCallback(TrainerCallback):  # type: ignore[misc]
         if context.rank == 0 and os.path.isdir(path):
             context.checkpoint_saved(path)
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        numbers = {name: value for name, value in (logs or {}).items() if isinstance(value, int | float)}
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
+        numbers = {
+            name: value for name, value in (logs or {}).items() if isinstance(value, int | float)
+        }
         report(get_context(), numbers, state.global_step)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

@@ -39,11 +39,22 @@ from icelaunch_nb.rundir import RunDir
 from icelaunch_nb.story import ORPHANS_GRACE
 from icelaunch_nb.tasks import AgentTask
 
-PRELOAD = ["torch", "torch.distributed", "icelaunch_nb.agent.main", "icelaunch_nb.worker.main", "icelaunch_nb.body", "icelaunch_nb.host.frozen"]
+PRELOAD = [
+    "torch",
+    "torch.distributed",
+    "icelaunch_nb.agent.main",
+    "icelaunch_nb.worker.main",
+    "icelaunch_nb.body",
+    "icelaunch_nb.host.frozen",
+]
 _SPARE_RANKS = 64  # at most so many are started ahead; each holds about 8 MB
-_SPARE_AFTER = 0.1  # seconds without a launch after which the next agent is started ahead of its task
+_SPARE_AFTER = (
+    0.1  # seconds without a launch after which the next agent is started ahead of its task
+)
 _TRIES = 5  # to start an agent while somebody kills forkservers
-_AGENT_PATIENCE = 3.5  # seconds an agent may take to end its ranks and itself once the kernel is gone
+_AGENT_PATIENCE = (
+    3.5  # seconds an agent may take to end its ranks and itself once the kernel is gone
+)
 
 
 class Host:
@@ -73,7 +84,9 @@ class Host:
         """Starts agents until the kernel is gone, then ends what is not detached, and waits for what is."""
         threading.Thread(target=self._start_agents, name="icelaunch-starter", daemon=True).start()
         while self._kernel_lives() and not (self._retired and self._idle()):
-            ready = self._wait([self._kernel, *([self._kernel_pidfd] if self._kernel_pidfd is not None else [])])
+            ready = self._wait(
+                [self._kernel, *([self._kernel_pidfd] if self._kernel_pidfd is not None else [])]
+            )
             if self._kernel_pidfd in ready or (self._kernel in ready and not self._listen()):
                 break
         self._kernel.setblocking(False)
@@ -143,13 +156,17 @@ class Host:
             try:
                 task = self._wanted.get(timeout=_SPARE_AFTER if spare is None else None)
             except queue.Empty:
-                with contextlib.suppress(OSError, EOFError):  # the forkserver was killed; the next try starts another
+                with contextlib.suppress(
+                    OSError, EOFError
+                ):  # the forkserver was killed; the next try starts another
                     spare = self._new_agent(ranks)
                 continue
             if task is None:
                 return
             ranks = min(task.ranks, _SPARE_RANKS)  # the next launch probably wants as many
-            agent = self._give(task, spare)  # without the lock: a new forkserver takes seconds to import torch
+            agent = self._give(
+                task, spare
+            )  # without the lock: a new forkserver takes seconds to import torch
             with self._lock:
                 self._agents[agent] = task
                 self._starting -= 1
@@ -181,7 +198,10 @@ class Host:
         run_dir = RunDir(Path(task.run_dir))
         events, _ = read_journal(run_dir.journal, 0)
         end_sessions(
-            Process(rank["pid"], rank["started"]) for event in events if event["event"] == "attempt" for rank in event["ranks"]
+            Process(rank["pid"], rank["started"])
+            for event in events
+            if event["event"] == "attempt"
+            for rank in event["ranks"]
         )
         end_marked(f"{RUN_DIR_VARIABLE}={task.run_dir}")
         drop_ballast(run_dir.path)
@@ -191,10 +211,17 @@ class Host:
         if end is None:
             _write_end(run_dir, "LOST", f"its agent {agent.end(self._servers)}")
         elif end["state"] == "FAILED" and (said := agent.servers_end(self._servers)):
-            _write_end(run_dir, "FAILED", "; ".join(filter(None, [end.get("note"), f"the forkserver {said}"])))
+            _write_end(
+                run_dir,
+                "FAILED",
+                "; ".join(filter(None, [end.get("note"), f"the forkserver {said}"])),
+            )
         agent.close()
         with contextlib.suppress(OSError):  # a kernel that doesn't listen, or is gone
-            self._kernel.send(json.dumps({"event": "gone", "run_dir": task.run_dir}).encode() + b"\n", socket.MSG_DONTWAIT)
+            self._kernel.send(
+                json.dumps({"event": "gone", "run_dir": task.run_dir}).encode() + b"\n",
+                socket.MSG_DONTWAIT,
+            )
 
     def _end(self) -> None:
         """Ends what is not detached, lets the rest finish, and takes the forkserver along."""
@@ -214,7 +241,11 @@ class Host:
         deadline = time.monotonic() + _AGENT_PATIENCE
         while not self._idle():
             with self._lock:
-                attached = {agent: task for agent, task in self._agents.items() if task.run_dir not in self._detached}
+                attached = {
+                    agent: task
+                    for agent, task in self._agents.items()
+                    if task.run_dir not in self._detached
+                }
                 detached = len(self._agents) + self._starting - len(attached)
             late = time.monotonic() > deadline
             for agent, task in attached.items():
@@ -227,13 +258,20 @@ class Host:
             self._wait([])
         pid = cpython.forkserver_pid()
         if pid is not None:
-            os.kill(pid, signal.SIGKILL)  # our own child, not reaped yet: the pid can't be anybody else's
+            os.kill(
+                pid, signal.SIGKILL
+            )  # our own child, not reaped yet: the pid can't be anybody else's
 
 
 def _ask_to_stop(agent: Agent, task: AgentTask) -> Callable[[], None]:
     """Says why, by the run's FIFO; whoever holds the answer keeps that open, so that the wish outlives its reader's start."""
     try:
-        fifo = open(RunDir(Path(task.run_dir)).control, "r+b", buffering=0, opener=lambda path, _: os.open(path, os.O_RDWR | os.O_NONBLOCK))
+        fifo = open(
+            RunDir(Path(task.run_dir)).control,
+            "r+b",
+            buffering=0,
+            opener=lambda path, _: os.open(path, os.O_RDWR | os.O_NONBLOCK),
+        )
         fifo.write(f"stop {ORPHANS_GRACE} its kernel ended\n".encode())
         return fifo.close
     except OSError:  # the directory is gone

@@ -47,7 +47,9 @@ class Visit:
             for message in messages or ():
                 if "text" in message:
                     yield message["text"]
-                if message.get("answered", -1) >= self._said:  # else it is for a command that somebody else said
+                if (
+                    message.get("answered", -1) >= self._said
+                ):  # else it is for a command that somebody else said
                     self.prompt = message["prompt"]
                 self.over |= "end" in message
                 self.heard = message.get("from", self.heard[0]), message.get("to", self.heard[1])
@@ -101,7 +103,9 @@ def visit(run: Any, rank: int) -> Visit:
     for entry in story.attempts[-1]["ranks"] if story.attempts and not story.state.over else ():
         if entry["rank"] == rank:
             with contextlib.suppress(OSError):
-                return Visit(run._dir.rank(story.attempts[-1]["attempt"], entry["local_rank"]).debugger)
+                return Visit(
+                    run._dir.rank(story.attempts[-1]["attempt"], entry["local_rank"]).debugger
+                )
     raise IcelaunchError(f"rank {rank} of run {run.run_id} doesn't wait in the debugger")
 
 
@@ -122,7 +126,9 @@ def complete(run: Any, rank: int, line: str) -> tuple[list[str], int]:
     return [], len(line)
 
 
-def session(run: Any, rank: int | None, commands: Iterable[str] | None, timeout: float | None) -> None:
+def session(
+    run: Any, rank: int | None, commands: Iterable[str] | None, timeout: float | None
+) -> None:
     """`Run.debug`: waits for the rank, then says the commands, or asks the user for them."""
     deadline = None if timeout is None else time.monotonic() + timeout
     given = None if commands is None else iter(commands)
@@ -180,7 +186,10 @@ def offer(run: Any) -> bool:
                     sys.stdout.flush()
                     here.say(input(here.prompt or ""))
                     _show(here)
-            except (EOFError, NotImplementedError):  # the latter is ipykernel's for a front end without input
+            except (
+                EOFError,
+                NotImplementedError,
+            ):  # the latter is ipykernel's for a front end without input
                 return False
             finally:
                 run.leave_out(rank, *here.heard)
@@ -194,7 +203,9 @@ def _wait_for(run: Any, rank: int | None, deadline: float | None) -> Iterator[tu
     while True:
         story = run.story
         if story.state.over:
-            raise IcelaunchError(f"run {run.run_id} is over ({run.state}): no rank of it waits in the debugger")
+            raise IcelaunchError(
+                f"run {run.run_id} is over ({run.state}): no rank of it waits in the debugger"
+            )
         ranks = [entry["rank"] for entry in story.attempts[-1]["ranks"]] if story.attempts else []
         if rank is not None and ranks and rank not in ranks:
             raise ValueError(f"rank={rank!r}: this machine has {', '.join(map(str, ranks))}")
@@ -211,7 +222,11 @@ def _wait_for(run: Any, rank: int | None, deadline: float | None) -> Iterator[tu
 def _await_the_news(run: Any, rank: int) -> None:
     """Waits a moment until the run knows what the rank has just said, so that whoever looks at the run next sees it."""
     before, deadline = run.story.debugged.get(rank), time.monotonic() + _NEWS
-    while before is not None and run.story.debugged.get(rank) is before and time.monotonic() < deadline:
+    while (
+        before is not None
+        and run.story.debugged.get(rank) is before
+        and time.monotonic() < deadline
+    ):
         time.sleep(_LOOK)
 
 
@@ -226,5 +241,7 @@ def _ask(here: Visit, rank: int) -> str | None:
     try:
         return input(here.prompt or "")
     except (KeyboardInterrupt, EOFError):
-        sys.stdout.write(f"\nrank {rank} still waits: debug({rank}) comes back to it, stop() ends the run\n")
+        sys.stdout.write(
+            f"\nrank {rank} still waits: debug({rank}) comes back to it, stop() ends the run\n"
+        )
         return None

@@ -45,7 +45,9 @@ class Host:
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        self._log = tempfile.TemporaryFile("a+b")  # appending: reading it must not move where the host writes
+        self._log = tempfile.TemporaryFile(
+            "a+b"
+        )  # appending: reading it must not move where the host writes
         environ = _without_long_tmpdir(environ)
         # Its own place for multiprocessing's sockets, which outlive a host that is killed.
         self._place = tempfile.mkdtemp(prefix="ice-", dir=environ.get("TMPDIR") or None)
@@ -59,9 +61,21 @@ class Host:
         with theirs:
             # A session of its own: Jupyter's Interrupt is a SIGINT to the kernel's whole process group.
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "icelaunch_nb.host", str(theirs.fileno()), str(os.getpid()), self._place],
-                env={**_FASTER_FORKS, **environ, "PYTHONPATH": _python_path(environ)}, pass_fds=[theirs.fileno()], start_new_session=True,
-                stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log, cwd=os.path.sep,
+                [
+                    sys.executable,
+                    "-m",
+                    "icelaunch_nb.host",
+                    str(theirs.fileno()),
+                    str(os.getpid()),
+                    self._place,
+                ],
+                env={**_FASTER_FORKS, **environ, "PYTHONPATH": _python_path(environ)},
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=self._log,
+                cwd=os.path.sep,
             )
 
     def launch(self, task: AgentTask) -> None:
@@ -141,7 +155,11 @@ class Host:
 
 def _without_long_tmpdir(environ: Mapping[str, str]) -> dict[str, str]:
     """multiprocessing puts a socket into TMPDIR, whose whole path must fit into 107 characters. Ranks get the real one."""
-    return {name: value for name, value in environ.items() if name != "TMPDIR" or len(os.fsencode(value)) < 60}
+    return {
+        name: value
+        for name, value in environ.items()
+        if name != "TMPDIR" or len(os.fsencode(value)) < 60
+    }
 
 
 class Hosts:
@@ -160,11 +178,15 @@ class Hosts:
             HostError: torch is not installed.
         """
         if importlib.util.find_spec("torch") is None:
-            raise HostError("torch is not installed in the environment of this kernel; `pip install torch`")
+            raise HostError(
+                "torch is not installed in the environment of this kernel; `pip install torch`"
+            )
         early = {name: value for name, value in environ.items() if _EARLY.fullmatch(name)}
         key = (sys.executable, tuple(sorted(early.items())))
         with self._lock:
-            if self._pid != os.getpid():  # a forked copy of the kernel: these hosts are its parent's
+            if (
+                self._pid != os.getpid()
+            ):  # a forked copy of the kernel: these hosts are its parent's
                 self._hosts, self._pid = {}, os.getpid()
             host = self._hosts.pop(key, None)
             if host is not None and not host.alive():

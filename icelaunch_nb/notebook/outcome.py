@@ -37,18 +37,33 @@ class Outcome:
         story, log_dir = self._story, str(self._dir.path)
         note = (story.end or {}).get("note", "")
         if story.state == State.LOST:
-            raise RunLost("\n".join(filter(None, [f"the agent of run {self._run_id} vanished; logs: {log_dir}", note])))
+            raise RunLost(
+                "\n".join(
+                    filter(
+                        None, [f"the agent of run {self._run_id} vanished; logs: {log_dir}", note]
+                    )
+                )
+            )
         if story.state == State.SUCCEEDED:
             if self._unloadable:
                 rank = min(self._unloadable)
                 raise self._result_failed(rank) from self._unloadable[rank]
             return dict(self._results)
         if story.state == State.STOPPED:
-            expected = story.attempts[-1]["ranks"] if story.attempts and not self._program else [None]
+            expected = (
+                story.attempts[-1]["ranks"] if story.attempts and not self._program else [None]
+            )
             if len(self._results) == len(expected):
                 return dict(self._results)
-            meanwhile = f"; meanwhile rank {story.failures[0].rank} failed: {story.failures[0].title}" if story.failures else ""
-            raise RunStopped(f"run {self._run_id} was stopped: {note or 'it was asked to'}{meanwhile}", dict(self._results))
+            meanwhile = (
+                f"; meanwhile rank {story.failures[0].rank} failed: {story.failures[0].title}"
+                if story.failures
+                else ""
+            )
+            raise RunStopped(
+                f"run {self._run_id} was stopped: {note or 'it was asked to'}{meanwhile}",
+                dict(self._results),
+            )
         raise self._failed(story.failures, note=note) from self._original_exception()
 
     def _load(self) -> dict[int, Any]:
@@ -68,8 +83,12 @@ class Outcome:
     def _failed(self, failures: Any, *, note: str = "") -> RunFailed:
         attempts = self._story.attempts
         return RunFailed(
-            failures, dict(self._results), world_size=attempts[-1]["world_size"] if attempts else 0,
-            attempt=max(0, len(attempts) - 1), log_dir=str(self._dir.path), note=note,
+            failures,
+            dict(self._results),
+            world_size=attempts[-1]["world_size"] if attempts else 0,
+            attempt=max(0, len(attempts) - 1),
+            log_dir=str(self._dir.path),
+            note=note,
         )
 
     def _result_failed(self, rank: int) -> RunFailed:
@@ -77,9 +96,22 @@ class Outcome:
         error, attempt = self._unloadable[rank], self._story.attempts[-1]
         (entry,) = (entry for entry in attempt["ranks"] if entry["rank"] == rank)
         said = f"rank {rank}'s result can't be built here: {type(error).__name__}: {error}"
-        return self._failed([Failure(
-            rank, entry["local_rank"], attempt["attempt"], time.time(), entry["pid"], "result", 0, type(error).__name__, str(error), said,
-        )])
+        return self._failed(
+            [
+                Failure(
+                    rank,
+                    entry["local_rank"],
+                    attempt["attempt"],
+                    time.time(),
+                    entry["pid"],
+                    "result",
+                    0,
+                    type(error).__name__,
+                    str(error),
+                    said,
+                )
+            ]
+        )
 
     def _original_exception(self) -> BaseException | None:
         if not self._story.failures:

@@ -13,7 +13,9 @@ from icelaunch_nb.config import LaunchConfig, Std
 from icelaunch_nb.rundir import RunDir
 
 _CHUNK = 1 << 20
-_LONG = 1 << 20  # an unfinished line of so many characters is shown as far as it got; held back, each look would copy it
+_LONG = (
+    1 << 20
+)  # an unfinished line of so many characters is shown as far as it got; held back, each look would copy it
 _MOMENT = 0.05  # seconds that one look may take while ranks live
 _MOST = 64 << 20  # bytes of one stream that are still shown after the end
 _KEPT = 1 << 20
@@ -53,7 +55,14 @@ class _Tail:
             while inside := [last for first, last in self.left_out if first <= self.offset < last]:
                 self.offset = max(inside)
             file.seek(self.offset)
-            new = file.read(min([_CHUNK - len(data), *(first - self.offset for first, _ in self.left_out if first > self.offset)]))
+            new = file.read(
+                min(
+                    [
+                        _CHUNK - len(data),
+                        *(first - self.offset for first, _ in self.left_out if first > self.offset),
+                    ]
+                )
+            )
             if not new:
                 break
             data += new
@@ -135,14 +144,24 @@ class Printer:
             if left > _MOST:
                 self._close(texts)
                 skipped = (left - _KEPT) / 1e6
-                texts[tail.console].append(f"{tail.prefix}… {skipped:,.0f} MB more are in {tail.path} …\n")
-                tail.offset, tail.line, tail.pending, tail.shown = tail.offset + left - _KEPT, "", b"", ""
+                texts[tail.console].append(
+                    f"{tail.prefix}… {skipped:,.0f} MB more are in {tail.path} …\n"
+                )
+                tail.offset, tail.line, tail.pending, tail.shown = (
+                    tail.offset + left - _KEPT,
+                    "",
+                    b"",
+                    "",
+                )
 
     def _follow(self, attempt: Mapping[str, Any]) -> None:
         self._tails = []
         for entry in attempt["ranks"]:
             local_rank = entry["local_rank"]
-            shown, rank_dir = self._config.shown(local_rank), self._dir.rank(attempt["attempt"], local_rank)
+            shown, rank_dir = (
+                self._config.shown(local_rank),
+                self._dir.rank(attempt["attempt"], local_rank),
+            )
             prefix = f"[{self._config.role}{local_rank}]:"
             if Std.OUT in shown:
                 left_out = self._left_out.setdefault(rank_dir.stdout, [])
@@ -163,16 +182,28 @@ class Printer:
         if len(rest) > _LONG:
             if self._open is not tail:
                 self._close(texts)
-            texts[tail.console].append(self._rest_of(tail, rest) if self._open is tail else _prefixed(tail.prefix, rest))
+            texts[tail.console].append(
+                self._rest_of(tail, rest) if self._open is tail else _prefixed(tail.prefix, rest)
+            )
             self._open, tail.line, tail.shown = tail, "", ""
 
     def _show_unfinished(self, texts: dict[str, list[str]]) -> None:
         now = time.monotonic()
         for tail in self._tails:
-            if not tail.line or tail.line == tail.shown or (self._open is not None and self._open is not tail):
+            if (
+                not tail.line
+                or tail.line == tail.shown
+                or (self._open is not None and self._open is not tail)
+            ):
                 continue
-            if now - tail.changed >= (_BAR if "\r" in tail.line else _QUIET) or (self._open is tail and "\r" in tail.line):
-                text = self._rest_of(tail, tail.line) if self._open is tail else _prefixed(tail.prefix, tail.line)
+            if now - tail.changed >= (_BAR if "\r" in tail.line else _QUIET) or (
+                self._open is tail and "\r" in tail.line
+            ):
+                text = (
+                    self._rest_of(tail, tail.line)
+                    if self._open is tail
+                    else _prefixed(tail.prefix, tail.line)
+                )
                 texts[tail.console].append(text)
                 self._open, tail.shown = tail, tail.line
 

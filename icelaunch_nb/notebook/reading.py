@@ -34,7 +34,10 @@ class Reading:
         self.host: Host | None = None
         self._dir, self._launched = run_dir, launched
         self._lock = threading.RLock()
-        self._read: tuple[Story, int] = (Story(), 0)  # and the offset in the journal; replaced together
+        self._read: tuple[Story, int] = (
+            Story(),
+            0,
+        )  # and the offset in the journal; replaced together
         self._checked = self._vanished = 0.0
 
     @property
@@ -64,14 +67,23 @@ class Reading:
 
     def _lost(self, story: Story) -> Story:
         """Nobody is left who could say how it ended; of a run that this process launched, it says so itself."""
-        end = {"t": self._last_sign() if self.host is None else time.time(), "event": "end", "state": "LOST", "note": self._last_words(story)}
+        end = {
+            "t": self._last_sign() if self.host is None else time.time(),
+            "event": "end",
+            "state": "LOST",
+            "note": self._last_words(story),
+        }
         if self.host is not None:
             self._write(end)
         return story.after(end)
 
     def _with_the_hosts_end(self, story: Story) -> Story:
         """Of what its host died an agent can't know; this process, whose child that was, adds it to the journal."""
-        if self.host is None or (story.end or {}).get("note") != HOST_ENDED or not (how := self.host.end()):
+        if (
+            self.host is None
+            or (story.end or {}).get("note") != HOST_ENDED
+            or not (how := self.host.end())
+        ):
             return story
         end = {**(story.end or {}), "note": f"its host {how}"}
         self._write({**end, "t": time.time()})

@@ -19,7 +19,9 @@ from typing import Any
 
 _made: dict[str, str] = {}  # one for all panels of this kernel, by the kernel's own id
 _making = threading.Lock()
-_listening: set[str] = set()  # ids of our widgets: other people's don't expect to be called in the middle of a cell
+_listening: set[str] = (
+    set()
+)  # ids of our widgets: other people's don't expect to be called in the middle of a cell
 
 
 def of_kernel(kernel: Any) -> str | None:
@@ -40,7 +42,9 @@ def of_kernel(kernel: Any) -> str | None:
             finally:
                 done.set()
 
-        kernel.shell_channel_thread.io_loop.add_callback(create)  # subshells are made in this thread alone
+        kernel.shell_channel_thread.io_loop.add_callback(
+            create
+        )  # subshells are made in this thread alone
         done.wait(2)
         if found:
             _made[kernel.ident] = found[0]
@@ -54,8 +58,12 @@ def publish_under(kernel: Any, cell: Mapping[str, Any], subshell: str | None) ->
     """
     variable: Any = getattr(kernel, "_shell_parent", None)
     if hasattr(variable, "set"):
-        header = {name: value for name, value in cell.get("header", {}).items() if name != "subshell_id"}
-        variable.set({**cell, "header": {**header, "subshell_id": subshell} if subshell else header})
+        header = {
+            name: value for name, value in cell.get("header", {}).items() if name != "subshell_id"
+        }
+        variable.set(
+            {**cell, "header": {**header, "subshell_id": subshell} if subshell else header}
+        )
 
 
 def listen(comm_id: str) -> None:
@@ -96,7 +104,10 @@ def _is_a_click(kernel: Any, frames: Any) -> bool:
     """Looks at a message without taking it apart: the session refuses one that is read a second time."""
     with contextlib.suppress(Exception):  # whatever it is, the kernel will say it
         _, [_, header, _, _, content, *_] = kernel.session.feed_identities(frames, copy=False)
-        return json.loads(bytes(header))["msg_type"] == "comm_msg" and json.loads(bytes(content))["comm_id"] in _listening
+        return (
+            json.loads(bytes(header))["msg_type"] == "comm_msg"
+            and json.loads(bytes(content))["comm_id"] in _listening
+        )
     return False
 
 
@@ -105,7 +116,13 @@ def _click(kernel: Any, frames: Any) -> None:
     message = kernel.session.deserialize(frames, content=True, copy=False)
 
     def say(state: str, parent: Any) -> None:
-        kernel.session.send(kernel.iopub_socket, "status", {"execution_state": state}, parent=parent, ident=f"kernel.{kernel.ident}.status".encode())
+        kernel.session.send(
+            kernel.iopub_socket,
+            "status",
+            {"execution_state": state},
+            parent=parent,
+            ident=f"kernel.{kernel.ident}.status".encode(),
+        )
 
     # Not the kernel's own way, which would make the message the parent of what the cell prints from here on.
     say("busy", message)

@@ -30,7 +30,12 @@ from icelaunch_nb.errors import message
 from icelaunch_nb.rundir import RankDir, RunDir
 from icelaunch_nb.worker.prompt import Prompt
 
-_MACHINERY = (os.path.dirname(_multiprocessing) + os.sep, threading.__file__, "<frozen ", "<string>")  # the last is a forkserver's -c
+_MACHINERY = (
+    os.path.dirname(_multiprocessing) + os.sep,
+    threading.__file__,
+    "<frozen ",
+    "<string>",
+)  # the last is a forkserver's -c
 _REASON = 200  # characters of an exception's text that the journal gets
 _NAME = 60  # and of the name of a thread
 _OFFERED = 200  # completions
@@ -42,7 +47,9 @@ def stop_at(frame: FrameType, header: str | None = None) -> None:
     """Stops this thread at the next line of `frame`; `header` is said first."""
     debugger = _debugger()
     if not debugger.prompt_of_rank.stopping():
-        sys.settrace(None)  # a breakpoint that was set at the prompt keeps tracing on, and what follows must not be stepped into
+        sys.settrace(
+            None
+        )  # a breakpoint that was set at the prompt keeps tracing on, and what follows must not be stepped into
         debugger.why, debugger.header = "breakpoint", header
         debugger.set_trace(frame)
 
@@ -108,7 +115,9 @@ class RankDebugger(pdb.Pdb):
 
     def __init__(self, prompt: Prompt, names: dict[str, str]) -> None:
         streams: Any = prompt
-        super().__init__(stdin=streams, stdout=streams, skip=["icelaunch_nb", "icelaunch_nb.*"], nosigint=True)
+        super().__init__(
+            stdin=streams, stdout=streams, skip=["icelaunch_nb", "icelaunch_nb.*"], nosigint=True
+        )
         self.use_rawinput = False
         self.prompt_of_rank, self.why = prompt, "breakpoint"
         self.header: str | None = None
@@ -176,7 +185,9 @@ class RankDebugger(pdb.Pdb):
     def _stands(self, frame: FrameType | None, traceback: Any) -> dict[str, str]:
         """Where it stops and why, for the journal."""
         line = frame.f_lineno if frame is not None else 0
-        traceback = getattr(traceback, "__traceback__", traceback)  # Python 3.13 gives the exception
+        traceback = getattr(
+            traceback, "__traceback__", traceback
+        )  # Python 3.13 gives the exception
         while isinstance(traceback, TracebackType):
             frame, line, traceback = traceback.tb_frame, traceback.tb_lineno, traceback.tb_next
         assert frame is not None
@@ -190,7 +201,9 @@ class RankDebugger(pdb.Pdb):
 
     # How it looks.
 
-    def get_stack(self, frame: FrameType | None, traceback: TracebackType | None) -> tuple[list[tuple[FrameType, int]], int]:
+    def get_stack(
+        self, frame: FrameType | None, traceback: TracebackType | None
+    ) -> tuple[list[tuple[FrameType, int]], int]:
         stack, current = super().get_stack(frame, traceback)
         below = 0
         while below < current and _is_machinery(stack[below][0]):
@@ -200,7 +213,9 @@ class RankDebugger(pdb.Pdb):
     def format_stack_entry(self, frame_lineno: tuple[FrameType, int], lprefix: str = ": ") -> str:
         text = super().format_stack_entry(frame_lineno, lprefix)
         filename = frame_lineno[0].f_code.co_filename
-        return text.replace(self.canonic(filename) + "(", f"{self._names.get(filename, filename)}(", 1)
+        return text.replace(
+            self.canonic(filename) + "(", f"{self._names.get(filename, filename)}(", 1
+        )
 
     def _complete_line(self, line: str) -> tuple[list[str], int]:
         """What TAB offers at the end of a line, and where in the line it begins."""
@@ -211,7 +226,11 @@ class RankDebugger(pdb.Pdb):
         if word and self.curframe is not None:
             completer = rlcompleter.Completer({**self.curframe.f_globals, **self.curframe_locals})
             matches = (completer.complete(word, number) for number in range(_OFFERED))
-            found += [match for match in itertools.takewhile(lambda match: match is not None, matches) if match]
+            found += [
+                match
+                for match in itertools.takewhile(lambda match: match is not None, matches)
+                if match
+            ]
         return sorted(set(found)), start
 
 

@@ -50,7 +50,9 @@ def main(source: RankTask | Connection) -> NoReturn:
         _leave(code)
     try:
         value = entrypoint(*args, **kwargs)
-    except BaseException as error:  # SystemExit and KeyboardInterrupt too: whoever doesn't return has failed
+    except (
+        BaseException
+    ) as error:  # SystemExit and KeyboardInterrupt too: whoever doesn't return has failed
         if task.post_mortem and isinstance(error, Exception):
             debugger.post_mortem(error)
         report.raised(error, rank_dir, names)
@@ -60,7 +62,9 @@ def main(source: RankTask | Connection) -> NoReturn:
         code = 0
     debugger.over()
     atexit.unregister(context.over)
-    if code == 0:  # whoever failed has left a checkpoint that it was asked for unfinished, and the next attempt is asked again
+    if (
+        code == 0
+    ):  # whoever failed has left a checkpoint that it was asked for unfinished, and the next attempt is asked again
         context.over()
     _leave(code)
 
@@ -110,9 +114,13 @@ def _settle(task: RankTask, rank_dir: RankDir) -> None:
     faulthandler.enable(file=2)
     draft = rank_dir.stacks.with_suffix(".draft")
     faulthandler.register(
-        signal.SIGUSR1, file=os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), all_threads=True,
+        signal.SIGUSR1,
+        file=os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600),
+        all_threads=True,
     )
-    draft.rename(rank_dir.stacks)  # whoever sees it may signal: before the line above, that would end the rank
+    draft.rename(
+        rank_dir.stacks
+    )  # whoever sees it may signal: before the line above, that would end the rank
     _settle_torch(task)
     if "numpy.random" in sys.modules:
         # Forked siblings would draw the same numbers; under torchrun each process starts from the system's entropy.

@@ -84,9 +84,17 @@ class Prompt(io.TextIOBase):
         if not known and not self._begin():
             return False
         text = f"waits at {facts['where']}{', ' + facts['who'] if facts.get('who') else ''}"
-        moments.tell(self._run_dir, "debugger_step" if known else "debugger_start", text, rank=self.rank, **facts)
+        moments.tell(
+            self._run_dir,
+            "debugger_step" if known else "debugger_start",
+            text,
+            rank=self.rank,
+            **facts,
+        )
         if not known:
-            self.write(f"rank {self.rank} {text}: run.debug({self.rank}), or the panel, has a prompt for it\n")
+            self.write(
+                f"rank {self.rank} {text}: run.debug({self.rank}), or the panel, has a prompt for it\n"
+            )
         return True
 
     def leave(self) -> None:
@@ -104,7 +112,9 @@ class Prompt(io.TextIOBase):
         self._server.close()
         self._server = None
         self._said = self._line = ""
-        fcntl.flock(self._lock, fcntl.LOCK_UN)  # not by closing alone: a forked child may hold it too
+        fcntl.flock(
+            self._lock, fcntl.LOCK_UN
+        )  # not by closing alone: a forked child may hold it too
         os.close(self._lock)
         self._tell_flags()
         moments.tell(self._run_dir, "debugger_end", "goes on", rank=self.rank)
@@ -248,7 +258,7 @@ class Prompt(io.TextIOBase):
         data = text.encode(errors="backslashreplace")
         with contextlib.suppress(OSError):  # a full disk costs the log, not the session
             while data:
-                data = data[os.write(1, data):]
+                data = data[os.write(1, data) :]
         self._logged = self._log_size()
 
     def _log_size(self) -> int:

@@ -27,41 +27,64 @@ _END = 10_000  # characters kept at either end of a message
 def returned(value: Any, rank: int, rank_dir: RankDir) -> bool:
     """Packs the value; where that fails, says why instead. Whether it could be packed."""
     try:
-        disk.pressing(lambda: packing.dump(value, rank_dir.result, homeward=True), rank_dir.path.parent.parent)
+        disk.pressing(
+            lambda: packing.dump(value, rank_dir.result, homeward=True), rank_dir.path.parent.parent
+        )
         return True
     except packing.NotWritten as error:
-        raised(OSError(error.errno, f"rank {rank}'s result can't be written: {error.strerror}"), rank_dir, {}, kind="result")
+        raised(
+            OSError(error.errno, f"rank {rank}'s result can't be written: {error.strerror}"),
+            rank_dir,
+            {},
+            kind="result",
+        )
     except Exception as error:
-        raised(packing.explain(error, {f"rank {rank}'s result": value}), rank_dir, {}, kind="result")
+        raised(
+            packing.explain(error, {f"rank {rank}'s result": value}), rank_dir, {}, kind="result"
+        )
     return False
 
 
-def raised(error: BaseException, rank_dir: RankDir, cell_names: Mapping[str, str], *, kind: str = "raised") -> None:
+def raised(
+    error: BaseException, rank_dir: RankDir, cell_names: Mapping[str, str], *, kind: str = "raised"
+) -> None:
     """Writes the error file, in torch elastic's layout with our fields beside it, and the exception itself.
 
     SIGTERM waits until this is done: when several ranks fail together, the agent is already ending the others.
     """
     now, said = time.time(), _clipped(message(error))
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    text = tracebacks.render(error, cell_names) if kind != "result" else f"{type(error).__name__}: {said}"
+    text = (
+        tracebacks.render(error, cell_names)
+        if kind != "result"
+        else f"{type(error).__name__}: {said}"
+    )
     if isinstance(error, SystemExit):
         kind = "exited"
-    data = json.dumps({
-        "message": {
-            "message": f"{type(error).__name__}: {said}",
-            "extraInfo": {"py_callstack": _clipped("".join(traceback.format_exception(error))), "timestamp": str(int(now))},
+    data = json.dumps(
+        {
+            "message": {
+                "message": f"{type(error).__name__}: {said}",
+                "extraInfo": {
+                    "py_callstack": _clipped("".join(traceback.format_exception(error))),
+                    "timestamp": str(int(now)),
+                },
+            },
+            "icelaunch": {
+                "kind": kind,
+                "time": now,
+                "pid": os.getpid(),
+                "type_name": type(error).__name__,
+                "message": said,
+                "traceback": _clipped(text),
+                "incurable": kind in ("loading", "result") or isinstance(error, _INCURABLE),
+            },
         },
-        "icelaunch": {
-            "kind": kind,
-            "time": now,
-            "pid": os.getpid(),
-            "type_name": type(error).__name__,
-            "message": said,
-            "traceback": _clipped(text),
-            "incurable": kind in ("loading", "result") or isinstance(error, _INCURABLE),
-        },
-    }, default=str).encode()
-    with contextlib.suppress(OSError):  # without it, the exit code speaks, and the agent sees that the disk is full
+        default=str,
+    ).encode()
+    with contextlib.suppress(
+        OSError
+    ):  # without it, the exit code speaks, and the agent sees that the disk is full
         disk.pressing(lambda: write_whole(rank_dir.error, data), rank_dir.path.parent.parent)
     _pack_exception(error, rank_dir)
 

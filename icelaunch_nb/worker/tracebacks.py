@@ -64,8 +64,16 @@ def _one(error: BaseException, cell_names: Mapping[str, str]) -> str:
 
 def _place(frame: FrameType, lineno: int, cell_names: Mapping[str, str]) -> list[str]:
     filename, name = frame.f_code.co_filename, frame.f_code.co_name
-    where = f"{cell_names[filename]}, line {lineno}" if filename in cell_names else f"File {filename}:{lineno}"
-    return [where + (f", in {name}" if name != "<module>" else ""), *_source(filename, lineno, frame.f_globals), ""]
+    where = (
+        f"{cell_names[filename]}, line {lineno}"
+        if filename in cell_names
+        else f"File {filename}:{lineno}"
+    )
+    return [
+        where + (f", in {name}" if name != "<module>" else ""),
+        *_source(filename, lineno, frame.f_globals),
+        "",
+    ]
 
 
 def _source(filename: str, lineno: int, module_globals: dict) -> list[str]:

@@ -59,25 +59,44 @@ def test_a_pause_is_told_from_the_asking_to_the_going_on(run_dir, events):
 
 def test_a_pause_by_code_that_only_sets_flags_is_told_as_well(run_dir, events):
     """As the seed's ranks do it: whoever paused clears its flags in an order of its own."""
-    assert _changes(run_dir, events, events.pause.set, events.paused.set, events.resume.set, events.pause.clear, events.paused.clear) == [
-        ["pause"], ["paused"], ["resume"], [], []]
+    assert _changes(
+        run_dir,
+        events,
+        events.pause.set,
+        events.paused.set,
+        events.resume.set,
+        events.pause.clear,
+        events.paused.clear,
+    ) == [["pause"], ["paused"], ["resume"], [], []]
 
 
 def test_a_checkpoint_is_told_once_whether_its_time_or_its_flag_is_seen_first(run_dir, events):
     def finished():
         events.words[CHECKPOINT_TIME_WORD] = int(time.time() * 1e6)
 
-    deeds = events.trigger_save_checkpoint.set, events.trigger_save_checkpoint.clear, finished, events.finished_save_checkpoint.set, finished
+    deeds = (
+        events.trigger_save_checkpoint.set,
+        events.trigger_save_checkpoint.clear,
+        finished,
+        events.finished_save_checkpoint.set,
+        finished,
+    )
     assert _changes(run_dir, events, *deeds) == [["checkpoint"], [], ["saved"], [], ["saved"]]
 
 
 def test_a_checkpoint_of_user_code_that_knows_only_the_flag(run_dir, events):
-    deeds = events.finished_save_checkpoint.set, events.finished_save_checkpoint.clear, events.finished_save_checkpoint.set
+    deeds = (
+        events.finished_save_checkpoint.set,
+        events.finished_save_checkpoint.clear,
+        events.finished_save_checkpoint.set,
+    )
     assert _changes(run_dir, events, *deeds) == [["saved"], [], ["saved"]]
 
 
 def test_the_checkpoint_that_a_rank_told_of_is_named_and_an_older_one_isnt(run_dir, events):
-    run_dir.write_json(run_dir.checkpoint, {"path": "/data/step_7.pt", "time": 1000.0, "rank": 0, "step": 7})
+    run_dir.write_json(
+        run_dir.checkpoint, {"path": "/data/step_7.pt", "time": 1000.0, "rank": 0, "step": 7}
+    )
     changes = module._changes(events, run_dir)
     next(changes)
     events.words[CHECKPOINT_TIME_WORD] = int(1001e6)
@@ -104,7 +123,17 @@ def test_a_loop_that_sets_flags_all_day_doesnt_fill_the_disk(run_dir, keeper):
 
 
 def test_a_line_for_the_agent_says_what_was_told_and_nothing_else_passes():
-    line = json.dumps({"kind": "debugger", "text": "waits", "rank": 2, "cell": 5, "t": 1, "event": "end", "self": 0})
+    line = json.dumps(
+        {
+            "kind": "debugger",
+            "text": "waits",
+            "rank": 2,
+            "cell": 5,
+            "t": 1,
+            "event": "end",
+            "self": 0,
+        }
+    )
     assert moments.told(line) == {"kind": "debugger", "text": "waits", "rank": 2, "cell": 5}
     for wrong in ("", "{", "[]", "7", '{"kind": "x"}', '{"text": "x"}', '{"kind": 1, "text": "x"}'):
         assert moments.told(wrong) is None

@@ -15,6 +15,8 @@ MATRIX = Path(__file__).parent.parent / "kill_matrix.py"
 @pytest.mark.timeout(900)
 def test_every_cell_is_as_promised(request):
     command = [sys.executable, MATRIX, "--ipykernel", request.config.getoption("ipykernel")]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False)
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False
+    )
     print(done.stdout)
     assert done.returncode == 0, done.stdout

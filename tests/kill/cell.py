@@ -18,7 +18,11 @@ from icelaunch_nb.run import Run
 
 STOPPED_FOR = 1.0  # seconds, the while that a machine hangs
 PATIENCE = 60.0  # for whatever comes before the signal, on a busy machine
-COLD = ("kernel", "host", "forkserver")  # victims that can be met while the host still imports torch
+COLD = (
+    "kernel",
+    "host",
+    "forkserver",
+)  # victims that can be met while the host still imports torch
 
 
 class Broken(Exception):
@@ -80,7 +84,13 @@ class Cell:
                 raise Broken(f"it did not go on: {self._end(run)}")
             hit = self._let_go(run)
         elif self.promise.states == ("SUCCEEDED",):
-            if not until(lambda: run.state in ("RUNNING", "SUCCEEDED") and run.attempt == (self.moment == "restarting"), self.promise.seconds):
+            if not until(
+                lambda: (
+                    run.state in ("RUNNING", "SUCCEEDED")
+                    and run.attempt == (self.moment == "restarting")
+                ),
+                self.promise.seconds,
+            ):
                 raise Broken(f"it did not go on: {run!r}", late=True)
             hit = self._let_go(run)
         return self._judge(run, hit)
@@ -89,8 +99,11 @@ class Cell:
         here = all((self.place / f"here.{rank}").exists() for rank in (0, 1))
         match self.moment:
             case "starting":
-                return {"agent": bool(run.story.agent), "one rank": bool(run.pids), "all ranks": bool(run.pids)}.get(
-                    self.victim, self.victim != "forkserver" or bool(self.kernel.forkserver()))
+                return {
+                    "agent": bool(run.story.agent),
+                    "one rank": bool(run.pids),
+                    "all ranks": bool(run.pids),
+                }.get(self.victim, self.victim != "forkserver" or bool(self.kernel.forkserver()))
             case "restarting":
                 return here and (Path(run.log_dir) / "attempt_0/0/error.json").exists()
             case "paused":
@@ -117,26 +130,43 @@ class Cell:
         return time.monotonic()
 
     def _victims(self, run: Run) -> list[Process]:
-        ranks = [Process(entry["pid"], entry["started"]) for entry in run.story.attempts[-1]["ranks"]] if run.story.attempts else []
+        ranks = (
+            [Process(entry["pid"], entry["started"]) for entry in run.story.attempts[-1]["ranks"]]
+            if run.story.attempts
+            else []
+        )
         alive = [process for process in ranks if process.alive()]
         found = {
             # The last one: in the moment "restarting" the first is about to be gone by itself.
-            "kernel": [self.kernel.process], "agent": [run.story.agent], "one rank": alive[-1:], "all ranks": alive,
+            "kernel": [self.kernel.process],
+            "agent": [run.story.agent],
+            "one rank": alive[-1:],
+            "all ranks": alive,
             "host": [Process.of(host.pid) if (host := self.kernel.host()) else None],
-            "forkserver": [Process.of(server.pid) if (server := self.kernel.forkserver()) else None],
+            "forkserver": [
+                Process.of(server.pid) if (server := self.kernel.forkserver()) else None
+            ],
         }[self.victim]
         return [process for process in found if process is not None and process.alive()]
 
     def _judge(self, run: Run, hit: float) -> str:
         left = self.promise.seconds - (time.monotonic() - hit)
-        if not until(lambda: run.state.over if self.kernel_dies else (self.place / "said").exists(), left):
+        if not until(
+            lambda: run.state.over if self.kernel_dies else (self.place / "said").exists(), left
+        ):
             raise Broken(f"still {run.state} after {self.promise.seconds} s", late=True)
         took = time.monotonic() - hit
-        gone = self.kernel.family if self.kernel_dies else lambda: [p for p in self._of_run(run) if p.alive()]
+        gone = (
+            self.kernel.family
+            if self.kernel_dies
+            else lambda: [p for p in self._of_run(run) if p.alive()]
+        )
         if not until(lambda: not gone(), self.promise.seconds - took):
             raise Broken(f"left after {self.promise.seconds} s: {gone()}", late=True)
         took = time.monotonic() - hit
-        until(lambda: re.search(self.promise.words, self._end(run)), 1)  # who outlived the victim may still be writing
+        until(
+            lambda: re.search(self.promise.words, self._end(run)), 1
+        )  # who outlived the victim may still be writing
         end = self._end(run)
         state = run.state if self.kernel_dies else json.loads((self.place / "said").read_text())[0]
         if state not in self.promise.states:
@@ -157,8 +187,14 @@ class Cell:
         """Its agent, its ranks, and their children: by their notes, since their parents may be gone."""
         story = run.story
         found = {story.agent} if story.agent else set()
-        found |= {Process(rank["pid"], rank["started"]) for attempt in story.attempts for rank in attempt["ranks"]}
-        pids = {pid for note in self.place.glob("children.*") for pid in json.loads(note.read_text())}
+        found |= {
+            Process(rank["pid"], rank["started"])
+            for attempt in story.attempts
+            for rank in attempt["ranks"]
+        }
+        pids = {
+            pid for note in self.place.glob("children.*") for pid in json.loads(note.read_text())
+        }
         return found | {process for process in self.kernel.family() if process.pid in pids}
 
     def _end(self, run: Run) -> str:
@@ -166,7 +202,9 @@ class Cell:
         path = Path(run.log_dir, "journal.jsonl")
         lines = path.read_text().splitlines() if path.exists() else []
         last = json.loads(lines[-1]) if lines else {}
-        failures = "; ".join(f"rank {failure.rank} {failure.title} {failure.hint}" for failure in run.failures)
+        failures = "; ".join(
+            f"rank {failure.rank} {failure.title} {failure.hint}" for failure in run.failures
+        )
         return f"{last.get('event')} {last.get('state')} {last.get('note', '')} {failures}".strip()
 
     def _nothing_is_lost(self, run: Run) -> None:
@@ -175,6 +213,10 @@ class Cell:
             _, attempt, rank = count.name.split(".")
             number = int(count.read_text() or 0)
             log = Path(run.log_dir, f"attempt_{attempt}/{rank}/stdout.log").read_text()
-            lines = re.findall(r"^(?:\(Pdb\) )?line (\d{8})$", log, re.M)  # a debugger's words stand between them
+            lines = re.findall(
+                r"^(?:\(Pdb\) )?line (\d{8})$", log, re.M
+            )  # a debugger's words stand between them
             if [int(line) for line in lines][:number] != list(range(number)):
-                raise Broken(f"output of rank {rank} is lost: {number} lines written, the log ends with {log[-40:]!r}")
+                raise Broken(
+                    f"output of rank {rank} is lost: {number} lines written, the log ends with {log[-40:]!r}"
+                )

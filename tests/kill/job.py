@@ -24,8 +24,14 @@ def launch(folder: str, moment: str) -> None:
     place = Path(folder)
     go = str(place / "go")
     load = SlowToLoad(go) if moment == "starting" else None
-    run = ice.launch(job, (folder, moment, load), nproc_per_node=2, run_id="matrix", log_dir=str(place / "logs"),
-                     max_restarts=int(moment == "restarting"))
+    run = ice.launch(
+        job,
+        (folder, moment, load),
+        nproc_per_node=2,
+        run_id="matrix",
+        log_dir=str(place / "logs"),
+        max_restarts=int(moment == "restarting"),
+    )
     write(place / "launched", run.log_dir)
     try:
         said = repr(sorted(run.result()))
@@ -44,7 +50,9 @@ def job(folder: str, moment: str, _load: Any) -> Any:
     ctx, place = ice.get_context(), Path(folder)
     first = ctx.restart_count == 0
     go = place / "go"
-    threading.Thread(target=speak, args=(place / f"spoken.{ctx.restart_count}.{ctx.rank}",), daemon=True).start()
+    threading.Thread(
+        target=speak, args=(place / f"spoken.{ctx.restart_count}.{ctx.rank}",), daemon=True
+    ).start()
     if first and moment in ("stopping", "restarting"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # so that it takes its time
     start_children(place / f"children.{ctx.restart_count}.{ctx.rank}", loader=ctx.rank == 0)

@@ -30,16 +30,25 @@ class Kernel:
     def __init__(self, *, warm: bool, python_path: Path | None) -> None:
         self.home = Path(tempfile.mkdtemp(prefix="kill-"))
         environ = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
-        environ |= {"TMPDIR": str(self.home), "XDG_STATE_HOME": str(self.home / "state"), "IPYTHONDIR": str(self.home / "ipython")}
+        environ |= {
+            "TMPDIR": str(self.home),
+            "XDG_STATE_HOME": str(self.home / "state"),
+            "IPYTHONDIR": str(self.home / "ipython"),
+        }
         if python_path:
             environ["PYTHONPATH"] = str(python_path)
-        self._manager = KernelManager(kernel_name="python3", connection_file=str(self.home / "kernel.json"))
+        self._manager = KernelManager(
+            kernel_name="python3", connection_file=str(self.home / "kernel.json")
+        )
         self._manager.start_kernel(env=environ, cwd=str(self.home))
         self._client = self._manager.blocking_client()
         self._client.start_channels(shell=True, iopub=False, stdin=False, hb=False, control=False)
         self.pid = int(self._manager.provisioner.pid)
         self.process = Process.of(self.pid)
-        self.does(f"import sys; sys.path.insert(0, {str(HERE)!r}); import job; " + ("job.ice.launch(job.rank_of).result(120)" if warm else "0"))
+        self.does(
+            f"import sys; sys.path.insert(0, {str(HERE)!r}); import job; "
+            + ("job.ice.launch(job.rank_of).result(120)" if warm else "0")
+        )
         self.died = False
 
     def does(self, code: str) -> None:
@@ -56,7 +65,11 @@ class Kernel:
         mark, found = f"\0TMPDIR={self.home}\0".encode(), set()
         for pid in psutil.pids():
             with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
-                if mark in b"\0" + file.read() + b"\0" and (process := Process.of(pid)) and process.alive():
+                if (
+                    mark in b"\0" + file.read() + b"\0"
+                    and (process := Process.of(pid))
+                    and process.alive()
+                ):
                     found.add(process)
         return found
 
@@ -71,7 +84,7 @@ class Kernel:
     def forkserver(self) -> psutil.Process | None:
         """Its host's forkserver."""
         with contextlib.suppress(psutil.Error):
-            for child in (host.children() if (host := self.host()) else []):
+            for child in host.children() if (host := self.host()) else []:
                 if "forkserver" in " ".join(child.cmdline()):
                     return child
         return None

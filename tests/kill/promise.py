@@ -6,7 +6,17 @@ from dataclasses import dataclass
 
 VICTIMS = ("kernel", "host", "forkserver", "agent", "one rank", "all ranks")
 SIGNALS = ("KILL", "TERM", "STOP")  # STOP: for a second, then CONT
-MOMENTS = ("starting", "running", "in C", "collective", "restarting", "paused", "debugger", "stopping", "writing")
+MOMENTS = (
+    "starting",
+    "running",
+    "in C",
+    "collective",
+    "restarting",
+    "paused",
+    "debugger",
+    "stopping",
+    "writing",
+)
 LIMIT = 5.0  # seconds until nothing is left, or the run goes on
 GRACE = 2.5  # that the stop of the moment "stopping" gives
 COLD_START = 10.0  # that a forkserver takes to import torch on a busy machine
@@ -45,12 +55,18 @@ def promise(victim: str, signum: str, moment: str) -> Promise:
         case "forkserver" if moment == "starting":  # another one imports torch, and the run goes on
             return Promise(("SUCCEEDED",), "", seconds + COLD_START)
         case "forkserver":
-            return Promise(("FAILED", "STOPPED") if stopping else ("FAILED",), f"forkserver.* was killed by {name}{asked}", seconds)
+            return Promise(
+                ("FAILED", "STOPPED") if stopping else ("FAILED",),
+                f"forkserver.* was killed by {name}{asked}",
+                seconds,
+            )
         case "agent" if signum == "KILL":
             return Promise(("LOST",), f"its agent was killed by {name}", seconds)
         case "agent":
             return Promise(("STOPPED",), f"its agent got {name}{asked}", seconds)
-        case _ if moment == "restarting":  # it is about to be ended anyway, and the next attempt comes
+        case _ if (
+            moment == "restarting"
+        ):  # it is about to be ended anyway, and the next attempt comes
             return Promise(("SUCCEEDED",), "", seconds)
         case _ if stopping:
             return Promise(("STOPPED",), "", seconds)

@@ -29,7 +29,12 @@ def cell_of(body: str, flags: int = 0, **notebook):
 @pytest.fixture
 def run(monkeypatch):
     """Runs a body here, as rank 1 of 2."""
-    for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "ICELAUNCH_DEVICE": "cpu"}.items():
+    for name, value in {
+        "RANK": "1",
+        "LOCAL_RANK": "1",
+        "WORLD_SIZE": "2",
+        "ICELAUNCH_DEVICE": "cpu",
+    }.items():
         monkeypatch.setenv(name, value)
     return lambda body, flags=0, **notebook: cell_of(body, flags, **notebook).function()
 
@@ -48,35 +53,67 @@ VALUES = {
     "torch is there": ("torch.tensor(3.0).item()", 3.0),
     "a function sees the rank": ("def f():\n    return rank\nf()", 1),
     "global": ("n = 0\ndef up():\n    global n\n    n += 1\nup(); up()\nn", 2),
-    "a global that only a function binds": ("def f():\n    global made\n    made = 5\nf()\nmade", 5),
+    "a global that only a function binds": (
+        "def f():\n    global made\n    made = 5\nf()\nmade",
+        5,
+    ),
     "recursion": ("def fact(n):\n    return n * fact(n - 1) if n else 1\nfact(5)", 120),
     "functions that see each other": ("def a():\n    return b()\ndef b():\n    return 4\na()", 4),
-    "nested functions": ("def f(x):\n    def g(y):\n        nonlocal x\n        x += y\n        return x\n    return g(2)\nf(1)", 3),
-    "a class": ("class A:\n    x = 1\n    y = x + 1\n    def f(self):\n        return self.y, A.x\nA().f()", (2, 1)),
-    "a subclass with super": ("class A:\n    def f(self):\n        return 1\nclass B(A):\n    def f(self):\n        return super().f() + 1\nB().f()", 2),
+    "nested functions": (
+        "def f(x):\n    def g(y):\n        nonlocal x\n        x += y\n        return x\n    return g(2)\nf(1)",
+        3,
+    ),
+    "a class": (
+        "class A:\n    x = 1\n    y = x + 1\n    def f(self):\n        return self.y, A.x\nA().f()",
+        (2, 1),
+    ),
+    "a subclass with super": (
+        "class A:\n    def f(self):\n        return 1\nclass B(A):\n    def f(self):\n        return super().f() + 1\nB().f()",
+        2,
+    ),
     "a class is main's": ("class A: pass\nA.__module__, A.__qualname__", ("__main__", "A")),
     "a comprehension": ("n = 2\n[x * n for x in range(3) if x != n]", [0, 2]),
-    "a comprehension in a class": ("class A:\n    xs = [1, 2]\n    ys = [x for x in xs]\nA.ys", [1, 2]),
+    "a comprehension in a class": (
+        "class A:\n    xs = [1, 2]\n    ys = [x for x in xs]\nA.ys",
+        [1, 2],
+    ),
     "a walrus in a comprehension": ("[last := x for x in range(3)]\nlast", 2),
     "nested comprehensions": ("[[x + y for y in range(x)] for x in range(3)]", [[], [1], [2, 3]]),
     "star import": ("from math import *\nfloor(2.5)", 2),
-    "a future": ("from __future__ import annotations\ndef f(x: Nonsense): return f.__annotations__\nf(1)", {"x": "Nonsense"}),
+    "a future": (
+        "from __future__ import annotations\ndef f(x: Nonsense): return f.__annotations__\nf(1)",
+        {"x": "Nonsense"},
+    ),
     "an annotated name": ("x: int = 3\nx", 3),
-    "match": ("match [1, {'k': 2}]:\n    case [a, {'k': b, **rest}]:\n        pass\n(a, b, rest)", (1, 2, {})),
+    "match": (
+        "match [1, {'k': 2}]:\n    case [a, {'k': b, **rest}]:\n        pass\n(a, b, rest)",
+        (1, 2, {}),
+    ),
     "with and for and try": (
         "import contextlib\nwith contextlib.nullcontext(1) as a:\n    b = a\nfor c in [3]:\n    pass\n"
-        "try:\n    d = {}['x']\nexcept KeyError as e:\n    d = str(e)\na, b, c, d", (1, 1, 3, "'x'"),
+        "try:\n    d = {}['x']\nexcept KeyError as e:\n    d = str(e)\na, b, c, d",
+        (1, 1, 3, "'x'"),
     ),
     "await": ("import asyncio\nawait asyncio.sleep(0, 'slept')", "slept"),
-    "await before the end": ("import asyncio\nx = await asyncio.gather(asyncio.sleep(0, 1), asyncio.sleep(0, 2))\nx", [1, 2]),
+    "await before the end": (
+        "import asyncio\nx = await asyncio.gather(asyncio.sleep(0, 1), asyncio.sleep(0, 2))\nx",
+        [1, 2],
+    ),
     "async for and with": (
-        "async def count():\n    yield 1\n    yield 2\n[x async for x in count()]", [1, 2],
+        "async def count():\n    yield 1\n    yield 2\n[x async for x in count()]",
+        [1, 2],
     ),
     "braces and dollars stay": ("n = 1\n'{n} $n'", "{n} $n"),
-    "percent and exclamation in plain Python": ("a, b = 7, 4\n(a\n % b, a != b, '!ls', '%time')", (3, True, "!ls", "%time")),
+    "percent and exclamation in plain Python": (
+        "a, b = 7, 4\n(a\n % b, a != b, '!ls', '%time')",
+        (3, True, "!ls", "%time"),
+    ),
     "a question mark in a string": ("'what?'", "what?"),
     "non-ASCII names": ("größe = 3\ngröße", 3),
-    "an exit that is caught": ("try:\n    exit(1)\nexcept SystemExit as e:\n    code = e.code\ncode", 1),
+    "an exit that is caught": (
+        "try:\n    exit(1)\nexcept SystemExit as e:\n    code = e.code\ncode",
+        1,
+    ),
 }
 
 
@@ -101,14 +138,22 @@ FROM_THE_NOTEBOOK = {
     "bound after a function reads it": ("def f():\n    return x\ny = f()\nx = 2\ny", {"x": 1}, 1),
     "deleted": ("x = 2\ndel x", {"x": 1}, None),
     "only deleted": ("del x", {"x": 1}, None),
-    "bound where an error is suppressed": ("import contextlib\nwith contextlib.suppress(KeyError):\n    {}['a']; x = 2\nx", {"x": 1}, 1),
+    "bound where an error is suppressed": (
+        "import contextlib\nwith contextlib.suppress(KeyError):\n    {}['a']; x = 2\nx",
+        {"x": 1},
+        1,
+    ),
     "bound right of an and": ("if False and (x := 3): pass\nx", {"x": 1}, 1),
     "bound right of an or": ("1 or (x := 3) or x\nx", {"x": 1}, 1),
     "bound and read right of an and": ("(x := 3) and (y := x) and y", {}, 3),
     "bound in a ternary": ("(x := 2) if rank == 7 else 0\nx", {"x": 1}, 1),
     "bound in both of a ternary": ("(x := 2) if rank else (x := 3)\nx", {"x": 1}, 2),
     "bound in a chained comparison": ("1 > 2 > (x := 3)\nx", {"x": 1}, 1),
-    "bound in a branch of a class": ("class A:\n    if rank == 7:\n        x = 2\n    y = x\nA.y", {"x": 1}, 1),
+    "bound in a branch of a class": (
+        "class A:\n    if rank == 7:\n        x = 2\n    y = x\nA.y",
+        {"x": 1},
+        1,
+    ),
     "deleted in a class": ("class A:\n    x = 2\n    del x\n    y = x\nA.y", {"x": 1}, 1),
     "a shadowed builtin": ("len('abc')", {"len": lambda _: 7}, 7),
     "its rank is not ours": ("rank", {"rank": 99}, 1),
@@ -177,7 +222,9 @@ def test_names_that_the_body_may_have_bound_itself_are_spare():
 
 
 def test_ipythons_open_is_left_here_and_ones_own_is_not():
-    shells = types.FunctionType(compile("lambda: 0", "/lib/IPython/core/interactiveshell.py", "eval").co_consts[0], {})
+    shells = types.FunctionType(
+        compile("lambda: 0", "/lib/IPython/core/interactiveshell.py", "eval").co_consts[0], {}
+    )
     assert carried("open('x')", open=shells) == set()
     assert carried("open('x')", open=lambda path: path) == {"open"}
     assert carried("clear_output()", clear_output=shells) == {"clear_output"}
@@ -259,11 +306,21 @@ def test_what_may_be_defined_is_not_refused(body):
     cell_of(body)
 
 
-@pytest.mark.skipif(sys.version_info >= (3, 14), reason="annotations are evaluated when they are asked for")
+@pytest.mark.skipif(
+    sys.version_info >= (3, 14), reason="annotations are evaluated when they are asked for"
+)
 @pytest.mark.parametrize(
     "body",
-    ["def f(m: nn.Module): pass", "def f() -> nn.Module: pass", "x: nn.Module = 1", "class A:\n    x: nn.Module", "async def f(*m: nn.Module): pass",
-     "class A:\n    def f(self, m: nn.Module): pass", "def f():\n    class A:\n        x: nn.Module", "def f():\n    def g(m: nn.Module): pass"],
+    [
+        "def f(m: nn.Module): pass",
+        "def f() -> nn.Module: pass",
+        "x: nn.Module = 1",
+        "class A:\n    x: nn.Module",
+        "async def f(*m: nn.Module): pass",
+        "class A:\n    def f(self, m: nn.Module): pass",
+        "def f():\n    class A:\n        x: nn.Module",
+        "def f():\n    def g(m: nn.Module): pass",
+    ],
 )
 def test_a_name_in_an_annotation_is_refused_where_it_is_evaluated(body):
     import __future__
@@ -291,7 +348,12 @@ REFUSED = {
     "env": ("%env A=1", "%env", "--env NAME=VALUE", 2),
     "cd": ("%cd /tmp", "%cd", "os.chdir", 2),
     "help": ("print?", "print?", "plain Python", 2),
-    "the shell": ("x = 1\nget_ipython().run_line_magic('pwd', '')", "get_ipython", "no IPython shell", 3),
+    "the shell": (
+        "x = 1\nget_ipython().run_line_magic('pwd', '')",
+        "get_ipython",
+        "no IPython shell",
+        3,
+    ),
     "display": ("display(1)", "display", "last expression", 2),
 }
 
@@ -326,18 +388,26 @@ def test_syntax_errors_have_the_cells_lines(body, line, said):
 def test_the_frames_of_an_error_are_the_cells_own(run):
     with pytest.raises(ZeroDivisionError) as caught:
         run("def f():\n    return 1 / 0  # here\n\nf()")
-    frames = [(frame.name, frame.lineno, frame.line) for frame in traceback.extract_tb(caught.value.__traceback__)]
+    frames = [
+        (frame.name, frame.lineno, frame.line)
+        for frame in traceback.extract_tb(caught.value.__traceback__)
+    ]
     assert frames[-2:] == [("<module>", 5, "f()"), ("f", 3, "return 1 / 0  # here")]
 
 
 def test_the_event_loops_frames_are_left_out(run):
     with pytest.raises(ZeroDivisionError) as caught:
         run("import asyncio\nawait asyncio.sleep(0)\n1 / 0")
-    assert not any("asyncio" in frame.filename for frame in traceback.extract_tb(caught.value.__traceback__))
+    assert not any(
+        "asyncio" in frame.filename for frame in traceback.extract_tb(caught.value.__traceback__)
+    )
 
 
 def test_getsource_of_what_the_body_defines(run):
-    assert run("import inspect\ndef f():\n    # mine\n    return 1\ninspect.getsource(f)") == "def f():\n    # mine\n    return 1\n"
+    assert (
+        run("import inspect\ndef f():\n    # mine\n    return 1\ninspect.getsource(f)")
+        == "def f():\n    # mine\n    return 1\n"
+    )
     assert linecache.getline("/nowhere/ipykernel_1/7.py", 1) == FIRST_LINE + "\n"
 
 
@@ -352,7 +422,15 @@ def test_the_notebooks_futures_hold_in_the_body(run):
 
 @pytest.mark.parametrize(
     ("body", "shows"),
-    [("1", True), ("x = 1", False), ("1;", False), ("1 ; # why", False), ("1 # ;", True), ("", False), ("'é'; 'ü';", False)],
+    [
+        ("1", True),
+        ("x = 1", False),
+        ("1;", False),
+        ("1 ; # why", False),
+        ("1 # ;", True),
+        ("", False),
+        ("'é'; 'ü';", False),
+    ],
 )
 def test_whether_it_shows(body, shows):
     assert cell_of(body).shows is shows
@@ -367,8 +445,24 @@ def test_names_are_read_of_any_python():
     import inspect
     import typing
 
-    for module in (argparse, ast_module, asyncio.base_events, dataclasses, typing, pickle, textwrap):
+    for module in (
+        argparse,
+        ast_module,
+        asyncio.base_events,
+        dataclasses,
+        typing,
+        pickle,
+        textwrap,
+    ):
         names = read_names(ast.parse(inspect.getsource(module)))
-        builtin = set(dir(__builtins__)) if not isinstance(__builtins__, dict) else set(__builtins__)
-        missed = names.needed.keys() - names.bound - names.lenient - builtin - {"__name__", "__doc__", "__file__"}
+        builtin = (
+            set(dir(__builtins__)) if not isinstance(__builtins__, dict) else set(__builtins__)
+        )
+        missed = (
+            names.needed.keys()
+            - names.bound
+            - names.lenient
+            - builtin
+            - {"__name__", "__doc__", "__file__"}
+        )
         assert names.star or missed == set(), module

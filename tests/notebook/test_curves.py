@@ -23,7 +23,10 @@ def run_dir(tmp_path):
 def _curves(run_dir, ranks=1):
     for rank in range(ranks):
         run_dir.rank(0, rank).path.mkdir(parents=True, exist_ok=True)
-    return Curves(run_dir, {"attempt": 0, "ranks": [{"rank": rank, "local_rank": rank} for rank in range(ranks)]})
+    return Curves(
+        run_dir,
+        {"attempt": 0, "ranks": [{"rank": rank, "local_rank": rank} for rank in range(ranks)]},
+    )
 
 
 def _report(run_dir, rank, *rows):
@@ -53,7 +56,10 @@ def test_a_bin_is_a_step_while_there_are_few_and_each_rank_has_its_own_value(run
     _report(run_dir, 1, {"step": 0, "loss": 4.0, "lr": 0.5})
     curves.look()
     page.take(curves)
-    assert page.metrics["loss"][1] == {0.0: [2.0, 4.0], 1.0: [1.0, pytest.approx(math.nan, nan_ok=True)]}
+    assert page.metrics["loss"][1] == {
+        0.0: [2.0, 4.0],
+        1.0: [1.0, pytest.approx(math.nan, nan_ok=True)],
+    }
     assert page.metrics["loss"][0]["last"] == 2.5
     assert page.metrics["lr"][1][0.0][1] == 0.5
     assert curves.steps == {0: 1, 1: 0}
@@ -71,9 +77,16 @@ def test_only_what_changed_is_sent_again(run_dir):
     assert (about["name"], about["bins"], about["whole"], len(data)) == ("loss", 1, False, 12)
 
 
-@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 100_000), st.floats(-1e6, 1e6)), max_size=60), st.integers(1, 5))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2), st.integers(0, 100_000), st.floats(-1e6, 1e6)), max_size=60
+    ),
+    st.integers(1, 5),
+)
 @settings(deadline=None, max_examples=60)
-def test_whatever_the_order_and_the_looks_the_page_holds_the_means(tmp_path_factory, reports, between):
+def test_whatever_the_order_and_the_looks_the_page_holds_the_means(
+    tmp_path_factory, reports, between
+):
     run_dir = RunDir(tmp_path_factory.mktemp("run"))
     curves, page, truth = _curves(run_dir, 3), _Page(), {}
     for number, (rank, step, value) in enumerate(reports):
@@ -89,7 +102,9 @@ def test_whatever_the_order_and_the_looks_the_page_holds_the_means(tmp_path_fact
         assert set(bins) == set(truth)
         for step, ranks in truth.items():
             for rank, values in ranks.items():
-                assert bins[step][rank] == pytest.approx(sum(values) / len(values), rel=1e-5, abs=0.1)
+                assert bins[step][rank] == pytest.approx(
+                    sum(values) / len(values), rel=1e-5, abs=0.1
+                )
 
 
 def test_a_long_run_is_thinned_and_keeps_its_shape(run_dir):
@@ -124,7 +139,14 @@ def test_a_file_that_is_far_ahead_is_skimmed_to_its_end(run_dir, monkeypatch):
 
 def test_no_number_is_told_and_not_drawn(run_dir):
     curves, page = _curves(run_dir), _Page()
-    _report(run_dir, 0, {"step": 0, "loss": 1.0}, {"step": 1, "loss": None}, {"step": 2, "loss": "inf"}, {"step": 3, "loss": "words"})
+    _report(
+        run_dir,
+        0,
+        {"step": 0, "loss": 1.0},
+        {"step": 1, "loss": None},
+        {"step": 2, "loss": "inf"},
+        {"step": 3, "loss": "words"},
+    )
     curves.look()
     page.take(curves)
     assert page.metrics["loss"][1] == {0.0: [1.0]}
@@ -134,7 +156,9 @@ def test_no_number_is_told_and_not_drawn(run_dir):
 def test_rows_that_are_no_rows_stop_nothing(run_dir):
     curves, page = _curves(run_dir), _Page()
     with open(run_dir.rank(0, 0).metrics, "wb") as file:
-        file.write(b'\xff\n[]\n{"step": -1, "loss": 1}\n{"loss": 1}\n{"step": "x", "loss": 1}\n{"step": 1e300, "loss": 1}\n{"step": 5, "loss": 1}\n{"st')
+        file.write(
+            b'\xff\n[]\n{"step": -1, "loss": 1}\n{"loss": 1}\n{"step": "x", "loss": 1}\n{"step": 1e300, "loss": 1}\n{"step": 5, "loss": 1}\n{"st'
+        )
     curves.look()
     page.take(curves)
     assert page.metrics["loss"][1] == {5.0: [1.0]}

@@ -17,7 +17,10 @@ from icelaunch_nb.rundir import RunDir
 def _attempt(run_dir, number=0, ranks=1):
     for rank in range(ranks):
         run_dir.rank(number, rank).path.mkdir(parents=True, exist_ok=True)
-    return {"attempt": number, "ranks": [{"rank": rank, "local_rank": rank} for rank in range(ranks)]}
+    return {
+        "attempt": number,
+        "ranks": [{"rank": rank, "local_rank": rank} for rank in range(ranks)],
+    }
 
 
 def _append(path, data):
@@ -40,10 +43,18 @@ def run_dir(tmp_path):
     return RunDir(tmp_path)
 
 
-@given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from(["stdout", "stderr"]), st.binary(max_size=40)), max_size=30),
-       st.lists(st.integers(1, 60), min_size=1, max_size=20), st.integers(0, 30))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2), st.sampled_from(["stdout", "stderr"]), st.binary(max_size=40)),
+        max_size=30,
+    ),
+    st.lists(st.integers(1, 60), min_size=1, max_size=20),
+    st.integers(0, 30),
+)
 @settings(deadline=None, max_examples=150)
-def test_any_split_of_the_bytes_and_of_the_looks_puts_the_same_files_together(tmp_path_factory, writes, lengths, rewound):
+def test_any_split_of_the_bytes_and_of_the_looks_puts_the_same_files_together(
+    tmp_path_factory, writes, lengths, rewound
+):
     run_dir = RunDir(tmp_path_factory.mktemp("run"))
     follower, chunks, truth = Follower(run_dir), [], {}
     follower.follow(_attempt(run_dir, ranks=3))
@@ -83,7 +94,9 @@ def test_when_it_falls_behind_the_newest_lines_come_and_the_gap_shows(run_dir):
     assert long[0].start > BEHIND - KEPT
     assert long[0].start % len(line) == 0, "it goes on at the beginning of a line"
     assert sum(len(chunk.data) for chunk in long) <= KEPT
-    assert [chunk.data for chunk in chunks if chunk.rank == 1] == [b"quiet\n"], "a quiet rank loses nothing"
+    assert [chunk.data for chunk in chunks if chunk.rank == 1] == [b"quiet\n"], (
+        "a quiet rank loses nothing"
+    )
     assert long[-1].start + len(long[-1].data) == run_dir.rank(0, 0).stdout.stat().st_size
 
 
@@ -94,7 +107,10 @@ def test_the_last_words_of_an_attempt_come_after_the_next_one_began(run_dir):
     follower.follow(_attempt(run_dir, 1))
     _append(run_dir.rank(1, 0).stdout, b"first words\n")
     follower.look()
-    assert {(chunk.attempt, chunk.data) for chunk in follower.take(1000)} == {(0, b"last words\n"), (1, b"first words\n")}
+    assert {(chunk.attempt, chunk.data) for chunk in follower.take(1000)} == {
+        (0, b"last words\n"),
+        (1, b"first words\n"),
+    }
 
 
 def test_rewinding_brings_the_last_lines_of_any_attempt(run_dir):
@@ -126,10 +142,20 @@ def test_older_lines_lie_right_before_what_is_held(run_dir):
     _append(run_dir.rank(0, 1).stderr, b"a\nb\n")
     follower.look()
     everything = follower.take(1000)
-    older = [(chunk.rank, chunk.stream, chunk.start, chunk.data) for chunk in follower.older(0, 1, [14, 2], 14)]
+    older = [
+        (chunk.rank, chunk.stream, chunk.start, chunk.data)
+        for chunk in follower.older(0, 1, [14, 2], 14)
+    ]
     assert older == [(1, "stdout", 4, b"two\nthree\n"), (1, "stderr", 0, b"a\n")]
-    assert follower.older(0, 1, [0, 0], 1000) == follower.older(0, 7, [5, 5], 1000) == follower.older(3, 0, [5, 5], 1000) == []
-    assert [chunk.data for chunk in follower.older(0, 1, [10**12, -1], 1000)] == [b"one\ntwo\nthree\nfour\n"], "a page may say anything"
+    assert (
+        follower.older(0, 1, [0, 0], 1000)
+        == follower.older(0, 7, [5, 5], 1000)
+        == follower.older(3, 0, [5, 5], 1000)
+        == []
+    )
+    assert [chunk.data for chunk in follower.older(0, 1, [10**12, -1], 1000)] == [
+        b"one\ntwo\nthree\nfour\n"
+    ], "a page may say anything"
     assert follower.backlog == 0
     assert len(everything) == 2, "nothing is sent again by this"
 

@@ -39,7 +39,14 @@ for fn in (train, grow):
 
 @pytest.fixture
 def namespace() -> dict[str, Any]:
-    return {"ice": ice, "grow": grow, "train": train, "dataset": [1, 2, 3], "_hidden": train, "__builtins__": __builtins__}
+    return {
+        "ice": ice,
+        "grow": grow,
+        "train": train,
+        "dataset": [1, 2, 3],
+        "_hidden": train,
+        "__builtins__": __builtins__,
+    }
 
 
 @pytest.fixture
@@ -63,19 +70,35 @@ def problems(form):
 
 def test_it_offers_the_notebooks_functions_and_takes_the_newest_first(namespace):
     view = Form(namespace).view()
-    assert (view["functions"], view["function"], view["doc"]) == (["grow", "train"], "train", "Trains.")
+    assert (view["functions"], view["function"], view["doc"]) == (
+        ["grow", "train"],
+        "train",
+        "Trains.",
+    )
 
 
 def test_a_launch_is_what_was_typed(form):
-    fill(form, {"argument.epochs": "5", "argument.shuffle": False, "setting.nproc_per_node": "2", "setting.max_restarts": "1", "setting.tee": "0:3"})
+    fill(
+        form,
+        {
+            "argument.epochs": "5",
+            "argument.shuffle": False,
+            "setting.nproc_per_node": "2",
+            "setting.max_restarts": "1",
+            "setting.tee": "0:3",
+        },
+    )
     fn, args, kwargs, keywords = form.launched()
     assert (fn, args, kwargs) == (train, [], {"data": [1, 2], "epochs": 5, "shuffle": False})
     assert keywords == {"nproc_per_node": 2, "max_restarts": 1, "tee": "0:3"}
     assert form.python() == (
-        "run = ice.launch(\n    train,\n    kwargs={\"data\": dataset[:2], \"epochs\": 5, \"shuffle\": False},\n    nproc_per_node=2,\n"
-        "    max_restarts=1,\n    tee=\"0:3\",\n)\nrun.result()"
+        'run = ice.launch(\n    train,\n    kwargs={"data": dataset[:2], "epochs": 5, "shuffle": False},\n    nproc_per_node=2,\n'
+        '    max_restarts=1,\n    tee="0:3",\n)\nrun.result()'
     )
-    assert form.cell() == "%%icelaunch --nproc-per-node 2 --max-restarts 1 --tee 0:3\ntrain(data=dataset[:2], epochs=5, shuffle=False)"
+    assert (
+        form.cell()
+        == "%%icelaunch --nproc-per-node 2 --max-restarts 1 --tee 0:3\ntrain(data=dataset[:2], epochs=5, shuffle=False)"
+    )
 
 
 def test_a_field_put_back_to_its_default_is_not_passed(form):
@@ -102,7 +125,12 @@ def test_the_code_imports_what_the_notebook_has_not(form, namespace):
         ({"a": "1", "rest": "(5, 6)"}, [1, 2, 0, 5, 6], {}, "fn(1, 2, 0, *(5, 6))"),
         ({"a": "1", "rest": "[]"}, [1, 2, 0], {}, "fn(1, 2, 0, *[])"),
         ({"a": "1", "names": "{'z': 1}"}, [1], {"z": 1}, "fn(1, **{'z': 1})"),
-        ({"a": "1", "d": "7", "names": "dict(z=1)"}, [1], {"d": 7, "z": 1}, "fn(1, d=7, **(dict(z=1)))"),
+        (
+            {"a": "1", "d": "7", "names": "dict(z=1)"},
+            [1],
+            {"d": 7, "z": 1},
+            "fn(1, d=7, **(dict(z=1)))",
+        ),
     ],
 )
 def test_every_way_of_passing_an_argument(typed, args, kwargs, call):
@@ -125,16 +153,31 @@ def test_every_way_of_passing_an_argument(typed, args, kwargs, call):
 @pytest.mark.parametrize(
     ("typed", "source"),
     [
-        ("1, 2", "(1, 2)"), ("dataset,", "(dataset,)"), ("(1), (2)", "((1), (2))"), ("dataset # all", "dataset"), ("dataset, # both", "(dataset,)"),
-        ("'#'", "'#'"), ("(1, 2)  # two", "(1, 2)"), ("(1)", "(1)"), ("[1, # one\n 2]", "[1, # one\n 2]"), ("(y := 1)", "(y := 1)"),
-        ("lambda: 1, 2", "(lambda: 1, 2)"), ("(x for x in 'ab')", "(x for x in 'ab')"), ("'é', 'ü'", "('é', 'ü')"),
+        ("1, 2", "(1, 2)"),
+        ("dataset,", "(dataset,)"),
+        ("(1), (2)", "((1), (2))"),
+        ("dataset # all", "dataset"),
+        ("dataset, # both", "(dataset,)"),
+        ("'#'", "'#'"),
+        ("(1, 2)  # two", "(1, 2)"),
+        ("(1)", "(1)"),
+        ("[1, # one\n 2]", "[1, # one\n 2]"),
+        ("(y := 1)", "(y := 1)"),
+        ("lambda: 1, 2", "(lambda: 1, 2)"),
+        ("(x for x in 'ab')", "(x for x in 'ab')"),
+        ("'é', 'ü'", "('é', 'ü')"),
     ],
 )
 def test_an_expression_stays_one_argument_in_the_code(namespace, typed, source):
     seen = []
 
     def fn(a, /, b=None, *rest, **names):
-        seen.append([repr(list(one) if "generator" in repr(one) else one).partition(" at ")[0] for one in (a, b, rest, names)])
+        seen.append(
+            [
+                repr(list(one) if "generator" in repr(one) else one).partition(" at ")[0]
+                for one in (a, b, rest, names)
+            ]
+        )
 
     namespace["fn"] = fn
     for typed_in in ({"a": typed}, {"a": "1", "b": typed}, {"a": "1", "rest": "[3]", "b": typed}):
@@ -145,13 +188,20 @@ def test_an_expression_stays_one_argument_in_the_code(namespace, typed, source):
         cell = form.cell().partition("\n")[2]
         assert source in cell
         eval(cell, dict(namespace))
-        ran = {**namespace, "ice": type("ice", (), {"launch": lambda fn, args=(), kwargs=None: fn(*args, **kwargs or {})})}
+        ran = {
+            **namespace,
+            "ice": type(
+                "ice", (), {"launch": lambda fn, args=(), kwargs=None: fn(*args, **kwargs or {})}
+            ),
+        }
         exec(form.python().replace("\nrun.result()", ""), ran)
         assert seen[0] == seen[1] == seen[2], "the code does what the form does"
         seen.clear()
 
 
-@pytest.mark.parametrize("typed", ["[1] if dataset else [2]", "(dataset) + [4]", "dataset or [1]", "dataset, # all"])
+@pytest.mark.parametrize(
+    "typed", ["[1] if dataset else [2]", "(dataset) + [4]", "dataset or [1]", "dataset, # all"]
+)
 def test_what_follows_a_star_in_the_code(namespace, typed):
     def fn(*rest):
         return rest
@@ -161,7 +211,9 @@ def test_what_follows_a_star_in_the_code(namespace, typed):
     code = form.cell().partition("\n")[2]
     assert eval(code, {**namespace, "fn": fn}) == tuple(form.launched()[1])
     ran = {**namespace, "fn": fn, "launch": lambda fn, args: fn(*args)}
-    assert eval(form.python().splitlines()[0].replace("run = ice.", ""), ran) == tuple(form.launched()[1])
+    assert eval(form.python().splitlines()[0].replace("run = ice.", ""), ran) == tuple(
+        form.launched()[1]
+    )
 
 
 def test_a_default_that_cannot_be_written_is_passed_itself_where_it_must_be(namespace):
@@ -174,12 +226,18 @@ def test_a_default_that_cannot_be_written_is_passed_itself_where_it_must_be(name
     fill(form, {"argument.rest": "[1]"})
     assert not problems(form)
     assert form.launched()[1] == [marker, float("inf"), print, 1]
-    assert form.cell() == form.python() == "# There is no code for this launch: the default of a can't be written."
+    assert (
+        form.cell()
+        == form.python()
+        == "# There is no code for this launch: the default of a can't be written."
+    )
     fill(form, {"argument.a": "1", "argument.c": " ", "argument.rest": " "})
     assert form.cell() == "%%icelaunch\nfn(1)"
 
 
-def test_a_member_of_an_enumeration_is_written_as_the_notebook_can_name_it(namespace, tmp_path, monkeypatch):
+def test_a_member_of_an_enumeration_is_written_as_the_notebook_can_name_it(
+    namespace, tmp_path, monkeypatch
+):
     import http
     import inspect
 
@@ -192,13 +250,20 @@ def test_a_member_of_an_enumeration_is_written_as_the_notebook_can_name_it(names
     fn.__annotations__ = {"x": inspect._ParameterKind, "y": http.HTTPStatus}
     form = Form({"fn": fn, "ice": ice}, fn)
     form.set("argument.x", "VAR_KEYWORD")
-    assert form.cell() == "%%icelaunch\nfrom inspect import _ParameterKind\nfn(x=_ParameterKind.VAR_KEYWORD)"
+    assert (
+        form.cell()
+        == "%%icelaunch\nfrom inspect import _ParameterKind\nfn(x=_ParameterKind.VAR_KEYWORD)"
+    )
     assert form.python().startswith("from inspect import _ParameterKind\n\nrun = ice.launch(")
     form._namespace["inspect"] = inspect
     assert form.cell() == "%%icelaunch\nfn(x=inspect._ParameterKind.VAR_KEYWORD)"
     del form._namespace["inspect"]
     form._namespace["_ParameterKind"] = 3
-    assert form.cell() == form.python() == "# There is no code for this launch: the notebook has no name for _ParameterKind."
+    assert (
+        form.cell()
+        == form.python()
+        == "# There is no code for this launch: the notebook has no name for _ParameterKind."
+    )
     fn.__annotations__ = {"x": Own}
     form.set("argument.x", "ONE")
     assert "the notebook has no name for " in form.cell()
@@ -207,7 +272,14 @@ def test_a_member_of_an_enumeration_is_written_as_the_notebook_can_name_it(names
 
 
 def test_the_cell_is_read_as_it_was_meant(form):
-    typed = {"nproc_per_node": "3", "role": "it's me", "rdzv_configs": "timeout=60", "detach": True, "redirects": "1", "log_dir": "/tmp/a b/{run}/$x"}
+    typed = {
+        "nproc_per_node": "3",
+        "role": "it's me",
+        "rdzv_configs": "timeout=60",
+        "detach": True,
+        "redirects": "1",
+        "log_dir": "/tmp/a b/{run}/$x",
+    }
     fill(form, {f"setting.{name}": value for name, value in typed.items()})
     line = form.cell().splitlines()[0].removeprefix("%%icelaunch ")
     assert opt.read_options(expand(line, {})).launch == form.launched()[3]
@@ -228,9 +300,15 @@ def test_a_function_defined_anew_is_taken_as_it_is_now(namespace):
 def test_a_function_of_a_module_is_called_by_it_and_a_nameless_one_not_at_all(namespace):
     import textwrap
 
-    assert Form({"tw": textwrap, "ice": ice}, textwrap.dedent).cell().endswith("\ntw.dedent(text=...)")
+    assert (
+        Form({"tw": textwrap, "ice": ice}, textwrap.dedent).cell().endswith("\ntw.dedent(text=...)")
+    )
     nameless = Form(namespace, lambda steps=3: steps)
-    assert nameless.cell() == nameless.python() == "# The notebook has no name for this function; with one, it can be launched by code."
+    assert (
+        nameless.cell()
+        == nameless.python()
+        == "# The notebook has no name for this function; with one, it can be launched by code."
+    )
     assert nameless.launched()[2:] == ({}, {})
 
 
@@ -257,7 +335,11 @@ def test_a_name_that_is_given_away_leaves_the_form_its_function(namespace):
         ("argument.data", "import os", "not a Python expression"),
         ("argument.data", "-" * 2000 + "1", "nested too deeply"),
         ("argument.data", "dataset[9]", "IndexError: list index out of range"),
-        ("argument.data", "dataset.nothing", "AttributeError: 'list' object has no attribute 'nothing'"),
+        (
+            "argument.data",
+            "dataset.nothing",
+            "AttributeError: 'list' object has no attribute 'nothing'",
+        ),
         ("setting.nproc_per_node", "0", "must be at least 1"),
         ("setting.nproc_per_node", "many", 'must be an int, or "auto"'),
         ("setting.nproc_per_node", "1.5", 'must be an int, or "auto"'),
@@ -289,18 +371,45 @@ def test_what_is_wrong_is_said_at_its_field_and_nowhere_else(form, key, typed, s
     assert list(found) == [key]
     assert said in found[key]
     view = form.view()
-    shown = {one["key"]: one["error"] for one in [*view["arguments"], *view["main"], *view["advanced"]] if one["error"]}
+    shown = {
+        one["key"]: one["error"]
+        for one in [*view["arguments"], *view["main"], *view["advanced"]]
+        if one["error"]
+    }
     assert shown == found
     with pytest.raises(ice.ConfigError) as caught:
         form.launched()
     assert caught.value.field == key.partition(".")[2]
-    form.set(key, "dataset" if key == "argument.data" else {one["key"]: one["default"] for one in [*view["arguments"], *view["main"], *view["advanced"]]}[key])
+    form.set(
+        key,
+        "dataset"
+        if key == "argument.data"
+        else {
+            one["key"]: one["default"]
+            for one in [*view["arguments"], *view["main"], *view["advanced"]]
+        }[key],
+    )
     assert problems(form) == {}
 
 
 def test_several_things_that_are_wrong_are_all_said(form):
-    fill(form, {"argument.epochs": "x", "setting.nproc_per_node": "0", "setting.max_restarts": "-1", "setting.max_nodes": "2", "setting.role": "a\0"})
-    assert set(problems(form)) == {"argument.epochs", "setting.nproc_per_node", "setting.max_restarts", "setting.rdzv_endpoint", "setting.role"}
+    fill(
+        form,
+        {
+            "argument.epochs": "x",
+            "setting.nproc_per_node": "0",
+            "setting.max_restarts": "-1",
+            "setting.max_nodes": "2",
+            "setting.role": "a\0",
+        },
+    )
+    assert set(problems(form)) == {
+        "argument.epochs",
+        "setting.nproc_per_node",
+        "setting.max_restarts",
+        "setting.rdzv_endpoint",
+        "setting.role",
+    }
 
 
 def test_functions_that_cannot_be_launched_are_said_so(namespace):
@@ -316,7 +425,16 @@ def test_functions_that_cannot_be_launched_are_said_so(namespace):
             Form(namespace, wrong)
 
 
-@pytest.mark.parametrize("typed", ["grow('oak')", "[grow('oak') for _ in 'ab']", "10 ** 10 ** 10", "(lambda: grow('oak'))()", "f'{grow(1)}'"])
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "grow('oak')",
+        "[grow('oak') for _ in 'ab']",
+        "10 ** 10 ** 10",
+        "(lambda: grow('oak'))()",
+        "f'{grow(1)}'",
+    ],
+)
 def test_an_expression_that_may_do_something_waits_for_the_launch(form, typed):
     form.set("argument.data", typed)
     view = form.view()
@@ -349,7 +467,21 @@ class Grows:
         return 1
 
 
-@pytest.mark.parametrize("typed", ["it[0]", "it.x", "[it.x]", "not it", "-it", "[*it]", "{'a': it[1]}", "dataset[it.x]", "counts['new']", "[*steps]"])
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "it[0]",
+        "it.x",
+        "[it.x]",
+        "not it",
+        "-it",
+        "[*it]",
+        "{'a': it[1]}",
+        "dataset[it.x]",
+        "counts['new']",
+        "[*steps]",
+    ],
+)
 def test_what_may_change_when_it_is_looked_at_waits_for_the_launch(form, namespace, typed):
     import collections
 
@@ -357,13 +489,27 @@ def test_what_may_change_when_it_is_looked_at_waits_for_the_launch(form, namespa
     form.set("argument.data", typed)
     view = form.view()
     assert view["arguments"][0]["waits"] and not view["wrong"]
-    assert (namespace["it"].looks, len(namespace["counts"]), list(namespace["steps"])) == (0, 0, ["a", "b"])
+    assert (namespace["it"].looks, len(namespace["counts"]), list(namespace["steps"])) == (
+        0,
+        0,
+        ["a", "b"],
+    )
 
 
 @pytest.mark.parametrize(
     "typed",
-    ["dataset[0]", "dataset[:2][1]", "{'a': dataset}['a']", "ice.errors.ConfigError", "-1", "[*dataset, 3]", "{**{'a': 1}}", "array[1:, 0]", "array.shape[0]",
-     "(1)" + 30 * ".real"],
+    [
+        "dataset[0]",
+        "dataset[:2][1]",
+        "{'a': dataset}['a']",
+        "ice.errors.ConfigError",
+        "-1",
+        "[*dataset, 3]",
+        "{**{'a': 1}}",
+        "array[1:, 0]",
+        "array.shape[0]",
+        "(1)" + 30 * ".real",
+    ],
 )
 def test_what_is_plain_is_looked_at_as_it_is_typed(form, namespace, typed):
     import numpy
@@ -417,25 +563,61 @@ def test_what_cannot_be_carried_is_said_at_its_argument(form):
 def test_every_field_of_launch_config_is_there_with_its_sentence(form):
     view = form.view()
     by_name = {one["key"].partition(".")[2]: one for one in [*view["main"], *view["advanced"]]}
-    assert set(by_name) == {*(one.name for one in fields(ice.LaunchConfig)), "devices", "detach", "post_mortem", "hang_after"}
+    assert set(by_name) == {
+        *(one.name for one in fields(ice.LaunchConfig)),
+        "devices",
+        "detach",
+        "post_mortem",
+        "hang_after",
+    }
     assert all(one["sentence"] for one in by_name.values())
-    assert by_name["max_restarts"]["sentence"].startswith("How often the ranks may be restarted after a failure.")
-    assert [one["key"] for one in view["main"]] == ["setting.nproc_per_node", "setting.devices", "setting.max_restarts", "setting.tee"]
+    assert by_name["max_restarts"]["sentence"].startswith(
+        "How often the ranks may be restarted after a failure."
+    )
+    assert [one["key"] for one in view["main"]] == [
+        "setting.nproc_per_node",
+        "setting.devices",
+        "setting.max_restarts",
+        "setting.tee",
+    ]
 
 
 def test_a_view_is_plain_data(form):
     assert json.loads(json.dumps(form.view())) == form.view()
 
 
-TYPED = st.one_of(st.text(max_size=12), st.booleans(), st.sampled_from(["1", "-1", "auto", "cpu", "0:1", "dataset", "dataset[", "a=b", "\x00", "\ud800", "９"]))
-KEYS = st.sampled_from(["function", "argument.data", "argument.epochs", "argument.shuffle", "argument.no", "setting.no", "nothing", "",
-                        *(f"setting.{option.key}" for option in opt.OPTIONS)])
+TYPED = st.one_of(
+    st.text(max_size=12),
+    st.booleans(),
+    st.sampled_from(
+        ["1", "-1", "auto", "cpu", "0:1", "dataset", "dataset[", "a=b", "\x00", "\ud800", "９"]
+    ),
+)
+KEYS = st.sampled_from(
+    [
+        "function",
+        "argument.data",
+        "argument.epochs",
+        "argument.shuffle",
+        "argument.no",
+        "setting.no",
+        "nothing",
+        "",
+        *(f"setting.{option.key}" for option in opt.OPTIONS),
+    ]
+)
 
 
 @steady
 @given(st.lists(st.tuples(KEYS, TYPED), max_size=6))
 def test_whatever_is_typed_is_answered_and_kept(tmp_path_factory, typed):
-    namespace = {"train": train, "grow": grow, "dataset": [1], "ice": ice, "__builtins__": __builtins__}
+    namespace = {
+        "train": train,
+        "grow": grow,
+        "dataset": [1],
+        "ice": ice,
+        "__builtins__": __builtins__,
+    }
     form = Form(namespace)
     for key, value in typed:
         form.set(key, value)
@@ -470,9 +652,18 @@ def test_it_is_as_it_was_left(form, namespace, tmp_path, monkeypatch):
     assert [path.name for path in memory.path.parent.iterdir()] == [memory.path.name]
 
 
-@pytest.mark.parametrize("content", [
-    "", "no json", "[]", '{"forms": 3}', '{"forms": {"": 3}}', '{"forms": {"": {"settings": 1, "arguments": {"train": 2}, "function": 3}}}', "\ud800",
-])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "no json",
+        "[]",
+        '{"forms": 3}',
+        '{"forms": {"": 3}}',
+        '{"forms": {"": {"settings": 1, "arguments": {"train": 2}, "function": 3}}}',
+        "\ud800",
+    ],
+)
 def test_what_was_kept_and_is_broken_is_forgotten(namespace, tmp_path, monkeypatch, content):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     memory = Memory("/home/me/train.ipynb")
@@ -485,7 +676,9 @@ def test_what_was_kept_and_is_broken_is_forgotten(namespace, tmp_path, monkeypat
     assert memory.read("") == json.loads(json.dumps(form.kept()))
 
 
-def test_a_state_directory_that_cannot_be_written_keeps_nothing_and_says_nothing(form, tmp_path, monkeypatch):
+def test_a_state_directory_that_cannot_be_written_keeps_nothing_and_says_nothing(
+    form, tmp_path, monkeypatch
+):
     (tmp_path / "icelaunch_nb").write_text("a file where a folder should be")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     memory = Memory("/home/me/train.ipynb")
@@ -521,9 +714,17 @@ def test_partials_and_caches_of_the_notebooks_functions_are_offered(namespace):
     import functools
     import operator
 
-    namespace |= {"half": functools.partial(train, epochs=1), "kept": functools.lru_cache(train), "add": functools.partial(operator.add, 1)}
+    namespace |= {
+        "half": functools.partial(train, epochs=1),
+        "kept": functools.lru_cache(train),
+        "add": functools.partial(operator.add, 1),
+    }
     view = Form(namespace).view()
-    assert (view["functions"], view["function"], view["doc"]) == (["grow", "train", "half", "kept"], "kept", "Trains.")
+    assert (view["functions"], view["function"], view["doc"]) == (
+        ["grow", "train", "half", "kept"],
+        "kept",
+        "Trains.",
+    )
     form = Form(namespace, namespace["half"])
     assert form.view()["doc"] == "Trains."
     form.set("argument.data", "1")

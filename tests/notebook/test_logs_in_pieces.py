@@ -43,8 +43,28 @@ for await (const line of createInterface({{ input: process.stdin }})) {{
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 # What logs are made of: words, lines, bars, colours, other orders to a terminal, characters of several bytes, rubbish.
 PIECES = st.one_of(
-    st.sampled_from([b"loss=0.25 ", b"\n", b"\r", b"\r\n", b"\x1b[31m", b"\x1b[0m", b"\x1b[2K", b"\x1b[1A", b"\x1b]0;title\x07", b"\x1b[?25l",
-                     b"\x1b]8;;http://x\x1b\\", b"\x1bP1;2|x\x1b\\", b"\x1b", b"\x1b(B", b"\x07", "ü→漢🙂".encode(), "🙂".encode()[:3], b"\xc2\x9b31m"]),
+    st.sampled_from(
+        [
+            b"loss=0.25 ",
+            b"\n",
+            b"\r",
+            b"\r\n",
+            b"\x1b[31m",
+            b"\x1b[0m",
+            b"\x1b[2K",
+            b"\x1b[1A",
+            b"\x1b]0;title\x07",
+            b"\x1b[?25l",
+            b"\x1b]8;;http://x\x1b\\",
+            b"\x1bP1;2|x\x1b\\",
+            b"\x1b",
+            b"\x1b(B",
+            b"\x07",
+            "ü→漢🙂".encode(),
+            "🙂".encode()[:3],
+            b"\xc2\x9b31m",
+        ]
+    ),
     st.binary(max_size=6),
 )
 BYTES = st.lists(PIECES, max_size=14).map(b"".join)
@@ -52,9 +72,18 @@ BYTES = st.lists(PIECES, max_size=14).map(b"".join)
 
 @pytest.fixture(scope="module")
 def node():
-    with subprocess.Popen([NODE, "--input-type=module", "-e", SCRIPT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [NODE, "--input-type=module", "-e", SCRIPT],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+
         def show(*chunks):
-            said = [(stream, start, base64.b64encode(data).decode(), *older) for stream, start, data, *older in chunks]
+            said = [
+                (stream, start, base64.b64encode(data).decode(), *older)
+                for stream, start, data, *older in chunks
+            ]
             process.stdin.write(json.dumps(said) + "\n")
             process.stdin.flush()
             return json.loads(process.stdout.readline())
@@ -74,7 +103,9 @@ def test_any_split_gives_the_same_text_and_offset(node, data, cuts):
     whole = node((0, 0, data)) if data else node()
     assert node(*((0, start, piece) for start, piece in pieces(data, cuts))) == whole
     assert whole["offsets"] == ([len(data)] if data else [])
-    assert node(*((0, start, data[start : start + 1]) for start in range(len(data)))) == whole, "byte by byte"
+    assert node(*((0, start, data[start : start + 1]) for start in range(len(data)))) == whole, (
+        "byte by byte"
+    )
 
 
 @given(BYTES, st.lists(st.integers(0, 500), max_size=6), st.lists(st.integers(0, 6), max_size=6))
@@ -91,17 +122,30 @@ def test_what_is_sent_again_changes_nothing(node, data, cuts, again):
     assert node(*sent) == (node((0, 0, data)) if data else node())
 
 
-@given(BYTES, BYTES, st.lists(st.integers(0, 500), max_size=6), st.lists(st.integers(0, 500), max_size=6))
+@given(
+    BYTES,
+    BYTES,
+    st.lists(st.integers(0, 500), max_size=6),
+    st.lists(st.integers(0, 500), max_size=6),
+)
 @settings(deadline=None, max_examples=150)
 def test_two_streams_that_come_in_turns_each_keep_their_text(node, out, err, out_cuts, err_cuts):
-    turns = [*((0, *piece) for piece in pieces(out, out_cuts)), *((1, *piece) for piece in pieces(err, err_cuts))]
+    turns = [
+        *((0, *piece) for piece in pieces(out, out_cuts)),
+        *((1, *piece) for piece in pieces(err, err_cuts)),
+    ]
     turns.sort(key=lambda turn: (turn[1], turn[0]))
-    together, alone = node(*turns), [node((stream, 0, data)) if data else node() for stream, data in ((0, out), (1, err))]
+    together, alone = (
+        node(*turns),
+        [node((stream, 0, data)) if data else node() for stream, data in ((0, out), (1, err))],
+    )
     assert together["texts"] == [alone[0]["texts"][0], alone[1]["texts"][1]]
     shown = COLOUR.sub("", together["screen"])
     for text in together["texts"]:
         letters = iter(shown)
-        assert all(letter in letters for letter in COLOUR.sub("", text)), "in order, and nothing left out"
+        assert all(letter in letters for letter in COLOUR.sub("", text)), (
+            "in order, and nothing left out"
+        )
 
 
 @given(BYTES.filter(bool), st.integers(1, 10**9))
@@ -112,9 +156,17 @@ def test_a_gap_is_told_once_and_the_offset_goes_on_behind_it(node, data, gap):
 
 
 def test_older_lines_are_put_before_what_is_held(node):
-    found = node((0, 12, b"three\n"), (1, 5, b"error\n"), (0, 5, "zwölf\n".encode(), "older"), (0, 18, b"four\n"))
+    found = node(
+        (0, 12, b"three\n"),
+        (1, 5, b"error\n"),
+        (0, 5, "zwölf\n".encode(), "older"),
+        (0, 18, b"four\n"),
+    )
     assert found["before"] == [[12, 5]], "both streams' beginnings are told"
-    assert found["texts"][0] == "… 5 B before this, on disk: /runs/attempt_0/0/stdout.log\nzwölf\nthree\nfour\n"
+    assert (
+        found["texts"][0]
+        == "… 5 B before this, on disk: /runs/attempt_0/0/stdout.log\nzwölf\nthree\nfour\n"
+    )
     assert found["notes"] == 2, "and stderr's"
     assert found["offsets"] == [23, 11]
 
@@ -123,10 +175,15 @@ def test_older_lines_are_asked_for_once_and_only_where_there_are_some(node):
     assert node((0, 0, b"all\n"), (0, 0, b"x", "older"))["before"] == [None]
     again = node((0, 9, b"new\n"), (0, 5, b"old\n", "older"), (0, 5, b"old\n", "older"))
     assert again["before"] == [[9, 0], None]
-    assert again["texts"][0] == "… 5 B before this, on disk: /runs/attempt_0/0/stdout.log\nold\nnew\n"
+    assert (
+        again["texts"][0] == "… 5 B before this, on disk: /runs/attempt_0/0/stdout.log\nold\nnew\n"
+    )
     enough = node((0, 9, b"x" * 300_000), (0, 5, b"old\n", "older"))
     assert enough["before"] == [None]
 
 
 def test_charsets_show_nothing(node):
-    assert node((0, 0, b"\x1b[1mbold\x1b(B\x1b[m \x1b)0\x1b%Gplain"))["texts"][0] == "\x1b[1mbold\x1b[m plain"
+    assert (
+        node((0, 0, b"\x1b[1mbold\x1b(B\x1b[m \x1b)0\x1b%Gplain"))["texts"][0]
+        == "\x1b[1mbold\x1b[m plain"
+    )

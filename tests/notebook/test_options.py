@@ -35,11 +35,20 @@ FIELDS = [one.name for one in fields(LaunchConfig)]
         ("--min-nodes 1 --max-nodes 4", {"min_nodes": 1, "max_nodes": 4}),
         ("--rdzv-id job-7", {"run_id": "job-7"}),
         ("--run-id job-7", {"run_id": "job-7"}),
-        ("--rdzv_backend c10d --rdzv-endpoint host:29400", {"rdzv_backend": "c10d", "rdzv_endpoint": "host:29400"}),
-        ("--rdzv-conf timeout=60,join_timeout=1.5,is_host=true,x=y", {"rdzv_configs": {"timeout": 60, "join_timeout": 1.5, "is_host": True, "x": "y"}}),
+        (
+            "--rdzv_backend c10d --rdzv-endpoint host:29400",
+            {"rdzv_backend": "c10d", "rdzv_endpoint": "host:29400"},
+        ),
+        (
+            "--rdzv-conf timeout=60,join_timeout=1.5,is_host=true,x=y",
+            {"rdzv_configs": {"timeout": 60, "join_timeout": 1.5, "is_host": True, "x": "y"}},
+        ),
         ("--rdzv-timeout -1", {"rdzv_timeout": -1}),
         ("--metrics-cfg handler=console", {"metrics_cfg": {"handler": "console"}}),
-        ("--monitor-interval 0.5 --start-method spawn", {"monitor_interval": 0.5, "start_method": "spawn"}),
+        (
+            "--monitor-interval 0.5 --start-method spawn",
+            {"monitor_interval": 0.5, "start_method": "spawn"},
+        ),
         ("--log-dir '/a b'", {"log_dir": "/a b"}),
         ("--role ''", {"role": ""}),
         ("-r 3 -t 0:1,1:2", {"redirects": "3", "tee": "0:1,1:2"}),
@@ -54,7 +63,12 @@ def test_what_launch_gets(line, launch):
 
 def test_the_magics_own():
     options = opt.read_options("--out results --no-wait --env A=1 --env 'B=x y=z' --env C=")
-    assert (options.out, options.wait, options.env, options.launch) == ("results", False, {"A": "1", "B": "x y=z", "C": ""}, {})
+    assert (options.out, options.wait, options.env, options.launch) == (
+        "results",
+        False,
+        {"A": "1", "B": "x y=z", "C": ""},
+        {},
+    )
     assert opt.read_options("--help").help and opt.read_options("-h").help
     assert opt.read_options("").wait and not opt.read_options("").help
 
@@ -93,7 +107,27 @@ def test_what_is_wrong_is_named(line, said):
 
 WORDS = st.one_of(
     st.sampled_from([name for option in opt.OPTIONS for name in (option.name, *option.others)]),
-    st.sampled_from(["2", "auto", "-1", "a=b", "1:2", "=", "--", "-", "#", "''", "nan", "1e999", "9" * 30, "--out=x", "-n3", "{x}", "$x"]),
+    st.sampled_from(
+        [
+            "2",
+            "auto",
+            "-1",
+            "a=b",
+            "1:2",
+            "=",
+            "--",
+            "-",
+            "#",
+            "''",
+            "nan",
+            "1e999",
+            "9" * 30,
+            "--out=x",
+            "-n3",
+            "{x}",
+            "$x",
+        ]
+    ),
     st.text(max_size=8),
 )
 TRICKY = st.text("${}'\" a.", max_size=8)
@@ -109,7 +143,9 @@ def test_any_line_parses_or_is_answered(words, quoted):
         if error.field == "option":
             assert error.value in opt.split(line), "it says which word it means"
         else:
-            assert error.field == "options" or error.field in {option.name for option in opt.OPTIONS}
+            assert error.field == "options" or error.field in {
+                option.name for option in opt.OPTIONS
+            }
     else:
         assert set(options.launch) <= {*FIELDS, *opt.OF_LAUNCH}
 
@@ -117,17 +153,35 @@ def test_any_line_parses_or_is_answered(words, quoted):
 @steady
 @given(st.text(max_size=40))
 def test_any_beginning_can_be_completed(before):
-    assert all(isinstance(text, str) for text in [*opt.complete(before), *opt.complete_words(before, opt.LOGS)])
+    assert all(
+        isinstance(text, str)
+        for text in [*opt.complete(before), *opt.complete_words(before, opt.LOGS)]
+    )
 
 
 @steady
 @given(
-    st.dictionaries(st.sampled_from(["run_id", "role", "log_dir", "devices"]), st.one_of(st.text(max_size=8), st.just("--role"), TRICKY)),
-    st.dictionaries(st.from_regex(r"[A-Z_]+", fullmatch=True), st.one_of(st.text(max_size=8), TRICKY).filter(lambda t: "\0" not in t), max_size=3),
+    st.dictionaries(
+        st.sampled_from(["run_id", "role", "log_dir", "devices"]),
+        st.one_of(st.text(max_size=8), st.just("--role"), TRICKY),
+    ),
+    st.dictionaries(
+        st.from_regex(r"[A-Z_]+", fullmatch=True),
+        st.one_of(st.text(max_size=8), TRICKY).filter(lambda t: "\0" not in t),
+        max_size=3,
+    ),
 )
 def test_what_is_spelt_reads_as_it_was(settings, env):
-    settings = {**settings, "max_restarts": 3, "no_wait": True, "detach": False, **({"env": env} if env else {})}
-    assert opt.read_settings(expand(opt.spell(settings), {"a": "wrong"})) == settings, "by the same way as a line that was typed"
+    settings = {
+        **settings,
+        "max_restarts": 3,
+        "no_wait": True,
+        "detach": False,
+        **({"env": env} if env else {}),
+    }
+    assert opt.read_settings(expand(opt.spell(settings), {"a": "wrong"})) == settings, (
+        "by the same way as a line that was typed"
+    )
 
 
 @pytest.mark.parametrize(
@@ -150,7 +204,14 @@ def test_what_is_spelt_reads_as_it_was(settings, env):
     ],
 )
 def test_a_value_of_the_notebooks_stays_one(line, words):
-    namespace = {"n": 2, "name": "results", "path": "/tmp/a b's", "quoted": '"x', "usual": "-n 2 --role 'a b'", "d": {"k": "v"}}
+    namespace = {
+        "n": 2,
+        "name": "results",
+        "path": "/tmp/a b's",
+        "quoted": '"x',
+        "usual": "-n 2 --role 'a b'",
+        "d": {"k": "v"},
+    }
     assert opt.split(expand(line, namespace)) == words
 
 
@@ -211,12 +272,21 @@ def test_defaults_hold_where_the_line_says_nothing_and_variables_add_up():
 
 
 def test_the_words_of_line_magics():
-    assert opt.read_words("abc --rank 1 --stream=stderr", opt.LOGS, most=1) == (["abc"], {"rank": 1, "stream": "stderr"})
+    assert opt.read_words("abc --rank 1 --stream=stderr", opt.LOGS, most=1) == (
+        ["abc"],
+        {"rank": 1, "stream": "stderr"},
+    )
 
 
 @pytest.mark.parametrize(
     ("line", "said"),
-    [("--rnak 1", "did you mean '--rank'"), ("--rank x", "--rank='x'"), ("--stream out", "stdout or stderr"), ("a b", "'b'"), ("--rank", "a value")],
+    [
+        ("--rnak 1", "did you mean '--rank'"),
+        ("--rank x", "--rank='x'"),
+        ("--stream out", "stdout or stderr"),
+        ("a b", "'b'"),
+        ("--rank", "a value"),
+    ],
 )
 def test_what_is_wrong_with_the_words_of_line_magics(line, said):
     with pytest.raises(ConfigError, match=said):
@@ -224,7 +294,10 @@ def test_what_is_wrong_with_the_words_of_line_magics(line, said):
 
 
 def test_the_debugger_and_the_hang_watch_have_options():
-    assert opt.read_options("--post-mortem --hang-after 5").launch == {"post_mortem": True, "hang_after": 5.0}
+    assert opt.read_options("--post-mortem --hang-after 5").launch == {
+        "post_mortem": True,
+        "hang_after": 5.0,
+    }
     assert opt.read_options("--hang-after=none").launch == {"hang_after": None}
     with pytest.raises(ConfigError, match="hang-after='soon'"):
         opt.read_options("--hang-after soon")

@@ -79,9 +79,19 @@ def test_kinds_and_defaults(annotation, default, kind, shown):
 @pytest.mark.parametrize(
     ("annotation", "typed", "value"),
     [
-        (bool, True, True), (int, " 12 ", 12), (int, "1_000", 1000), (float, "1e-3", 0.001), (str, "  kept ", "  kept "),
-        (int | None, "", None), (str | None, "", None), (str | None, "x", "x"), (Literal[1, "1"], "1", 1), (Literal[1, "1"], '"1"', "1"),
-        (Color, "RED", Color.RED), (bool | None, "False", False), (Color | None, "None", None),
+        (bool, True, True),
+        (int, " 12 ", 12),
+        (int, "1_000", 1000),
+        (float, "1e-3", 0.001),
+        (str, "  kept ", "  kept "),
+        (int | None, "", None),
+        (str | None, "", None),
+        (str | None, "x", "x"),
+        (Literal[1, "1"], "1", 1),
+        (Literal[1, "1"], '"1"', "1"),
+        (Color, "RED", Color.RED),
+        (bool | None, "False", False),
+        (Color | None, "None", None),
     ],
 )
 def test_what_is_typed_becomes_a_value(annotation, typed, value):
@@ -96,10 +106,15 @@ def test_what_is_typed_becomes_a_value(annotation, typed, value):
 @pytest.mark.parametrize(
     ("annotation", "typed", "error", "said"),
     [
-        (int, "three", ValueError, "must be a whole number"), (int, "1.5", ValueError, "must be a whole number"), (float, "x", ValueError, "must be a number"),
-        (str, "", Missing, "needs a value"), (int, "", Missing, "needs a value"), (int, "  ", Missing, "needs a value"),
+        (int, "three", ValueError, "must be a whole number"),
+        (int, "1.5", ValueError, "must be a whole number"),
+        (float, "x", ValueError, "must be a number"),
+        (str, "", Missing, "needs a value"),
+        (int, "", Missing, "needs a value"),
+        (int, "  ", Missing, "needs a value"),
         (Literal["a", "b"], "c", ValueError, "must be one of a, b"),
-        (Color, "", Missing, "choose one"), (list, "", Missing, "needs a value"),
+        (Color, "", Missing, "choose one"),
+        (list, "", Missing, "needs a value"),
     ],
 )
 def test_what_cannot_be_is_said(annotation, typed, error, said):
@@ -115,7 +130,13 @@ def test_ways_of_passing():
     def fn(a, /, b, *rest, c=1, **names):
         pass
 
-    assert [(p.name, p.place) for p in parameters(fn)] == [("a", "position"), ("b", "either"), ("rest", "rest"), ("c", "name"), ("names", "names")]
+    assert [(p.name, p.place) for p in parameters(fn)] == [
+        ("a", "position"),
+        ("b", "either"),
+        ("rest", "rest"),
+        ("c", "name"),
+        ("names", "names"),
+    ]
 
 
 def test_partials_methods_and_what_has_no_signature():
@@ -124,7 +145,9 @@ def test_partials_methods_and_what_has_no_signature():
             pass
 
     assert [(p.name, p.default) for p in parameters(Trainer().fit)] == [("epochs", "2")]
-    assert [(p.name, p.default) for p in parameters(functools.partial(Trainer().fit, epochs=5))] == [("epochs", "5")]
+    assert [
+        (p.name, p.default) for p in parameters(functools.partial(Trainer().fit, epochs=5))
+    ] == [("epochs", "5")]
     with pytest.raises(ValueError):
         parameters(dict)
 
@@ -134,11 +157,21 @@ def test_an_annotation_that_names_what_is_not_there_leaves_the_others_alone():
         pass
 
     fn.__annotations__ = {"x": "int", "y": "Nowhere", "z": "float | None"}
-    assert [(p.kind, p.hint) for p in parameters(fn)] == [("number", "int"), ("expression", "Nowhere"), ("number", "float, empty: None")]
-    assert [p.kind for p in parameters(functools.partial(fn, y=1))] == ["number", "expression", "number"]
+    assert [(p.kind, p.hint) for p in parameters(fn)] == [
+        ("number", "int"),
+        ("expression", "Nowhere"),
+        ("number", "float, empty: None"),
+    ]
+    assert [p.kind for p in parameters(functools.partial(fn, y=1))] == [
+        "number",
+        "expression",
+        "number",
+    ]
 
 
-@pytest.mark.skipif(sys.version_info < (3, 14), reason="annotations are evaluated when the function is defined")
+@pytest.mark.skipif(
+    sys.version_info < (3, 14), reason="annotations are evaluated when the function is defined"
+)
 def test_an_annotation_that_cannot_be_evaluated_is_no_loss():
     namespace = {}
     exec("def fn(x: int, y: Nowhere): pass", namespace)
@@ -159,13 +192,34 @@ def test_a_default_that_cannot_be_shown_is_named_by_its_type():
 
 
 @steady
-@given(st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(), st.binary(), st.lists(st.text()), st.sampled_from(Color)))
+@given(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.floats(allow_nan=False),
+        st.text(),
+        st.binary(),
+        st.lists(st.text()),
+        st.sampled_from(Color),
+    )
+)
 def test_a_literal_means_its_value(value):
     assert eval(literal(value)) == value
 
 
 @steady
-@given(st.one_of(st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(), st.lists(st.integers(), max_size=4), st.none(), st.sampled_from(Color)))
+@given(
+    st.one_of(
+        st.booleans(),
+        st.integers(),
+        st.floats(allow_nan=False),
+        st.text(),
+        st.lists(st.integers(), max_size=4),
+        st.none(),
+        st.sampled_from(Color),
+    )
+)
 def test_a_field_that_is_left_alone_means_its_default(default):
     def fn(x=default):
         pass

@@ -33,7 +33,9 @@ class Stage:
         ranks = range(self.config.nproc_per_node)
         for rank in ranks:
             self.dir.rank(number, rank).path.mkdir(parents=True)
-        self.attempts.append({"attempt": number, "ranks": [{"rank": r, "local_rank": r} for r in ranks]})
+        self.attempts.append(
+            {"attempt": number, "ranks": [{"rank": r, "local_rank": r} for r in ranks]}
+        )
 
     def says(self, rank: int, data: str | bytes, stream: str = "stdout", attempt: int = -1) -> None:
         number = self.attempts[attempt]["attempt"]
@@ -100,7 +102,10 @@ def test_empty_lines_and_leading_spaces_are_kept(tmp_path, capsys, patient):
     stage = Stage(tmp_path, ranks=1)
     stage.says(0, "\n   indented\t\n\n")
     stage.show()
-    assert capsys.readouterr().out == "[default_role0]:\n[default_role0]:   indented\t\n[default_role0]:\n"
+    assert (
+        capsys.readouterr().out
+        == "[default_role0]:\n[default_role0]:   indented\t\n[default_role0]:\n"
+    )
 
 
 def test_only_a_newline_ends_a_line(tmp_path, capsys, patient):
@@ -136,15 +141,20 @@ def test_a_line_of_megabytes_comes_whole(tmp_path, capsys, patient):
 # Which streams.
 
 
-@pytest.mark.parametrize(("streams", "shown"), [
-    ({}, {"out0", "err0", "out1", "err1"}),
-    ({"redirects": 3}, set()),
-    ({"redirects": "1"}, {"err0", "err1"}),
-    ({"redirects": 3, "tee": 1}, {"out0", "out1"}),
-    ({"redirects": {0: 3}}, {"out1", "err1"}),
-    ({"redirects": 3, "tee": {1: 2}}, {"err1"}),
-])
-def test_redirected_streams_are_not_shown_and_teed_ones_are(streams, shown, tmp_path, capsys, patient):
+@pytest.mark.parametrize(
+    ("streams", "shown"),
+    [
+        ({}, {"out0", "err0", "out1", "err1"}),
+        ({"redirects": 3}, set()),
+        ({"redirects": "1"}, {"err0", "err1"}),
+        ({"redirects": 3, "tee": 1}, {"out0", "out1"}),
+        ({"redirects": {0: 3}}, {"out1", "err1"}),
+        ({"redirects": 3, "tee": {1: 2}}, {"err1"}),
+    ],
+)
+def test_redirected_streams_are_not_shown_and_teed_ones_are(
+    streams, shown, tmp_path, capsys, patient
+):
     stage = Stage(tmp_path, **streams)
     for rank in (0, 1):
         stage.says(rank, f"out{rank}\n")
@@ -165,10 +175,15 @@ def test_an_unfinished_line_is_held_back_while_it_is_fresh(tmp_path, capsys, pat
     stage.says(1, "whole\n")
     stage.says(0, " and half\n")
     stage.show()
-    assert sorted(capsys.readouterr().out.splitlines()) == ["[default_role0]:half and half", "[default_role1]:whole"]
+    assert sorted(capsys.readouterr().out.splitlines()) == [
+        "[default_role0]:half and half",
+        "[default_role1]:whole",
+    ]
 
 
-def test_an_unfinished_line_is_shown_when_it_is_quiet_and_goes_on_where_it_was(tmp_path, capsys, eager):
+def test_an_unfinished_line_is_shown_when_it_is_quiet_and_goes_on_where_it_was(
+    tmp_path, capsys, eager
+):
     stage = Stage(tmp_path, ranks=1)
     stage.says(0, "Name? ")
     stage.show()
@@ -221,7 +236,7 @@ def as_a_terminal(text: str) -> list[str]:
     for line in text.split("\n"):
         seen = ""
         for part in line.split("\r"):
-            seen = part + seen[len(part):]
+            seen = part + seen[len(part) :]
         lines.append(seen)
     return lines
 
@@ -242,7 +257,9 @@ def test_a_single_ranks_bar_moves_in_its_line(tmp_path, capsys, eager):
     assert as_a_terminal(text) == ["[default_role0]:100%|bar", ""]
 
 
-def test_a_finished_bar_that_was_never_shown_is_one_line_with_its_last_state(tmp_path, capsys, patient):
+def test_a_finished_bar_that_was_never_shown_is_one_line_with_its_last_state(
+    tmp_path, capsys, patient
+):
     stage = Stage(tmp_path, ranks=1)
     stage.says(0, "".join(f"\r{percent:3}%" for percent in range(101)) + "\n")
     stage.show(final=True)
@@ -258,7 +275,11 @@ def test_bars_of_several_ranks_end_up_whole_one_line_each(tmp_path, capsys, pati
     for rank in (0, 1):
         stage.says(rank, "\n", "stderr")
     stage.show(final=True)
-    assert sorted(as_a_terminal(capsys.readouterr().err)) == ["", "[default_role0]:100% of rank 0", "[default_role1]:100% of rank 1"]
+    assert sorted(as_a_terminal(capsys.readouterr().err)) == [
+        "",
+        "[default_role0]:100% of rank 0",
+        "[default_role1]:100% of rank 1",
+    ]
 
 
 def test_bars_of_several_ranks_that_are_watched_do_not_mix(tmp_path, capsys, eager):
@@ -295,7 +316,11 @@ def test_windows_line_ends_lose_no_text(held, tmp_path, capsys, request):
         stage.says(0, part)
         stage.show()
     stage.show(final=True)
-    assert as_a_terminal(capsys.readouterr().out) == ["[default_role0]:first", "[default_role0]:second", ""]
+    assert as_a_terminal(capsys.readouterr().out) == [
+        "[default_role0]:first",
+        "[default_role0]:second",
+        "",
+    ]
 
 
 # Characters.
@@ -313,8 +338,12 @@ def test_a_character_cut_at_any_byte_arrives_whole(cut, held, tmp_path, capsys, 
     assert capsys.readouterr().out == "[default_role0]:aü漢🙂z\n"
 
 
-@pytest.mark.parametrize("data", [b"\xff\xfe", b"ok \xe2\x82", b"\xf0\x9f\x99", b"\x80\x80\x80\x80\x80", b"\xc3"])
-def test_bytes_that_are_no_text_are_shown_as_such_and_nothing_waits_for_ever(data, tmp_path, capsys, patient):
+@pytest.mark.parametrize(
+    "data", [b"\xff\xfe", b"ok \xe2\x82", b"\xf0\x9f\x99", b"\x80\x80\x80\x80\x80", b"\xc3"]
+)
+def test_bytes_that_are_no_text_are_shown_as_such_and_nothing_waits_for_ever(
+    data, tmp_path, capsys, patient
+):
     stage = Stage(tmp_path, ranks=1)
     stage.says(0, data)
     stage.show()
@@ -392,10 +421,22 @@ def test_a_line_left_open_by_a_dead_attempt_is_closed(tmp_path, capsys, eager):
 
 # However the bytes come.
 
-steady = settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
+steady = settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 
 CHUNKS = st.lists(
-    st.tuples(st.integers(0, 2), st.sampled_from(["stdout", "stderr"]), st.text("ab ü漢🙂\n", max_size=6), st.booleans()), max_size=25
+    st.tuples(
+        st.integers(0, 2),
+        st.sampled_from(["stdout", "stderr"]),
+        st.text("ab ü漢🙂\n", max_size=6),
+        st.booleans(),
+    ),
+    max_size=25,
 )
 
 
@@ -454,8 +495,13 @@ def test_unfinished_lines_that_were_shown_lose_no_line_and_invent_none(chunks, c
 
 
 @steady
-@given(st.lists(st.tuples(st.just(0), st.just("stdout"), st.text("ab ü🙂\n", max_size=6), st.booleans()), max_size=25),
-       st.lists(st.integers(0, 24), min_size=25, max_size=25))
+@given(
+    st.lists(
+        st.tuples(st.just(0), st.just("stdout"), st.text("ab ü🙂\n", max_size=6), st.booleans()),
+        max_size=25,
+    ),
+    st.lists(st.integers(0, 24), min_size=25, max_size=25),
+)
 def test_a_single_rank_is_shown_exactly_as_it_wrote(chunks, cuts):
     out, _, lines = _play(chunks, iter(cuts), 0)
     assert out == "".join(f"[default_role0]:{line}\n" for line in lines.get((0, "stdout"), []))
@@ -468,7 +514,10 @@ def test_what_a_debuggers_prompt_showed_is_not_shown_again(tmp_path, capsys, pat
     for first, last in ((7, 15), (15, 26), (32, 40)):
         stage.printer.leave_out(path, first, last)
     stage.show()
-    assert capsys.readouterr().out == "[default_role0]:before\n[default_role0]:after\n[default_role0]:end\n"
+    assert (
+        capsys.readouterr().out
+        == "[default_role0]:before\n[default_role0]:after\n[default_role0]:end\n"
+    )
     stage.says(0, "next\nsession\n")
     stage.printer.leave_out(path, 49, 57)
     stage.show(final=True)

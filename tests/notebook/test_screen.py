@@ -48,13 +48,20 @@ class Terminal:
                 assert match[2] == "m" or match[1] == "?7", match[0]
             else:
                 row = self.rows[self.row].ljust(self.column)
-                self.rows[self.row] = row[: self.column] + match[0] + row[self.column + len(match[0]) :]
+                self.rows[self.row] = (
+                    row[: self.column] + match[0] + row[self.column + len(match[0]) :]
+                )
                 self.column += len(match[0])
 
 
 @pytest.fixture(scope="module")
 def node():
-    with subprocess.Popen([NODE, "--input-type=module", "-e", SCRIPT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [NODE, "--input-type=module", "-e", SCRIPT],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
         yield process
         process.stdin.close()
 
@@ -66,9 +73,18 @@ def shows(node):
 
     def show(now, *said, over=False):
         parts = [
-            {"seq": len(told), "rank": rank, "stream": int("stderr" in kind), "text": text, "note": "note" in kind} for rank, text, *kind in said
+            {
+                "seq": len(told),
+                "rank": rank,
+                "stream": int("stderr" in kind),
+                "text": text,
+                "note": "note" in kind,
+            }
+            for rank, text, *kind in said
         ]
-        node.stdin.write(json.dumps({"fresh": not told, "parts": parts, "over": over, "now": now}) + "\n")
+        node.stdin.write(
+            json.dumps({"fresh": not told, "parts": parts, "over": over, "now": now}) + "\n"
+        )
         node.stdin.flush()
         text, show.due = json.loads(node.stdout.readline())
         told.append(text)
@@ -83,9 +99,16 @@ def test_last_words_without_a_newline_are_shown_and_stay(shows):
     assert shows.due == 250
     assert shows(250) == ["[0]  a line", "[1]  other", "[0]  dying words"]
     assert shows.due is None
-    assert shows(300, (1, "more\n")) == ["[0]  a line", "[1]  other", "[1]  more", "[0]  dying words"], "still below"
+    assert shows(300, (1, "more\n")) == [
+        "[0]  a line",
+        "[1]  other",
+        "[1]  more",
+        "[0]  dying words",
+    ], "still below"
     assert shows(400, over=True) == ["[0]  a line", "[1]  other", "[1]  more", "[0]  dying words"]
-    assert shows(500, (1, "late\n"), over=True)[-2:] == ["[0]  dying words", "[1]  late"], "a line as any other, now that the run is over"
+    assert shows(500, (1, "late\n"), over=True)[-2:] == ["[0]  dying words", "[1]  late"], (
+        "a line as any other, now that the run is over"
+    )
 
 
 def test_a_line_that_is_completed_is_shown_once(shows):
@@ -104,14 +127,20 @@ def test_half_lines_of_a_flood_are_not_shown(shows):
 def test_bars_move_below_the_lines(shows):
     shows(0, (0, "\rbar 0%"), (1, "\rbar 1%"))
     assert shows(300, (0, "\rbar 10%"), (1, "\rbar 10%")) == ["[×2] bar 10%"]
-    assert shows(400, (0, "\r\x1b[Kbar 20%\r"), (1, "a line\n")) == ["[1]  bar 10%a line", "[0]  bar 20%"]
+    assert shows(400, (0, "\r\x1b[Kbar 20%\r"), (1, "a line\n")) == [
+        "[1]  bar 10%a line",
+        "[0]  bar 20%",
+    ]
     assert shows(500, (0, "\rbar 100%\n")) == ["[1]  bar 10%a line", "[0]  bar 100%"]
 
 
 def test_many_unfinished_lines_take_half_a_screen_at_most(shows):
     shows(0, *((rank, f"bar {rank}") for rank in range(64)))
     rows = shows(300)
-    assert rows == [*(f"[{rank}]  bar {rank}" for rank in range(6)), "… and 58 more unfinished lines"]
+    assert rows == [
+        *(f"[{rank}]  bar {rank}" for rank in range(6)),
+        "… and 58 more unfinished lines",
+    ]
     assert shows(400, (9, "!\n"))[0] == "[9]  bar 9!"
 
 
@@ -136,20 +165,37 @@ def test_what_follows_a_gap_is_not_glued_to_what_came_before(shows):
     assert rows == ["[0]  half a li", "[0]  … 1 MB skipped", "[0]  ne 7"]
 
 
-@pytest.mark.parametrize("order", ["\x1b[2A\x1b[J", "\x1b[A\x1b[2K", "\x1b[1B\x1b[3D\x1b[2C", "\x1b[2K\x1b[1G", "\b\b\b\b\b\b\b\b\b"])
+@pytest.mark.parametrize(
+    "order",
+    [
+        "\x1b[2A\x1b[J",
+        "\x1b[A\x1b[2K",
+        "\x1b[1B\x1b[3D\x1b[2C",
+        "\x1b[2K\x1b[1G",
+        "\b\b\b\b\b\b\b\b\b",
+    ],
+)
 def test_a_rank_that_moves_its_cursor_leaves_the_others_lines_alone(shows, order):
     shows(0, (1, "one\n"), (2, "two\n"))
-    assert shows(1, (0, f"{order}\x1b[31mzero\x1b[0m\n"), (1, "three\n")) == ["[1]  one", "[2]  two", "[0]  zero", "[1]  three"]
+    assert shows(1, (0, f"{order}\x1b[31mzero\x1b[0m\n"), (1, "three\n")) == [
+        "[1]  one",
+        "[2]  two",
+        "[0]  zero",
+        "[1]  three",
+    ]
     shows(2, (0, f"bar{order}"))
     assert shows(500)[:4] == ["[1]  one", "[2]  two", "[0]  zero", "[1]  three"]
 
 
 def test_a_rank_stands_apart_from_its_text(shows):
-    rows = shows(0, (18, "loss 80\n"), *((rank, "alike\n") for rank in range(12)), (3, "alike\n", "stderr"))
+    rows = shows(
+        0, (18, "loss 80\n"), *((rank, "alike\n") for rank in range(12)), (3, "alike\n", "stderr")
+    )
     assert rows == ["[18] loss 80", "[×12] alike", "[3]  alike"]
 
 
 def test_no_more_lines_are_drawn_than_a_terminal_holds(shows):
     assert shows(0, (0, "".join(f"{number}\n" for number in range(12_000))), (1, "last\n")) == [
-        *(f"[0]  {number}" for number in range(2_001, 12_000)), "[1]  last",
+        *(f"[0]  {number}" for number in range(2_001, 12_000)),
+        "[1]  last",
     ]

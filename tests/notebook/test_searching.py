@@ -17,7 +17,9 @@ def _attempt(run_dir, ranks=1):
     return {"attempt": 0, "ranks": [{"rank": rank, "local_rank": rank} for rank in range(ranks)]}
 
 
-@given(st.lists(st.text(alphabet="abA \r", max_size=8), max_size=30), st.integers(1, 12), st.booleans())
+@given(
+    st.lists(st.text(alphabet="abA \r", max_size=8), max_size=30), st.integers(1, 12), st.booleans()
+)
 @settings(deadline=None, max_examples=150)
 def test_it_finds_what_a_line_by_line_look_finds(tmp_path_factory, lines, piece, ended):
     run_dir = RunDir(tmp_path_factory.mktemp("run"))
@@ -36,7 +38,9 @@ def test_all_ranks_and_both_streams_are_looked_at_and_the_first_lines_of_each_co
     run_dir = RunDir(tmp_path)
     attempt = _attempt(run_dir, 4)
     for rank in range(4):
-        run_dir.rank(0, rank).stdout.write_text("".join(f"line {number}\n" for number in range(1000)))
+        run_dir.rank(0, rank).stdout.write_text(
+            "".join(f"line {number}\n" for number in range(1000))
+        )
     run_dir.rank(0, 2).stderr.write_text("\nWarning: Line 7 is odd\n")
     found = search(run_dir, attempt, "line 7")
     assert found.counts == {0: 111, 1: 111, 2: 112, 3: 111}

@@ -19,7 +19,12 @@ class _Panel:
     """A panel that keeps what it is to send."""
 
     def __init__(self, run: Run) -> None:
-        self.run, self.wishes, self.shown_again_at, self.seen = run, deque[dict[str, Any]](), [], True
+        self.run, self.wishes, self.shown_again_at, self.seen = (
+            run,
+            deque[dict[str, Any]](),
+            [],
+            True,
+        )
         self.sent: list[dict[str, Any]] = []
 
     def send(self, message, buffers=None):
@@ -37,12 +42,35 @@ def panel(tmp_path):
     """That of a run with three attempts of a rank each."""
     run_dir = RunDir(tmp_path)
     config = LaunchConfig(1, 1, 1, run_id="r1", max_restarts=2)
-    run_dir.spec.write_text(json.dumps({"run_id": "r1", "name": "train", "time": 1000.0, "config": config.to_json(), "program": [], "devices": ["cpu"]}))
+    run_dir.spec.write_text(
+        json.dumps(
+            {
+                "run_id": "r1",
+                "name": "train",
+                "time": 1000.0,
+                "config": config.to_json(),
+                "program": [],
+                "devices": ["cpu"],
+            }
+        )
+    )
     ranks = [{"rank": 0, "local_rank": 0, "pid": 10, "started": 1.0, "device": "cpu"}]
-    run_dir.journal.write_text("".join(
-        json.dumps({"t": 1001.0, "event": "attempt", "attempt": number, "restart_count": number, "world_size": 1, "ranks": ranks}) + "\n"
-        for number in range(3)
-    ))
+    run_dir.journal.write_text(
+        "".join(
+            json.dumps(
+                {
+                    "t": 1001.0,
+                    "event": "attempt",
+                    "attempt": number,
+                    "restart_count": number,
+                    "world_size": 1,
+                    "ranks": ranks,
+                }
+            )
+            + "\n"
+            for number in range(3)
+        )
+    )
     Events().move_to(run_dir.board)
     for number in range(3):
         run_dir.rank(number, 0).path.mkdir(parents=True)
@@ -62,7 +90,12 @@ def _serve(service):
 
 def _curves_of(panel):
     sent, panel.sent = panel.sent, []
-    return {about["attempt"] for message in sent if message["kind"] == "curves" for about in message["curves"]}
+    return {
+        about["attempt"]
+        for message in sent
+        if message["kind"] == "curves"
+        for about in message["curves"]
+    }
 
 
 def test_the_newest_attempts_metrics_go_on_while_older_ones_are_looked_at(panel):

@@ -32,8 +32,17 @@ class _Markup(HTMLParser):
 
 def _failure(rank, **fields):
     return {
-        "rank": rank, "local_rank": rank, "attempt": 1, "time": 1010.0, "pid": 10 + rank, "kind": "raised", "exitcode": 1,
-        "type_name": "ValueError", "message": "the <cause>", "traceback": "Cell In[1], line 2\nValueError: the <cause>", **fields,
+        "rank": rank,
+        "local_rank": rank,
+        "attempt": 1,
+        "time": 1010.0,
+        "pid": 10 + rank,
+        "kind": "raised",
+        "exitcode": 1,
+        "type_name": "ValueError",
+        "message": "the <cause>",
+        "traceback": "Cell In[1], line 2\nValueError: the <cause>",
+        **fields,
     }
 
 
@@ -44,7 +53,14 @@ def record(tmp_path):
     def lay(*events, name="train", ranks=2, logs=None, max_restarts=1):
         run_dir = RunDir(tmp_path)
         config = LaunchConfig(1, 1, ranks, run_id="r1", max_restarts=max_restarts)
-        spec = {"run_id": "r1", "name": name, "time": 1000.0, "config": config.to_json(), "program": [], "devices": ["cpu"] * ranks}
+        spec = {
+            "run_id": "r1",
+            "name": name,
+            "time": 1000.0,
+            "config": config.to_json(),
+            "program": [],
+            "devices": ["cpu"] * ranks,
+        }
         run_dir.spec.write_text(json.dumps(spec))
         run_dir.journal.write_text("".join(json.dumps(event) + "\n" for event in events))
         for (attempt, rank, stream), data in (logs or {}).items():
@@ -57,34 +73,71 @@ def record(tmp_path):
 
 
 def _attempt(number=0, ranks=2):
-    entries = [{"rank": rank, "local_rank": rank, "pid": 10 + rank, "started": 1.0, "device": "cpu"} for rank in range(ranks)]
-    return {"t": 1001.0 + number, "event": "attempt", "attempt": number, "restart_count": number, "world_size": ranks, "ranks": entries}
+    entries = [
+        {"rank": rank, "local_rank": rank, "pid": 10 + rank, "started": 1.0, "device": "cpu"}
+        for rank in range(ranks)
+    ]
+    return {
+        "t": 1001.0 + number,
+        "event": "attempt",
+        "attempt": number,
+        "restart_count": number,
+        "world_size": ranks,
+        "ranks": entries,
+    }
 
 
 SUCCESS = {"t": 1012.5, "event": "end", "state": "SUCCEEDED"}
 FAILED = (
-    _attempt(0), {"t": 1005.0, "event": "restart", "attempt": 1, "rank": 1, "cause": "RuntimeError: once", "failed_at": 1004.0}, _attempt(1),
-    {"t": 1010.0, "event": "failure", "attempt": 1, "failures": [_failure(1)]}, {"t": 1012.5, "event": "end", "state": "FAILED"},
+    _attempt(0),
+    {
+        "t": 1005.0,
+        "event": "restart",
+        "attempt": 1,
+        "rank": 1,
+        "cause": "RuntimeError: once",
+        "failed_at": 1004.0,
+    },
+    _attempt(1),
+    {"t": 1010.0, "event": "failure", "attempt": 1, "failures": [_failure(1)]},
+    {"t": 1012.5, "event": "end", "state": "FAILED"},
 )
 
 
 def test_a_run_that_succeeded(record):
-    run = record(_attempt(), SUCCESS, logs={(0, 0, "stdout"): b"".join(b"line %d\n" % i for i in range(50))})
+    run = record(
+        _attempt(), SUCCESS, logs={(0, 0, "stdout"): b"".join(b"line %d\n" % i for i in range(50))}
+    )
     shown = _Markup(summary.html(run)).text
-    assert "SUCCEEDED" in shown and "train" in shown and "2 ranks" in shown and "12.5 s" in shown and run.log_dir in shown
-    assert [f"line {i}" in shown.split("\n") or f"line {i}" in shown for i in (29, 30, 49)] == [False, True, True]
+    assert (
+        "SUCCEEDED" in shown
+        and "train" in shown
+        and "2 ranks" in shown
+        and "12.5 s" in shown
+        and run.log_dir in shown
+    )
+    assert [f"line {i}" in shown.split("\n") or f"line {i}" in shown for i in (29, 30, 49)] == [
+        False,
+        True,
+        True,
+    ]
     plain = summary.text(run).split("\n")
     assert plain == [repr(run), "rank 0, last lines:", *(f"    line {i}" for i in range(30, 50))]
 
 
 def test_a_run_that_failed_says_why_first_and_what_the_failing_rank_said_last(record):
-    run = record(*FAILED, logs={(1, 0, "stdout"): b"zero\n", (1, 1, "stdout"): b"one\n", (1, 1, "stderr"): b"oops\n"})
+    run = record(
+        *FAILED,
+        logs={(1, 0, "stdout"): b"zero\n", (1, 1, "stdout"): b"one\n", (1, 1, "stderr"): b"oops\n"},
+    )
     for shown in (_Markup(summary.html(run)).text, summary.text(run)):
         assert "FAILED" in shown
         assert "restart 1 of 1: rank 1, RuntimeError: once" in shown
         assert "ValueError: the <cause>" in shown
         assert "one" in shown and "oops" in shown
-    assert _Markup(summary.html(run)).text.index("rank 1, last lines") < _Markup(summary.html(run)).text.index("rank 0, last lines")
+    assert _Markup(summary.html(run)).text.index("rank 1, last lines") < _Markup(
+        summary.html(run)
+    ).text.index("rank 0, last lines")
 
 
 def test_a_run_that_goes_on_says_as_of_when_that_is_so(record, monkeypatch):
@@ -92,7 +145,9 @@ def test_a_run_that_goes_on_says_as_of_when_that_is_so(record, monkeypatch):
     monkeypatch.setattr(Run, "story", Story(state=State.RUNNING, attempts=(_attempt(),)))
     for shown in (_Markup(summary.html(run)).text, summary.text(run)):
         assert "RUNNING" in shown and "so far" in shown and "elsewhere" not in shown
-        assert re.search(r"^as of \d\d:\d\d:\d\d; ice.attach\('r1'\) tells more$", shown, re.MULTILINE)
+        assert re.search(
+            r"^as of \d\d:\d\d:\d\d; ice.attach\('r1'\) tells more$", shown, re.MULTILINE
+        )
     assert "\n" not in repr(run), "a plain prompt shows a line"
 
 
@@ -101,18 +156,35 @@ def test_what_ranks_print_is_text_in_it(record):
     run = record(_attempt(), SUCCESS, name="<lambda>", logs={(0, 0, "stdout"): hostile})
     markup = _Markup(summary.html(run))
     assert {"script", "img"} & set(markup.tags) == set()
-    assert "<script>alert(1)</script>" in markup.text and "red" in markup.text and "<lambda>" in markup.text
+    assert (
+        "<script>alert(1)</script>" in markup.text
+        and "red" in markup.text
+        and "<lambda>" in markup.text
+    )
     assert re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", markup.text) is None
 
 
 def test_it_stays_small_whatever_was_printed(record):
-    logs = {(1, rank, stream): b"x" * 300_000 + b"\n" + b"<&\n" * 200_000 + b"&" * 5000 for rank in range(8) for stream in ("stdout", "stderr")}
-    failures = [_failure(rank, message="m" * 100_000, traceback="t&" * 500_000, hint="h" * 1000) for rank in range(8)]
+    logs = {
+        (1, rank, stream): b"x" * 300_000 + b"\n" + b"<&\n" * 200_000 + b"&" * 5000
+        for rank in range(8)
+        for stream in ("stdout", "stderr")
+    }
+    failures = [
+        _failure(rank, message="m" * 100_000, traceback="t&" * 500_000, hint="h" * 1000)
+        for rank in range(8)
+    ]
     run = record(
-        _attempt(0, 8), _attempt(1, 8), {"t": 1010.0, "event": "failure", "attempt": 1, "failures": failures},
-        {"t": 1012.5, "event": "end", "state": "FAILED"}, ranks=8, logs=logs,
+        _attempt(0, 8),
+        _attempt(1, 8),
+        {"t": 1010.0, "event": "failure", "attempt": 1, "failures": failures},
+        {"t": 1012.5, "event": "end", "state": "FAILED"},
+        ranks=8,
+        logs=logs,
     )
-    assert len(json.dumps({"text/html": summary.html(run), "text/plain": summary.text(run)})) < LIMIT
+    assert (
+        len(json.dumps({"text/html": summary.html(run), "text/plain": summary.text(run)})) < LIMIT
+    )
 
 
 def test_the_last_state_of_a_bar_is_its_line(record):
@@ -124,4 +196,8 @@ def test_the_last_state_of_a_bar_is_its_line(record):
 def test_before_anything_happened_and_without_logs(record):
     for events in ((), (_attempt(),)):  # its agent vanished without a word
         assert "LOST" in summary.html(record(*events))
-    assert "the host ended" in summary.html(record(_attempt(), {"t": 1002.0, "event": "end", "state": "LOST", "note": "the host\nended"}))
+    assert "the host ended" in summary.html(
+        record(
+            _attempt(), {"t": 1002.0, "event": "end", "state": "LOST", "note": "the host\nended"}
+        )
+    )

@@ -63,17 +63,29 @@ def nvml(monkeypatch):
 
 def test_the_cpu_comes_first_with_its_cores_and_its_memory():
     cpu = vacancy({"CUDA_VISIBLE_DEVICES": ""})[0]
-    assert cpu["device"] == "cpu" and cpu["total"] == psutil.virtual_memory().total and 0 < cpu["free"] <= cpu["total"]
+    assert (
+        cpu["device"] == "cpu"
+        and cpu["total"] == psutil.virtual_memory().total
+        and 0 < cpu["free"] <= cpu["total"]
+    )
     assert cpu["note"].startswith(f"{usable_cpus()} core")
 
 
 def test_gpus_tell_what_they_can(nvml):
     assert vacancy({})[1:] == [
-        {"device": "cuda:0", "about": "NVIDIA H100", "free": 60_000_000_000, "total": 80_000_000_000, "note": "37 % busy"},
+        {
+            "device": "cuda:0",
+            "about": "NVIDIA H100",
+            "free": 60_000_000_000,
+            "total": 80_000_000_000,
+            "note": "37 % busy",
+        },
         {"device": "cuda:1", "about": "NVIDIA H100", "free": 0, "total": 0, "note": ""},
     ]
 
 
 def test_only_visible_gpus_are_shown_and_by_cudas_numbers(nvml):
-    assert [(one["device"], one["free"]) for one in vacancy({"CUDA_VISIBLE_DEVICES": "1,0"})[1:]] == [("cuda:0", 0), ("cuda:1", 60_000_000_000)]
+    assert [
+        (one["device"], one["free"]) for one in vacancy({"CUDA_VISIBLE_DEVICES": "1,0"})[1:]
+    ] == [("cuda:0", 0), ("cuda:1", 60_000_000_000)]
     assert vacancy({"CUDA_VISIBLE_DEVICES": ""})[1:] == []

@@ -37,7 +37,10 @@ SEED = [
     ("role", "default_role"),
     ("rdzv_endpoint", ""),
     ("rdzv_backend", "etcd"),
-    ("rdzv_configs", {"timeout": 900}),  # an empty dict, completed by the legacy timeout as torch does it
+    (
+        "rdzv_configs",
+        {"timeout": 900},
+    ),  # an empty dict, completed by the legacy timeout as torch does it
     ("rdzv_timeout", -1),
     ("max_restarts", 3),
     ("monitor_interval", 30),
@@ -69,9 +72,29 @@ def test_the_three_fields_without_default_are_required():
 
 def test_all_fields_can_be_given_by_position():
     config = LaunchConfig(
-        1, 2, 3, "id", "role", "h:1", "c10d", {"timeout": 5}, -1, 0, 0.5, "fork", None, Std.OUT, {0: Std.ERR}, {"handler": "null"}
+        1,
+        2,
+        3,
+        "id",
+        "role",
+        "h:1",
+        "c10d",
+        {"timeout": 5},
+        -1,
+        0,
+        0.5,
+        "fork",
+        None,
+        Std.OUT,
+        {0: Std.ERR},
+        {"handler": "null"},
     )
-    assert (config.max_nodes, config.rdzv_backend, config.tee, config.metrics_cfg) == (2, "c10d", {0: Std.ERR}, {"handler": "null"})
+    assert (config.max_nodes, config.rdzv_backend, config.tee, config.metrics_cfg) == (
+        2,
+        "c10d",
+        {0: Std.ERR},
+        {"handler": "null"},
+    )
 
 
 def test_two_configs_share_no_default():
@@ -149,9 +172,26 @@ WRONG = [
     ({"rdzv_endpoint": "host\n:1"}, "rdzv_endpoint", "host:port"),
     ({"rdzv_endpoint": "host\x1b[2J:1"}, "rdzv_endpoint", "host:port"),
     ({"rdzv_endpoint": "h:1", "rdzv_backend": "static", "max_nodes": 2}, "rdzv_configs", '"rank"'),
-    ({"rdzv_endpoint": "h:1", "rdzv_backend": "static", "rdzv_configs": {"rank": 1}}, "rdzv_configs", "0 to 0"),
-    ({"rdzv_endpoint": "h:1", "rdzv_backend": "static", "rdzv_configs": {"rank": True}}, "rdzv_configs", '"rank"'),
-    ({"rdzv_endpoint": "h:1", "rdzv_backend": "static", "max_nodes": 2, "rdzv_configs": {"rank": "0"}}, "rdzv_configs", '"rank"'),
+    (
+        {"rdzv_endpoint": "h:1", "rdzv_backend": "static", "rdzv_configs": {"rank": 1}},
+        "rdzv_configs",
+        "0 to 0",
+    ),
+    (
+        {"rdzv_endpoint": "h:1", "rdzv_backend": "static", "rdzv_configs": {"rank": True}},
+        "rdzv_configs",
+        '"rank"',
+    ),
+    (
+        {
+            "rdzv_endpoint": "h:1",
+            "rdzv_backend": "static",
+            "max_nodes": 2,
+            "rdzv_configs": {"rank": "0"},
+        },
+        "rdzv_configs",
+        '"rank"',
+    ),
     ({"rdzv_endpoint": "h", "rdzv_backend": "static"}, "rdzv_endpoint", "port"),
     ({"rdzv_configs": None}, "rdzv_configs", "dict"),
     ({"rdzv_configs": [("timeout", 3)]}, "rdzv_configs", "dict"),
@@ -228,7 +268,9 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("wrong", "field", "remedy"), WRONG, ids=[f"{i}-{row[1]}" for i, row in enumerate(WRONG)])
+@pytest.mark.parametrize(
+    ("wrong", "field", "remedy"), WRONG, ids=[f"{i}-{row[1]}" for i, row in enumerate(WRONG)]
+)
 def test_wrong_input_is_answered_with_field_value_and_remedy(wrong, field, remedy):
     with pytest.raises(ConfigError) as caught:
         one(**wrong)
@@ -239,7 +281,9 @@ def test_wrong_input_is_answered_with_field_value_and_remedy(wrong, field, remed
     assert message.startswith(f"{field}=") and message.endswith(error.remedy)
     assert len(message) < 1000
     message.encode()  # it can be printed anywhere
-    if field in ("rdzv_configs", "tee", "redirects") and (isinstance(wrong.get(field), dict) or "local rank " in remedy):
+    if field in ("rdzv_configs", "tee", "redirects") and (
+        isinstance(wrong.get(field), dict) or "local rank " in remedy
+    ):
         assert isinstance(error.value, dict)  # as it was read, completed by the timeout, say
     elif field in wrong:
         value = wrong[field]
@@ -263,7 +307,9 @@ def test_a_log_dir_under_a_file_is_refused_naming_the_file(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError) as caught:
         one(log_dir=tmp_path / "file" / "a" / "b")
-    assert caught.value.field == "log_dir" and f"{tmp_path / 'file'} is not a directory" in str(caught.value)
+    assert caught.value.field == "log_dir" and f"{tmp_path / 'file'} is not a directory" in str(
+        caught.value
+    )
 
 
 def test_a_log_dir_behind_a_dangling_link_is_refused(tmp_path):
@@ -311,7 +357,9 @@ def test_several_nodes_with_an_endpoint_are_fine():
     assert (config.min_nodes, config.max_nodes) == (2, 4)
 
 
-@pytest.mark.parametrize("endpoint", ["localhost:0", "localhost", "h:65535", "[::1]:1", "[::1]", "10.0.0.1:29400"])
+@pytest.mark.parametrize(
+    "endpoint", ["localhost:0", "localhost", "h:65535", "[::1]:1", "[::1]", "10.0.0.1:29400"]
+)
 def test_common_endpoints_are_accepted(endpoint):
     assert one(rdzv_endpoint=endpoint, rdzv_backend="c10d").rdzv_endpoint == endpoint
 
@@ -333,7 +381,10 @@ def test_rdzv_timeout_is_the_legacy_spelling_of_the_timeout():
 
 
 def test_rdzv_configs_timeout_is_kept():
-    assert one(rdzv_configs={"timeout": 12.5, "join_timeout": 3}).rdzv_configs == {"timeout": 12.5, "join_timeout": 3}
+    assert one(rdzv_configs={"timeout": 12.5, "join_timeout": 3}).rdzv_configs == {
+        "timeout": 12.5,
+        "join_timeout": 3,
+    }
 
 
 def test_the_legacy_spelling_wins_where_both_are_given_as_in_torch():
@@ -355,20 +406,30 @@ def test_the_numbers_are_torchs():
     }
 
 
-@pytest.mark.parametrize(("spelling", "meaning"), [
-    (0, Std.NONE), (1, Std.OUT), (2, Std.ERR), (3, Std.ALL),
-    ("0", Std.NONE), ("3", Std.ALL), (" 2 ", Std.ERR),
-    (Std.OUT | Std.ERR, Std.ALL),
-    ("0:1,1:2", {0: Std.OUT, 1: Std.ERR}),
-    (" 0 : 3 , 7:0 ", {0: Std.ALL, 7: Std.NONE}),
-    ({0: 1, 1: "2", 2: Std.ALL}, {0: Std.OUT, 1: Std.ERR, 2: Std.ALL}),
-    ({"0": 3}, {0: Std.ALL}),  # what a dict becomes in JSON
-    ({}, {}),
-])
+@pytest.mark.parametrize(
+    ("spelling", "meaning"),
+    [
+        (0, Std.NONE),
+        (1, Std.OUT),
+        (2, Std.ERR),
+        (3, Std.ALL),
+        ("0", Std.NONE),
+        ("3", Std.ALL),
+        (" 2 ", Std.ERR),
+        (Std.OUT | Std.ERR, Std.ALL),
+        ("0:1,1:2", {0: Std.OUT, 1: Std.ERR}),
+        (" 0 : 3 , 7:0 ", {0: Std.ALL, 7: Std.NONE}),
+        ({0: 1, 1: "2", 2: Std.ALL}, {0: Std.OUT, 1: Std.ERR, 2: Std.ALL}),
+        ({"0": 3}, {0: Std.ALL}),  # what a dict becomes in JSON
+        ({}, {}),
+    ],
+)
 def test_parse_reads_every_spelling(spelling, meaning):
     parsed = Std.parse(spelling)
     assert parsed == meaning
-    assert all(type(one) is Std for one in (parsed.values() if isinstance(parsed, dict) else [parsed]))
+    assert all(
+        type(one) is Std for one in (parsed.values() if isinstance(parsed, dict) else [parsed])
+    )
 
 
 def test_parse_reads_torchs_own_enum_and_what_torch_parses():
@@ -386,17 +447,20 @@ def test_parse_names_the_field_that_it_was_given():
         Std.parse("5", field="tee")
 
 
-@pytest.mark.parametrize(("redirects", "tee", "shown"), [
-    (0, 0, [Std.ALL, Std.ALL]),
-    (3, 0, [Std.NONE, Std.NONE]),
-    (1, 0, [Std.ERR, Std.ERR]),
-    (0, 3, [Std.ALL, Std.ALL]),
-    (3, 3, [Std.ALL, Std.ALL]),
-    (3, 1, [Std.OUT, Std.OUT]),
-    ({0: 3}, 0, [Std.NONE, Std.ALL]),
-    (3, {1: 2}, [Std.NONE, Std.ERR]),
-    ("0:1,1:2", "0:2", [Std.ERR, Std.OUT]),
-])
+@pytest.mark.parametrize(
+    ("redirects", "tee", "shown"),
+    [
+        (0, 0, [Std.ALL, Std.ALL]),
+        (3, 0, [Std.NONE, Std.NONE]),
+        (1, 0, [Std.ERR, Std.ERR]),
+        (0, 3, [Std.ALL, Std.ALL]),
+        (3, 3, [Std.ALL, Std.ALL]),
+        (3, 1, [Std.OUT, Std.OUT]),
+        ({0: 3}, 0, [Std.NONE, Std.ALL]),
+        (3, {1: 2}, [Std.NONE, Std.ERR]),
+        ("0:1,1:2", "0:2", [Std.ERR, Std.OUT]),
+    ],
+)
 def test_teed_and_unset_streams_are_shown_redirected_ones_are_not(redirects, tee, shown):
     config = one(redirects=redirects, tee=tee)
     assert [config.shown(rank) for rank in range(2)] == shown
@@ -405,13 +469,27 @@ def test_teed_and_unset_streams_are_shown_redirected_ones_are_not(redirects, tee
 # JSON.
 
 FULL = dict(
-    min_nodes=1, max_nodes=2, nproc_per_node=4, run_id="ü\n\"quoted\"", role="r", rdzv_endpoint="h:1", rdzv_backend="static",
-    rdzv_configs={"rank": 1, "timeout": 3.5}, max_restarts=0, monitor_interval=0.1, start_method="fork", log_dir="/tmp/x",
-    redirects={0: Std.OUT, 3: Std.ALL}, tee="1:2", metrics_cfg={"handler": "console"},
+    min_nodes=1,
+    max_nodes=2,
+    nproc_per_node=4,
+    run_id='ü\n"quoted"',
+    role="r",
+    rdzv_endpoint="h:1",
+    rdzv_backend="static",
+    rdzv_configs={"rank": 1, "timeout": 3.5},
+    max_restarts=0,
+    monitor_interval=0.1,
+    start_method="fork",
+    log_dir="/tmp/x",
+    redirects={0: Std.OUT, 3: Std.ALL},
+    tee="1:2",
+    metrics_cfg={"handler": "console"},
 )
 
 
-@pytest.mark.parametrize("wanted", [ONE, {**ONE, "rdzv_timeout": 30}, FULL], ids=["least", "legacy", "full"])
+@pytest.mark.parametrize(
+    "wanted", [ONE, {**ONE, "rdzv_timeout": 30}, FULL], ids=["least", "legacy", "full"]
+)
 def test_a_config_survives_json(wanted):
     config = LaunchConfig(**wanted)
     assert LaunchConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
@@ -419,9 +497,17 @@ def test_a_config_survives_json(wanted):
 
 def test_mappings_that_are_no_dicts_survive_json():
     frozen = types.MappingProxyType({"handler": "null"})
-    config = one(metrics_cfg=frozen, tee=types.MappingProxyType({0: 1}), rdzv_configs=types.MappingProxyType({"timeout": 3}))
+    config = one(
+        metrics_cfg=frozen,
+        tee=types.MappingProxyType({0: 1}),
+        rdzv_configs=types.MappingProxyType({"timeout": 3}),
+    )
     again = LaunchConfig.from_json(json.loads(json.dumps(config.to_json())))
-    assert (again.metrics_cfg, again.tee, again.rdzv_configs) == ({"handler": "null"}, {0: Std.OUT}, {"timeout": 3})
+    assert (again.metrics_cfg, again.tee, again.rdzv_configs) == (
+        {"handler": "null"},
+        {0: Std.OUT},
+        {"timeout": 3},
+    )
 
 
 def test_from_json_checks_too():

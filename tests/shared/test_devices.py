@@ -10,7 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from icelaunch_nb import ConfigError, devices
-from icelaunch_nb.devices import assign_devices, count_gpus, lenient_devices, threads_per_rank, usable_cpus
+from icelaunch_nb.devices import (
+    assign_devices,
+    count_gpus,
+    lenient_devices,
+    threads_per_rank,
+    usable_cpus,
+)
 
 steady = settings(deadline=None, derandomize=True, database=None)
 UUIDS = ["GPU-aa11", "GPU-aa22", "GPU-bb33", "GPU-cc44"]
@@ -60,37 +66,43 @@ def gpus(monkeypatch):
 # No GPU, some GPUs.
 
 
-@pytest.mark.parametrize(("named", "nproc", "assigned"), [
-    ("auto", "auto", ["cpu"]),
-    ("auto", 3, ["cpu"] * 3),
-    ("cpu", "auto", ["cpu"]),
-    ("cpu", 5, ["cpu"] * 5),
-    ("cpu:0-3", "auto", ["cpu"] * 4),
-    ("cpu:0-3", 2, ["cpu"] * 2),
-    ("cpu:1,5", "auto", ["cpu"] * 2),
-    (" cpu ", 1, ["cpu"]),
-])
+@pytest.mark.parametrize(
+    ("named", "nproc", "assigned"),
+    [
+        ("auto", "auto", ["cpu"]),
+        ("auto", 3, ["cpu"] * 3),
+        ("cpu", "auto", ["cpu"]),
+        ("cpu", 5, ["cpu"] * 5),
+        ("cpu:0-3", "auto", ["cpu"] * 4),
+        ("cpu:0-3", 2, ["cpu"] * 2),
+        ("cpu:1,5", "auto", ["cpu"] * 2),
+        (" cpu ", 1, ["cpu"]),
+    ],
+)
 def test_without_gpus(gpus, named, nproc, assigned):
     gpus(0)
     assert assign_devices(named, nproc, {}) == assigned
 
 
-@pytest.mark.parametrize(("named", "nproc", "assigned"), [
-    ("auto", "auto", [0, 1, 2, 3]),
-    ("auto", 2, [0, 1]),
-    ("cuda", "auto", [0, 1, 2, 3]),
-    ("cuda", 3, [0, 1, 2]),
-    ("cuda:2", "auto", [2]),
-    ("cuda:0-2", "auto", [0, 1, 2]),
-    ("cuda:1-1", "auto", [1]),
-    ("cuda:0-1,3", "auto", [0, 1, 3]),
-    ("cuda:3,0", "auto", [3, 0]),
-    ("cuda: 3 , 0 - 1 ", "auto", [3, 0, 1]),
-    ("cuda:3,0", 1, [3]),
-    ([2, 0], "auto", [2, 0]),
-    ((1,), 1, [1]),
-    (range(1, 3), "auto", [1, 2]),
-])
+@pytest.mark.parametrize(
+    ("named", "nproc", "assigned"),
+    [
+        ("auto", "auto", [0, 1, 2, 3]),
+        ("auto", 2, [0, 1]),
+        ("cuda", "auto", [0, 1, 2, 3]),
+        ("cuda", 3, [0, 1, 2]),
+        ("cuda:2", "auto", [2]),
+        ("cuda:0-2", "auto", [0, 1, 2]),
+        ("cuda:1-1", "auto", [1]),
+        ("cuda:0-1,3", "auto", [0, 1, 3]),
+        ("cuda:3,0", "auto", [3, 0]),
+        ("cuda: 3 , 0 - 1 ", "auto", [3, 0, 1]),
+        ("cuda:3,0", 1, [3]),
+        ([2, 0], "auto", [2, 0]),
+        ((1,), 1, [1]),
+        (range(1, 3), "auto", [1, 2]),
+    ],
+)
 def test_with_four_gpus(gpus, named, nproc, assigned):
     gpus(4)
     assert assign_devices(named, nproc, {}) == [f"cuda:{i}" for i in assigned]
@@ -103,55 +115,59 @@ def test_cpu_stays_cpu_where_there_are_gpus_and_nobody_asks_for_them(gpus):
     assert assign_devices("cpu:0-1", "auto", {}) == ["cpu", "cpu"]
 
 
-@pytest.mark.parametrize(("named", "nproc", "field", "remedy"), [
-    ("auto", 5, "nproc_per_node", "at most 4 ranks"),
-    ("cuda", 5, "nproc_per_node", "at most 4 ranks"),
-    ("cuda:0-1", 3, "nproc_per_node", "at most 2 ranks"),
-    ("cpu:0-1", 3, "nproc_per_node", "at most 2 ranks"),
-    ([0], 2, "nproc_per_node", "at most 1 rank"),
-    ("cuda:4", "auto", "devices", "GPU 4 is not there"),
-    ("cuda:0-7", "auto", "devices", "0 to 3"),
-    ("cuda:0-99999", "auto", "devices", "GPU 4 is not there"),
-    ([0, 9], "auto", "devices", "GPU 9 is not there"),
-    ("cuda:0,0", "auto", "devices", "stands twice"),
-    ("cuda:0-2,1", "auto", "devices", "stands twice"),
-    ([1, 1], "auto", "devices", "stands twice"),
-    ("cpu:3,3", "auto", "devices", "stands twice"),
-    ("cpu:0-1500,7", "auto", "devices", "stands twice"),
-    ("cuda:3-1", "auto", "devices", "backwards"),
-    ("gpu", "auto", "devices", "must be"),
-    ("CUDA", "auto", "devices", "must be"),
-    ("", "auto", "devices", "must be"),
-    ("cuda:", "auto", "devices", "must be"),
-    ("cuda:a", "auto", "devices", "must be"),
-    ("cuda:-1", "auto", "devices", "must be"),
-    ("cuda:1-", "auto", "devices", "must be"),
-    ("cuda:1--2", "auto", "devices", "must be"),
-    ("cuda:0,,1", "auto", "devices", "must be"),
-    ("cuda:0-1-2", "auto", "devices", "must be"),
-    ("cuda:999999", "auto", "devices", "must be"),
-    ("auto:0", "auto", "devices", "must be"),
-    ("cuda:\u0661", "auto", "devices", "must be"),
-    ("cuda\0", "auto", "devices", "must be"),
-    ("cuda:0\n; rm", "auto", "devices", "must be"),
-    ([], "auto", "devices", "must be"),
-    ([-1], "auto", "devices", "must be"),
-    ([True], "auto", "devices", "must be"),
-    ([0.0], "auto", "devices", "must be"),
-    (["0"], "auto", "devices", "must be"),
-    ([10**30], "auto", "devices", "is not there"),
-    (b"\x00", "auto", "devices", "must be"),
-    (None, "auto", "devices", "must be"),
-    (0, "auto", "devices", "must be"),
-    ({0}, "auto", "devices", "must be"),
-    ("auto", 0, "nproc_per_node", "at least 1"),
-    ("auto", -2, "nproc_per_node", "at least 1"),
-    ("auto", True, "nproc_per_node", "must be an int"),
-    ("auto", 2.0, "nproc_per_node", "must be an int"),
-    ("auto", "two", "nproc_per_node", '"auto"'),
-    ("auto", None, "nproc_per_node", '"auto"'),
-    ("cpu", 10**30, "nproc_per_node", "at most"),
-], ids=ascii)
+@pytest.mark.parametrize(
+    ("named", "nproc", "field", "remedy"),
+    [
+        ("auto", 5, "nproc_per_node", "at most 4 ranks"),
+        ("cuda", 5, "nproc_per_node", "at most 4 ranks"),
+        ("cuda:0-1", 3, "nproc_per_node", "at most 2 ranks"),
+        ("cpu:0-1", 3, "nproc_per_node", "at most 2 ranks"),
+        ([0], 2, "nproc_per_node", "at most 1 rank"),
+        ("cuda:4", "auto", "devices", "GPU 4 is not there"),
+        ("cuda:0-7", "auto", "devices", "0 to 3"),
+        ("cuda:0-99999", "auto", "devices", "GPU 4 is not there"),
+        ([0, 9], "auto", "devices", "GPU 9 is not there"),
+        ("cuda:0,0", "auto", "devices", "stands twice"),
+        ("cuda:0-2,1", "auto", "devices", "stands twice"),
+        ([1, 1], "auto", "devices", "stands twice"),
+        ("cpu:3,3", "auto", "devices", "stands twice"),
+        ("cpu:0-1500,7", "auto", "devices", "stands twice"),
+        ("cuda:3-1", "auto", "devices", "backwards"),
+        ("gpu", "auto", "devices", "must be"),
+        ("CUDA", "auto", "devices", "must be"),
+        ("", "auto", "devices", "must be"),
+        ("cuda:", "auto", "devices", "must be"),
+        ("cuda:a", "auto", "devices", "must be"),
+        ("cuda:-1", "auto", "devices", "must be"),
+        ("cuda:1-", "auto", "devices", "must be"),
+        ("cuda:1--2", "auto", "devices", "must be"),
+        ("cuda:0,,1", "auto", "devices", "must be"),
+        ("cuda:0-1-2", "auto", "devices", "must be"),
+        ("cuda:999999", "auto", "devices", "must be"),
+        ("auto:0", "auto", "devices", "must be"),
+        ("cuda:\u0661", "auto", "devices", "must be"),
+        ("cuda\0", "auto", "devices", "must be"),
+        ("cuda:0\n; rm", "auto", "devices", "must be"),
+        ([], "auto", "devices", "must be"),
+        ([-1], "auto", "devices", "must be"),
+        ([True], "auto", "devices", "must be"),
+        ([0.0], "auto", "devices", "must be"),
+        (["0"], "auto", "devices", "must be"),
+        ([10**30], "auto", "devices", "is not there"),
+        (b"\x00", "auto", "devices", "must be"),
+        (None, "auto", "devices", "must be"),
+        (0, "auto", "devices", "must be"),
+        ({0}, "auto", "devices", "must be"),
+        ("auto", 0, "nproc_per_node", "at least 1"),
+        ("auto", -2, "nproc_per_node", "at least 1"),
+        ("auto", True, "nproc_per_node", "must be an int"),
+        ("auto", 2.0, "nproc_per_node", "must be an int"),
+        ("auto", "two", "nproc_per_node", '"auto"'),
+        ("auto", None, "nproc_per_node", '"auto"'),
+        ("cpu", 10**30, "nproc_per_node", "at most"),
+    ],
+    ids=ascii,
+)
 def test_wrong_devices_are_answered_with_field_and_remedy(gpus, named, nproc, field, remedy):
     gpus(4)
     with pytest.raises(ConfigError) as caught:
@@ -178,33 +194,36 @@ def test_elastic_users_get_gpus_where_there_are_enough(gpus):
 # CUDA_VISIBLE_DEVICES by CUDA's rules.
 
 
-@pytest.mark.parametrize(("visible", "count"), [
-    (None, 4),
-    ("0", 1),
-    ("3,1", 2),
-    ("0,1,2,3", 4),
-    (" 2 , 0 ", 2),
-    ("", 0),
-    ("-1", 0),
-    ("0,-1,1", 1),
-    ("0,1,9,2", 2),
-    ("9", 0),
-    ("NoDevFiles", 0),
-    ("0,0", 0),
-    ("1,2,1", 0),
-    ("GPU-bb33", 1),
-    ("GPU-bb", 1),
-    ("GPU-cc44,GPU-aa11", 2),
-    ("GPU-aa", 0),  # two begin like this
-    ("GPU-zz,0", 0),
-    ("0,GPU-aa11", 0),  # the same one twice
-    ("0,GPU-aa22", 2),
-    ("MIG-1234", 1),
-    ("MIG-1,MIG-2", 2),
-    ("MIG-1,MIG-1", 0),
-    (",", 0),
-    ("0,", 1),
-])
+@pytest.mark.parametrize(
+    ("visible", "count"),
+    [
+        (None, 4),
+        ("0", 1),
+        ("3,1", 2),
+        ("0,1,2,3", 4),
+        (" 2 , 0 ", 2),
+        ("", 0),
+        ("-1", 0),
+        ("0,-1,1", 1),
+        ("0,1,9,2", 2),
+        ("9", 0),
+        ("NoDevFiles", 0),
+        ("0,0", 0),
+        ("1,2,1", 0),
+        ("GPU-bb33", 1),
+        ("GPU-bb", 1),
+        ("GPU-cc44,GPU-aa11", 2),
+        ("GPU-aa", 0),  # two begin like this
+        ("GPU-zz,0", 0),
+        ("0,GPU-aa11", 0),  # the same one twice
+        ("0,GPU-aa22", 2),
+        ("MIG-1234", 1),
+        ("MIG-1,MIG-2", 2),
+        ("MIG-1,MIG-1", 0),
+        (",", 0),
+        ("0,", 1),
+    ],
+)
 def test_visible_devices_are_counted_as_cuda_counts_them(gpus, visible, count):
     gpus(4)
     assert count_gpus({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}) == count
@@ -257,7 +276,9 @@ def test_nvml_is_closed_again(gpus):
 @steady
 @given(st.lists(st.tuples(st.integers(0, 200), st.integers(0, 20)), min_size=1, max_size=8))
 def test_ranges_mean_what_they_say(pairs):
-    text = ",".join(str(first) if length == 0 else f"{first}-{first + length}" for first, length in pairs)
+    text = ",".join(
+        str(first) if length == 0 else f"{first}-{first + length}" for first, length in pairs
+    )
     meant = [i for first, length in pairs for i in range(first, first + length + 1)]
     if len(set(meant)) < len(meant):
         with pytest.raises(ConfigError, match="stands twice"):

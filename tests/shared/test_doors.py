@@ -22,7 +22,14 @@ from icelaunch_nb import cpython
 def run_script(folder: Path, code: str) -> str:
     """Runs code as a file, so that a forkserver's children can import its functions; returns what was printed."""
     (folder / "script.py").write_text(textwrap.dedent(code))
-    done = subprocess.run([sys.executable, "script.py"], cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "script.py"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert not done.stderr
     return done.stdout
@@ -73,7 +80,9 @@ def test_a_process_that_no_forkserver_started_has_none_to_share():
 
 
 def test_a_forkserver_child_can_find_the_start_method_that_a_script_finds(tmp_path):
-    said = run_script(tmp_path, """
+    said = run_script(
+        tmp_path,
+        """
         import multiprocessing, subprocess, sys
         from icelaunch_nb import cpython
 
@@ -92,12 +101,17 @@ def test_a_forkserver_child_can_find_the_start_method_that_a_script_finds(tmp_pa
             plain = subprocess.check_output(
                 [sys.executable, "-c", "import multiprocessing; print(multiprocessing.get_start_method())"], text=True)
             print(before, forgotten, after == plain.strip())
-    """)
+    """,
+    )
     assert said == "forkserver None True\n"
 
 
-def test_a_process_that_leaves_by_os_exit_can_run_its_exit_functions_and_wait_for_its_threads(tmp_path):
-    said = run_script(tmp_path, """
+def test_a_process_that_leaves_by_os_exit_can_run_its_exit_functions_and_wait_for_its_threads(
+    tmp_path,
+):
+    said = run_script(
+        tmp_path,
+        """
         import atexit, multiprocessing, os, threading
         from icelaunch_nb import cpython
 
@@ -118,12 +132,15 @@ def test_a_process_that_leaves_by_os_exit_can_run_its_exit_functions_and_wait_fo
             print(ours.recv(), ours.recv())
             process.join()
             print(process.exitcode)
-    """)
+    """,
+    )
     assert said == "thread atexit\n0\n"
 
 
 def test_finalizers_of_a_forkserver_do_not_run_in_its_children_while_new_ones_do(tmp_path):
-    said = run_script(tmp_path, """
+    said = run_script(
+        tmp_path,
+        """
         import weakref, atexit
         from icelaunch_nb import cpython
 
@@ -134,7 +151,8 @@ def test_finalizers_of_a_forkserver_do_not_run_in_its_children_while_new_ones_do
         weakref.finalize(new, print, "new")
         assert finalizer.alive
         cpython.run_exit_functions()
-    """)
+    """,
+    )
     assert said == "new\n"
 
 
@@ -148,7 +166,9 @@ def plain_agent():
     from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 
-    spec = WorkerSpec(role="r", local_world_size=1, rdzv_handler=None, entrypoint=print, max_restarts=2)
+    spec = WorkerSpec(
+        role="r", local_world_size=1, rdzv_handler=None, entrypoint=print, max_restarts=2
+    )
     return LocalElasticAgent(spec, DefaultLogsSpecs(log_dir="/dev/null"), start_method="spawn")
 
 
@@ -166,10 +186,16 @@ def test_torch_can_call_what_we_override_as_it_calls_its_own(plain_agent):
 
     from icelaunch_nb.agent.elastic import IceAgent
 
-    overridden = [name for name in vars(IceAgent) if inspect.isfunction(getattr(LocalElasticAgent, name, None)) and not name.startswith("__")]
+    overridden = [
+        name
+        for name in vars(IceAgent)
+        if inspect.isfunction(getattr(LocalElasticAgent, name, None)) and not name.startswith("__")
+    ]
     assert {"_start_workers", "_stop_workers", "_monitor_workers", "_shutdown"} <= set(overridden)
     for name in overridden:
-        ours, theirs = (inspect.signature(getattr(cls, name)) for cls in (IceAgent, LocalElasticAgent))
+        ours, theirs = (
+            inspect.signature(getattr(cls, name)) for cls in (IceAgent, LocalElasticAgent)
+        )
         assert list(ours.parameters) == list(theirs.parameters), name
 
 
@@ -181,10 +207,18 @@ def test_private_names_of_the_agents_room_are_all_listed():
     own = {n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)}
     read, written_at_start = set(), set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self":
+        if (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and node.value.id == "self"
+        ):
             read.add(node.attr)
         if isinstance(node, ast.FunctionDef) and node.name == "__init__":
-            written_at_start = {n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Store)}
+            written_at_start = {
+                n.attr
+                for n in ast.walk(node)
+                if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Store)
+            }
     private_of_torch = {name for name in read - own - written_at_start if name.startswith("_")}
     assert private_of_torch - set(elastic.TORCH_NAMES) <= {"_start_method"}
 
@@ -235,6 +269,7 @@ def test_cloudpickle_extracts_globals_also_of_nested_code():
     def outer():
         def inner():
             return pytest
+
         return inner
 
     assert list(private._extract_code_globals(outer.__code__)) == ["pytest"]
@@ -257,4 +292,8 @@ def test_cloudpickle_reduces_code_to_a_constructor_and_its_arguments():
     make, args = private._code_reduce(code)
     made = make(*args).replace(co_filename="a cell")
     assert make is type(code)
-    assert (made.co_code, made.co_consts, list(made.co_lines())) == (code.co_code, code.co_consts, list(code.co_lines()))
+    assert (made.co_code, made.co_consts, list(made.co_lines())) == (
+        code.co_code,
+        code.co_consts,
+        list(code.co_lines()),
+    )

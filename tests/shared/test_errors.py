@@ -24,13 +24,28 @@ from icelaunch_nb.errors import (
 )
 
 
-def failure(rank: int, *, time: float = 0.0, kind: str = "raised", exitcode: int | None = 1, type_name: str = "ValueError",
-            message: str = "boom", traceback: str = "", hint: str = "") -> Failure:
-    return Failure(rank, rank, 0, time, 1000 + rank, kind, exitcode, type_name, message, traceback, hint)
+def failure(
+    rank: int,
+    *,
+    time: float = 0.0,
+    kind: str = "raised",
+    exitcode: int | None = 1,
+    type_name: str = "ValueError",
+    message: str = "boom",
+    traceback: str = "",
+    hint: str = "",
+) -> Failure:
+    return Failure(
+        rank, rank, 0, time, 1000 + rank, kind, exitcode, type_name, message, traceback, hint
+    )
 
 
 def test_every_exception_is_an_icelaunch_error():
-    found = [cls for _, cls in inspect.getmembers(errors, inspect.isclass) if issubclass(cls, Exception) and cls.__module__ == errors.__name__]
+    found = [
+        cls
+        for _, cls in inspect.getmembers(errors, inspect.isclass)
+        if issubclass(cls, Exception) and cls.__module__ == errors.__name__
+    ]
     found = [cls for cls in found if not issubclass(cls, Warning)]
     assert len(found) >= 7
     assert all(issubclass(cls, IcelaunchError) and cls.__doc__ for cls in found)
@@ -42,15 +57,26 @@ def test_each_exception_is_also_what_python_would_have_raised():
     assert issubclass(HostError, RuntimeError)
 
 
-@pytest.mark.parametrize("error", [
-    ConfigError("tee", "9", "must be 0 to 3"),
-    PackingError("args[0].lock", "lock", "cannot pickle"),
-    HostError("gone"),
-    RunStopped("stopped", {0: 1}),
-    RunLost("vanished"),
-    RunFailed([failure(1), failure(0, message="other")], {2: "two"}, world_size=3, attempt=2, log_dir="/logs", note="a note"),
-    RunFailed([], note="nothing started"),
-], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConfigError("tee", "9", "must be 0 to 3"),
+        PackingError("args[0].lock", "lock", "cannot pickle"),
+        HostError("gone"),
+        RunStopped("stopped", {0: 1}),
+        RunLost("vanished"),
+        RunFailed(
+            [failure(1), failure(0, message="other")],
+            {2: "two"},
+            world_size=3,
+            attempt=2,
+            log_dir="/logs",
+            note="a note",
+        ),
+        RunFailed([], note="nothing started"),
+    ],
+    ids=lambda e: type(e).__name__,
+)
 def test_errors_survive_pickle(error):
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is type(error)
@@ -59,20 +85,31 @@ def test_errors_survive_pickle(error):
 
 
 def test_a_config_error_says_field_value_and_remedy():
-    assert str(ConfigError("min_nodes", 0, "must be at least 1")) == "min_nodes=0: must be at least 1"
+    assert (
+        str(ConfigError("min_nodes", 0, "must be at least 1")) == "min_nodes=0: must be at least 1"
+    )
 
 
 def test_a_long_value_is_cut():
     assert len(str(ConfigError("run_id", "x" * 10_000, "no"))) < 250
 
 
-@pytest.mark.parametrize("value", [10**5000, type("Mute", (), {"__repr__": lambda self: 1 / 0})()], ids=["5000 digits", "broken repr"])
+@pytest.mark.parametrize(
+    "value",
+    [10**5000, type("Mute", (), {"__repr__": lambda self: 1 / 0})()],
+    ids=["5000 digits", "broken repr"],
+)
 def test_a_value_that_cant_be_shown_does_not_hide_the_error(value):
-    assert str(ConfigError("nproc_per_node", value, "must be at most 100000")).endswith("must be at most 100000")
+    assert str(ConfigError("nproc_per_node", value, "must be at most 100000")).endswith(
+        "must be at most 100000"
+    )
 
 
 def test_a_packing_error_says_path_type_and_reason():
-    assert str(PackingError("args[1].lock", "lock", "no way")) == "args[1].lock (a lock) can't be pickled: no way"
+    assert (
+        str(PackingError("args[1].lock", "lock", "no way"))
+        == "args[1].lock (a lock) can't be pickled: no way"
+    )
 
 
 # Failure.
@@ -85,7 +122,10 @@ def test_a_failure_survives_json_and_passes_over_unknown_fields():
     assert Failure.from_json({**data, "of_tomorrow": 1}) == original
 
 
-@pytest.mark.parametrize(("exitcode", "name"), [(-9, "SIGKILL"), (-11, "SIGSEGV"), (-63, "signal 63"), (1, None), (0, None), (None, None)])
+@pytest.mark.parametrize(
+    ("exitcode", "name"),
+    [(-9, "SIGKILL"), (-11, "SIGSEGV"), (-63, "signal 63"), (1, None), (0, None), (None, None)],
+)
 def test_a_failure_names_its_signal(exitcode, name):
     assert failure(0, exitcode=exitcode).signal == name
 
@@ -96,13 +136,22 @@ def test_a_failures_title_is_one_clause():
 
 
 def test_signal_names():
-    assert (signal_name(9), signal_name(15), signal_name(200)) == ("SIGKILL", "SIGTERM", "signal 200")
+    assert (signal_name(9), signal_name(15), signal_name(200)) == (
+        "SIGKILL",
+        "SIGTERM",
+        "signal 200",
+    )
 
 
 def test_nearest_names_a_close_word_or_all():
     assert nearest("forksever", ("spawn", "fork", "forkserver")) == "did you mean 'forkserver'?"
-    assert nearest("--nproc", ("--role", "--nproc-per-node", "--no-wait")) == "did you mean '--nproc-per-node'?", "a beginning"
-    assert nearest("--no", ("--no-wait", "--no-panel", "--nodes")) == "did you mean '--nodes'?", "a beginning of several says nothing"
+    assert (
+        nearest("--nproc", ("--role", "--nproc-per-node", "--no-wait"))
+        == "did you mean '--nproc-per-node'?"
+    ), "a beginning"
+    assert nearest("--no", ("--no-wait", "--no-panel", "--nodes")) == "did you mean '--nodes'?", (
+        "a beginning of several says nothing"
+    )
     assert nearest("zzz", ("spawn", "fork")) == "known: spawn, fork"
 
 
@@ -120,7 +169,12 @@ def test_failures_with_other_tracebacks_are_not_folded():
 
 def test_run_failed_ends_with_the_root_ranks_own_traceback():
     text = "Cell In[2], line 3, in train\n----> 3 raise ValueError('boom')\n\nValueError: boom"
-    error = RunFailed([failure(1, traceback=text), failure(0, message="peer left")], world_size=2, attempt=1, log_dir="/logs")
+    error = RunFailed(
+        [failure(1, traceback=text), failure(0, message="peer left")],
+        world_size=2,
+        attempt=1,
+        log_dir="/logs",
+    )
     lines = str(error).splitlines()
     assert lines[0] == "rank 1 of 2 failed in attempt 1"
     assert "then rank 0: ValueError: peer left" in lines
@@ -141,20 +195,36 @@ def test_run_failed_shows_only_the_first_line_of_the_others():
 
 
 def test_run_failed_without_a_traceback_ends_with_the_title_and_gives_the_hint():
-    error = RunFailed([failure(0, type_name="killed by SIGKILL", message="", exitcode=-9, hint="likely cause: memory")], log_dir="/l")
+    error = RunFailed(
+        [
+            failure(
+                0,
+                type_name="killed by SIGKILL",
+                message="",
+                exitcode=-9,
+                hint="likely cause: memory",
+            )
+        ],
+        log_dir="/l",
+    )
     assert str(error).splitlines()[-1] == "killed by SIGKILL"
     assert "likely cause: memory" in str(error)
 
 
 def test_run_failed_without_failures_says_the_note():
-    assert str(RunFailed([], note="the rendezvous timed out", log_dir="/l")) == "the rendezvous timed out\nlogs: /l"
+    assert (
+        str(RunFailed([], note="the rendezvous timed out", log_dir="/l"))
+        == "the rendezvous timed out\nlogs: /l"
+    )
     assert RunFailed([]).rank is None
 
 
 def test_ipython_shows_the_message_whole_with_the_error_last():
     import re
 
-    error = RunFailed([failure(0, traceback="File x:1\n\nValueError: boom")], world_size=2, log_dir="/l")
+    error = RunFailed(
+        [failure(0, traceback="File x:1\n\nValueError: boom")], world_size=2, log_dir="/l"
+    )
     shown = [re.sub(r"\x1b\[\d+m", "", line) for line in error._render_traceback_()]
     assert shown == ("RunFailed: " + str(error)).split("\n")
 

@@ -21,7 +21,13 @@ from icelaunch_nb import Events
 from icelaunch_nb.events import COUNTERS, FLAGS
 
 NAMES = (
-    "pause", "paused", "resume", "stop_all_tasks", "trigger_save_checkpoint", "finished_save_checkpoint", "debugger_start",
+    "pause",
+    "paused",
+    "resume",
+    "stop_all_tasks",
+    "trigger_save_checkpoint",
+    "finished_save_checkpoint",
+    "debugger_start",
     "debugger_end",
 )
 
@@ -46,7 +52,12 @@ class Other:
     """A second process that has the same board."""
 
     def __init__(self, path: Path) -> None:
-        self.process = subprocess.Popen([sys.executable, "-c", OTHER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", OTHER, str(path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
 
     def tell(self, expression: str) -> None:
         self.process.stdin.write(expression + "\n")
@@ -88,7 +99,9 @@ def test_flags_and_counters_do_not_touch_each_other():
         assert [n for n in NAMES if getattr(events, n).is_set()] == [name]
         getattr(events, name).clear()
     events.progress_bar_iter.value = -1
-    assert events.progress_bar_total.value == 0 and not any(getattr(events, n).is_set() for n in NAMES)
+    assert events.progress_bar_total.value == 0 and not any(
+        getattr(events, n).is_set() for n in NAMES
+    )
 
 
 def test_two_processes_see_each_others_flags_and_counters(board, other):
@@ -222,7 +235,11 @@ def test_a_second_run_may_lie_on_another_file_system(board):
 
 
 def test_a_pickled_board_is_the_same_board(board):
-    for again in (pickle.loads(pickle.dumps(board)), cloudpickle.loads(cloudpickle.dumps(board)), copy.copy(board)):
+    for again in (
+        pickle.loads(pickle.dumps(board)),
+        cloudpickle.loads(cloudpickle.dumps(board)),
+        copy.copy(board),
+    ):
         board.pause.set()
         assert again.pause.is_set()
         again.pause.clear()
@@ -248,7 +265,11 @@ def test_a_missing_board_is_an_error(tmp_path):
     assert not (tmp_path / "nowhere").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"iceboard", b"x" * 4096, b"\0" * 8192], ids=["empty", "torn", "another file", "too long"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"iceboard", b"x" * 4096, b"\0" * 8192],
+    ids=["empty", "torn", "another file", "too long"],
+)
 def test_a_file_that_is_no_board_is_refused_and_left_alone(content, tmp_path):
     (tmp_path / "b").write_bytes(content)
     with pytest.raises(ValueError, match="is no events board"):
@@ -345,7 +366,9 @@ def test_a_checkpoints_time_is_kept():
 def test_a_counter_is_never_seen_half_written(board, other):
     """struct.pack_into clears the bytes before it fills them; another process reads zero every now and then."""
     board.progress_bar_iter.value = -1
-    other.tell("[setattr(events.progress_bar_iter, 'value', n) for _ in range(100_000) for n in (2**62 - 1, -1)] and 1")
+    other.tell(
+        "[setattr(events.progress_bar_iter, 'value', n) for _ in range(100_000) for n in (2**62 - 1, -1)] and 1"
+    )
     while board.progress_bar_iter.value == -1:
         pass
     assert {board.progress_bar_iter.value for _ in range(200_000)} <= {-1, 2**62 - 1}

@@ -7,12 +7,36 @@ import pytest
 from icelaunch_nb.loopback import interface, is_loopback
 
 
-@pytest.mark.parametrize("endpoint", ["localhost", "localhost:0", "127.0.0.1", "127.0.0.1:29500", "127.8.8.8:1", "::1", "[::1]", "[::1]:29500"])
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "localhost",
+        "localhost:0",
+        "127.0.0.1",
+        "127.0.0.1:29500",
+        "127.8.8.8:1",
+        "::1",
+        "[::1]",
+        "[::1]:29500",
+    ],
+)
 def test_these_are_this_machines_own(endpoint):
     assert is_loopback(endpoint)
 
 
-@pytest.mark.parametrize("endpoint", ["", "node0", "node0:29500", "10.0.0.1:1", "localhost.x.example:1", "127.0.0.1.x.example:1", "fe80::1", "0.0.0.0:1"])
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "",
+        "node0",
+        "node0:29500",
+        "10.0.0.1:1",
+        "localhost.x.example:1",
+        "127.0.0.1.x.example:1",
+        "fe80::1",
+        "0.0.0.0:1",
+    ],
+)
 def test_these_are_not(endpoint):
     assert not is_loopback(endpoint)
 

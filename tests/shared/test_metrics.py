@@ -20,7 +20,9 @@ def test_rows_are_lines_of_json_that_its_owner_alone_can_read(tmp_path):
     writer = Metrics(tmp_path / "m")
     writer.add(3, 7, {"loss": 0.5, "count": 2, "yes": True})
     rows = [json.loads(line) for line in (tmp_path / "m").read_text().splitlines()]
-    assert [(row["rank"], row["step"], row["loss"], row["count"], row["yes"]) for row in rows] == [(3, 7, 0.5, 2, 1.0)]
+    assert [(row["rank"], row["step"], row["loss"], row["count"], row["yes"]) for row in rows] == [
+        (3, 7, 0.5, 2, 1.0)
+    ]
     assert (tmp_path / "m").stat().st_mode & 0o777 == 0o600
 
 
@@ -41,7 +43,9 @@ def test_what_json_has_no_word_for_comes_back(tmp_path):
 
 def test_a_loss_with_its_gradient_is_a_number(tmp_path):
     loss = (torch.ones(1, requires_grad=True) * 2).sum()
-    Metrics(tmp_path / "m").add(0, 0, {"loss": loss, "half": torch.tensor([0.5], dtype=torch.bfloat16)})  # warnings are errors here
+    Metrics(tmp_path / "m").add(
+        0, 0, {"loss": loss, "half": torch.tensor([0.5], dtype=torch.bfloat16)}
+    )  # warnings are errors here
     (row,) = read([(0, tmp_path / "m")])
     assert (row["loss"], row["half"]) == (2.0, 0.5)
 
@@ -54,12 +58,27 @@ def test_what_is_no_number_is_refused_by_name(tmp_path):
 
 
 def test_arrays_with_one_element_are_numbers(tmp_path):
-    Metrics(tmp_path / "m").add(0, 0, {"array": numpy.array([0.5]), "deep": numpy.array([[2]]), "scalar": numpy.float32(0.25)})
+    Metrics(tmp_path / "m").add(
+        0,
+        0,
+        {"array": numpy.array([0.5]), "deep": numpy.array([[2]]), "scalar": numpy.float32(0.25)},
+    )
     (row,) = read([(0, tmp_path / "m")])
     assert (row["array"], row["deep"], row["scalar"]) == (0.5, 2.0, 0.25)
 
 
-@pytest.mark.parametrize("step", [3, numpy.int64(3), torch.tensor(3), torch.tensor([3]), 3.0, numpy.array([3.0]), torch.tensor(3.0)])
+@pytest.mark.parametrize(
+    "step",
+    [
+        3,
+        numpy.int64(3),
+        torch.tensor(3),
+        torch.tensor([3]),
+        3.0,
+        numpy.array([3.0]),
+        torch.tensor(3.0),
+    ],
+)
 def test_a_step_is_a_whole_number_in_whatever_form(tmp_path, step):
     Metrics(tmp_path / "m").add(0, step, {"x": 1})
     assert json.loads((tmp_path / "m").read_text())["step"] == 3
@@ -73,7 +92,10 @@ def test_a_step_that_is_none_is_refused(tmp_path, step):
 
 @pytest.mark.parametrize("name", ["attempt", "rank", "step", "time"])
 def test_a_metric_with_the_name_of_a_column_is_refused(tmp_path, name):
-    with pytest.raises(ValueError, match=rf"report\({name}=…\): every row has a {name} of its own already; give the metric another name"):
+    with pytest.raises(
+        ValueError,
+        match=rf"report\({name}=…\): every row has a {name} of its own already; give the metric another name",
+    ):
         Metrics(tmp_path / "m").add(0, 0, {name: 0.3})
 
 
@@ -85,12 +107,32 @@ def test_a_metric_may_be_called_self(tmp_path, monkeypatch):
 
 def test_whatever_a_trainer_logs_is_no_error(tmp_path):
     written = Metrics(tmp_path / "m")
-    context = SimpleNamespace(report=lambda step, **metrics: written.add(0, 7 if step is None else step, metrics))
-    logged.report(context, {"step": torch.tensor(2.0), "time": 3, "rank": 4, "attempt": 5, "loss": 0.5, "words": [1, 2], "many": torch.ones(3)})
+    context = SimpleNamespace(
+        report=lambda step, **metrics: written.add(0, 7 if step is None else step, metrics)
+    )
+    logged.report(
+        context,
+        {
+            "step": torch.tensor(2.0),
+            "time": 3,
+            "rank": 4,
+            "attempt": 5,
+            "loss": 0.5,
+            "words": [1, 2],
+            "many": torch.ones(3),
+        },
+    )
     (row,) = read([(0, tmp_path / "m")])
     del row["time"]
     assert row == {
-        "attempt": 0, "rank": 0, "step": 7, "logged_step": 2.0, "logged_time": 3.0, "logged_rank": 4.0, "logged_attempt": 5.0, "loss": 0.5,
+        "attempt": 0,
+        "rank": 0,
+        "step": 7,
+        "logged_step": 2.0,
+        "logged_time": 3.0,
+        "logged_rank": 4.0,
+        "logged_attempt": 5.0,
+        "loss": 0.5,
     }
 
 

@@ -30,7 +30,11 @@ def there_and_back(value, folder: Path, **how):
 def run_python(code: str, *args: object) -> str:
     """Runs code as a script's ``__main__`` and returns what it printed."""
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), *map(str, args)], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, args)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -39,18 +43,33 @@ def run_python(code: str, *args: object) -> str:
 # Arrays.
 
 
-@pytest.mark.parametrize("array", [
-    np.arange(10.0),
-    np.arange(2 * MB, dtype=np.uint8),
-    np.arange(12).reshape(3, 4),
-    np.asfortranarray(np.arange(12).reshape(3, 4)),
-    np.arange(20)[::2],
-    np.zeros((0, 3)),
-    np.array(7),
-    np.array(["a", "ü"]),
-    np.array([(1, 2.5)], dtype=[("a", "i4"), ("b", "f8")]),
-    np.array([{"an": "object"}, None], dtype=object),
-], ids=["small", "mapped", "matrix", "fortran", "strided", "empty", "0-dim", "text", "records", "objects"])
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(10.0),
+        np.arange(2 * MB, dtype=np.uint8),
+        np.arange(12).reshape(3, 4),
+        np.asfortranarray(np.arange(12).reshape(3, 4)),
+        np.arange(20)[::2],
+        np.zeros((0, 3)),
+        np.array(7),
+        np.array(["a", "ü"]),
+        np.array([(1, 2.5)], dtype=[("a", "i4"), ("b", "f8")]),
+        np.array([{"an": "object"}, None], dtype=object),
+    ],
+    ids=[
+        "small",
+        "mapped",
+        "matrix",
+        "fortran",
+        "strided",
+        "empty",
+        "0-dim",
+        "text",
+        "records",
+        "objects",
+    ],
+)
 def test_arrays_arrive_as_they_were(array, tmp_path):
     again = there_and_back(array, tmp_path)
     assert again.dtype == array.dtype and again.shape == array.shape
@@ -83,22 +102,42 @@ def test_a_file_that_is_removed_after_loading_is_no_loss(tmp_path):
 # Tensors.
 
 
-@pytest.mark.parametrize("tensor", [
-    torch.arange(10.0),
-    torch.arange(2 * MB, dtype=torch.uint8),
-    torch.arange(6).to(torch.bfloat16),
-    torch.zeros(0, 3),
-    torch.tensor(3.5),
-    torch.tensor([1 + 2j]),
-    torch.tensor([True, False]),
-    torch.arange(12).reshape(3, 4).t(),
-    torch.arange(20)[5:15:3],
-    torch.tensor([1 + 2j]).conj(),
-    torch.arange(4.0).requires_grad_(),
-], ids=["small", "mapped", "bfloat16", "empty", "0-dim", "complex", "bool", "transposed", "strided", "conj", "grad"])
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.arange(10.0),
+        torch.arange(2 * MB, dtype=torch.uint8),
+        torch.arange(6).to(torch.bfloat16),
+        torch.zeros(0, 3),
+        torch.tensor(3.5),
+        torch.tensor([1 + 2j]),
+        torch.tensor([True, False]),
+        torch.arange(12).reshape(3, 4).t(),
+        torch.arange(20)[5:15:3],
+        torch.tensor([1 + 2j]).conj(),
+        torch.arange(4.0).requires_grad_(),
+    ],
+    ids=[
+        "small",
+        "mapped",
+        "bfloat16",
+        "empty",
+        "0-dim",
+        "complex",
+        "bool",
+        "transposed",
+        "strided",
+        "conj",
+        "grad",
+    ],
+)
 def test_tensors_arrive_as_they_were(tensor, tmp_path):
     again = there_and_back(tensor, tmp_path)
-    assert again.dtype == tensor.dtype and again.shape == tensor.shape and again.stride() == tensor.stride()
+    assert (
+        again.dtype == tensor.dtype
+        and again.shape == tensor.shape
+        and again.stride() == tensor.stride()
+    )
     assert again.requires_grad == tensor.requires_grad
     assert torch.equal(again, tensor)
 
@@ -190,7 +229,10 @@ def test_a_torn_file_is_refused_wherever_it_is_cut(tmp_path):
     assert packing.load(torn)["text"] == "x" * 500
 
 
-@pytest.mark.parametrize("content", [b"", b"x", b"\0" * 24, b"icepack1" * 3, b"\xff" * 16 + b"icepack1", b"\x80\x04N." * 100])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"x", b"\0" * 24, b"icepack1" * 3, b"\xff" * 16 + b"icepack1", b"\x80\x04N." * 100],
+)
 def test_something_else_is_refused(content, tmp_path):
     (tmp_path / "it.pkl").write_bytes(content)
     with pytest.raises(ValueError, match="is not whole"):
@@ -270,12 +312,19 @@ value = fn(*args, **kwargs)
 
 
 def kernel_and_rank(tmp_path: Path, in_rank: str, in_kernel: str) -> str:
-    rank = RANK + textwrap.dedent(in_rank) + "\npacking.dump(value, folder / 'result.pkl', homeward=True)\n"
+    rank = (
+        RANK
+        + textwrap.dedent(in_rank)
+        + "\npacking.dump(value, folder / 'result.pkl', homeward=True)\n"
+    )
     return run_python(textwrap.dedent(KERNEL) + textwrap.dedent(in_kernel), tmp_path, rank)
 
 
 def test_what_a_rank_returns_is_an_instance_of_the_kernels_own_classes(tmp_path):
-    said = kernel_and_rank(tmp_path, "", """
+    said = kernel_and_rank(
+        tmp_path,
+        "",
+        """
         assert type(back["mine"]) is Mine and isinstance(back["mine"], Base), type(back["mine"])
         assert back["class"] is Mine
         assert back["point"] == Point(5) and type(back["point"]) is Point
@@ -284,40 +333,52 @@ def test_what_a_rank_returns_is_an_instance_of_the_kernels_own_classes(tmp_path)
         assert back["mine"].hello() == "mine base" and back["said"] == "helped"
         assert counter == 0
         print("held")
-    """)
+    """,
+    )
     assert said == "held\n"
 
 
 def test_a_functions_globals_are_the_ranks_main(tmp_path):
-    kernel_and_rank(tmp_path, """
+    kernel_and_rank(
+        tmp_path,
+        """
         assert fn.__globals__ is vars(main)
         assert main.counter == 5
         assert main.helper() == "helped"
         import pickle
         again = pickle.loads(pickle.dumps(value["mine"]))  # by name, as in a script
         assert type(again) is main.Mine is type(value["mine"])
-    """, "")
+    """,
+        "",
+    )
 
 
 def test_classes_made_in_the_rank_arrive_too(tmp_path):
-    said = kernel_and_rank(tmp_path, """
+    said = kernel_and_rank(
+        tmp_path,
+        """
         class OfTheRank:
             x = 4
         OfTheRank.__module__ = "__main__"
         value = OfTheRank()
-    """, "print(type(back).__name__, back.x)")
+    """,
+        "print(type(back).__name__, back.x)",
+    )
     assert said == "OfTheRank 4\n"
 
 
 def test_another_kernel_can_read_results_as_well(tmp_path):
     kernel_and_rank(tmp_path, "", "")
-    said = run_python("""
+    said = run_python(
+        """
         import sys
         from pathlib import Path
         from icelaunch_nb import packing
         back = packing.load(Path(sys.argv[1]) / "result.pkl")
         print(back["mine"].hello(), back["point"])
-    """, tmp_path)
+    """,
+        tmp_path,
+    )
     assert said == "mine base Point(x=5)\n"
 
 
@@ -326,7 +387,10 @@ def test_another_kernel_can_read_results_as_well(tmp_path):
 
 def test_code_keeps_the_name_of_its_file(tmp_path):
     namespace = {"__name__": "__main__"}
-    exec(compile("def outer():\n    def inner():\n        pass\n    return inner", "cell 7", "exec"), namespace)
+    exec(
+        compile("def outer():\n    def inner():\n        pass\n    return inner", "cell 7", "exec"),
+        namespace,
+    )
     packing.dump(namespace["outer"], tmp_path / "call.pkl")
     outer = packing.load(tmp_path / "call.pkl")
     assert {outer.__code__.co_filename, outer().__code__.co_filename} == {"cell 7"}
@@ -384,12 +448,18 @@ CULPRITS = {
     "slots": ([Slotted()], "[0].lock"),
     "closure": (_closure(), " → lock"),
     "global": (cell_function("def f(): return guard", guard=LOCK), " → guard"),
-    "global of a global": (cell_function("def f(): return g()", g=cell_function("def f(): return guard", guard=LOCK)), " → g → guard"),
+    "global of a global": (
+        cell_function("def f(): return g()", g=cell_function("def f(): return guard", guard=LOCK)),
+        " → g → guard",
+    ),
     "default": (cell_function("def f(a, b=guard): pass", guard=LOCK), " → default b"),
     "method": (Holder(lock=LOCK).__init__, ".__self__.lock"),
     "partial argument": (functools.partial(print, 1, LOCK), ".args[1]"),
     "partial keyword": (functools.partial(print, end=LOCK), ".keywords['end']"),
-    "partial function": (functools.partial(cell_function("def f(): return guard", guard=LOCK)), ".func → guard"),
+    "partial function": (
+        functools.partial(cell_function("def f(): return guard", guard=LOCK)),
+        ".func → guard",
+    ),
     "class attribute": (type("Fresh", (), {"guard": LOCK, "__module__": "__main__"}), ".guard"),
     "generator": ({"g": (i for i in ())}, "['g']"),
 }

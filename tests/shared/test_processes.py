@@ -82,16 +82,27 @@ def test_a_clock_that_is_set_makes_nobody_somebody_else(child):
 
 
 def test_sessions_of_ours_are_ended_whole_and_others_live(child):
-    leader = subprocess.Popen(["sh", "-c", "trap '' TERM; sleep 601 & sleep 602"], start_new_session=True)
+    leader = subprocess.Popen(
+        ["sh", "-c", "trap '' TERM; sleep 601 & sleep 602"], start_new_session=True
+    )
     identity = Process.of(leader.pid)
     try:
         deadline = time.monotonic() + 5
-        while len(list(Path(f"/proc/{leader.pid}/task/{leader.pid}/children").read_text().split())) < 2 and time.monotonic() < deadline:
+        while (
+            len(list(Path(f"/proc/{leader.pid}/task/{leader.pid}/children").read_text().split()))
+            < 2
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.01)
-        members = [Process.of(int(pid)) for pid in Path(f"/proc/{leader.pid}/task/{leader.pid}/children").read_text().split()]
+        members = [
+            Process.of(int(pid))
+            for pid in Path(f"/proc/{leader.pid}/task/{leader.pid}/children").read_text().split()
+        ]
         assert {identity, *members} == set(end_sessions([identity]))
         assert gone(leader)
-        while any(member.alive() for member in members) and time.monotonic() < deadline + 5:  # a SIGKILL takes its moment
+        while (
+            any(member.alive() for member in members) and time.monotonic() < deadline + 5
+        ):  # a SIGKILL takes its moment
             time.sleep(0.01)
         assert not any(member.alive() for member in members)
         assert child.poll() is None
@@ -102,13 +113,22 @@ def test_sessions_of_ours_are_ended_whole_and_others_live(child):
 
 def test_only_those_who_bear_the_mark_are_ended(child):
     def start(**extra):
-        return subprocess.Popen(["sleep", "603"], env={**os.environ, **extra}, start_new_session=True)
+        return subprocess.Popen(
+            ["sleep", "603"], env={**os.environ, **extra}, start_new_session=True
+        )
 
-    others = [start(MARK="x/1"), start(MARK="/run/1"), start(MARKED="/run/12"), start(OTHER="MARK=/run/12")]
+    others = [
+        start(MARK="x/1"),
+        start(MARK="/run/1"),
+        start(MARKED="/run/12"),
+        start(OTHER="MARK=/run/12"),
+    ]
     marked = start(MARK="/run/12")
     try:
         deadline = time.monotonic() + 5
-        while not (found := end_marked("MARK=/run/12")) and time.monotonic() < deadline:  # a child bears its parent's until it execs
+        while (
+            not (found := end_marked("MARK=/run/12")) and time.monotonic() < deadline
+        ):  # a child bears its parent's until it execs
             time.sleep(0.01)
         assert [process.pid for process in found] == [marked.pid]
         assert gone(marked) and all(process.poll() is None for process in [*others, child])

@@ -60,10 +60,13 @@ def test_all_are_kept_where_that_is_asked_for(tmp_path):
     assert len(left(tmp_path)) == 3
 
 
-@pytest.mark.parametrize("facts", [
-    {"agent": ME, "end": ""},  # running
-    {"agent": None, "end": ""},  # starting
-])
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"agent": ME, "end": ""},  # running
+        {"agent": None, "end": ""},  # starting
+    ],
+)
 def test_a_living_run_stays(facts, tmp_path):
     path = a_run(tmp_path, 0, **facts)
     assert lives(path)
@@ -72,7 +75,9 @@ def test_a_living_run_stays(facts, tmp_path):
 
 
 def test_a_run_whose_agent_is_gone_is_an_old_one_though_it_never_said_so(tmp_path):
-    path = a_run(tmp_path, 0, agent=Process(ME.pid, ME.started - 1000), end="")  # the pid lives again, as somebody else
+    path = a_run(
+        tmp_path, 0, agent=Process(ME.pid, ME.started - 1000), end=""
+    )  # the pid lives again, as somebody else
     assert not lives(path)
     assert tidy(tmp_path, Kept(0)) == [path]
 
@@ -106,7 +111,16 @@ if os.fork() == 0:
 os.wait()
 print(os.listdir(pathlib.Path({str(path)!r}) / "watchers"))
 """
-    assert len(eval(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)) == 1
+    assert (
+        len(
+            eval(
+                subprocess.run(
+                    [sys.executable, "-c", code], check=True, capture_output=True, text=True
+                ).stdout
+            )
+        )
+        == 1
+    )
     assert os.listdir(path / "watchers") == []
 
 
@@ -148,7 +162,9 @@ def test_removing_what_is_gone_is_no_error(tmp_path):
 @pytest.mark.parametrize("text", ["many", "-1", "nan", "1 GB", "0x10"])
 def test_a_setting_that_is_no_number_is_said_at_the_launch(name, text, monkeypatch):
     monkeypatch.setenv(name, text)
-    with pytest.raises(ice.ConfigError, match=f"{name}='{text}': must be a number, 0 or more, or inf"):
+    with pytest.raises(
+        ice.ConfigError, match=f"{name}='{text}': must be a number, 0 or more, or inf"
+    ):
         ice.launch(len, (1,))
 
 

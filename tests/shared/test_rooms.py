@@ -66,29 +66,53 @@ def test_the_reading_of_imports_sees_every_spelling(tmp_path):
     path = HOME / "agent" / "imaginary.py"
     source = "from ..worker import main\nfrom . import ranks\nimport icelaunch_nb.host.frozen as f\nfrom icelaunch_nb import notebook\n"
     found = set().union(*(_imports(node, path) for node in ast.walk(ast.parse(source))))
-    assert {"icelaunch_nb.worker", "icelaunch_nb.agent.ranks", "icelaunch_nb.host.frozen", "icelaunch_nb.notebook"} <= found
+    assert {
+        "icelaunch_nb.worker",
+        "icelaunch_nb.agent.ranks",
+        "icelaunch_nb.host.frozen",
+        "icelaunch_nb.notebook",
+    } <= found
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if p.relative_to(HOME).parts[0] in ROOMS], ids=_name)
+@pytest.mark.parametrize(
+    "path", [p for p in FILES if p.relative_to(HOME).parts[0] in ROOMS], ids=_name
+)
 def test_rooms_never_import_each_other(path):
     others = [f"icelaunch_nb.{room}" for room in ROOMS if room != path.relative_to(HOME).parts[0]]
-    assert [name for name in all_imports(path) if any(name == other or name.startswith(other + ".") for other in others)] == []
+    assert [
+        name
+        for name in all_imports(path)
+        if any(name == other or name.startswith(other + ".") for other in others)
+    ] == []
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if p.relative_to(HOME).parts[0] not in ("agent", "worker")], ids=_name)
+@pytest.mark.parametrize(
+    "path", [p for p in FILES if p.relative_to(HOME).parts[0] not in ("agent", "worker")], ids=_name
+)
 def test_what_a_kernel_or_a_host_imports_brings_no_torch(path):
     assert {name.split(".")[0] for name in imports_at_import_time(path)} & HEAVY == set()
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if p.relative_to(HOME).parts[0] != "agent"], ids=_name)
+@pytest.mark.parametrize(
+    "path", [p for p in FILES if p.relative_to(HOME).parts[0] != "agent"], ids=_name
+)
 def test_only_the_agents_room_knows_torch_elastic(path):
     assert [name for name in all_imports(path) if name.startswith("torch.distributed")] == []
 
 
-@pytest.mark.parametrize("statement", ["import icelaunch_nb", "from icelaunch_nb.notebook import extension, hosts, printer"])
+@pytest.mark.parametrize(
+    "statement",
+    ["import icelaunch_nb", "from icelaunch_nb.notebook import extension, hosts, printer"],
+)
 def test_importing_it_imports_nothing_heavy(statement):
     code = f"import sys; {statement}; print(*sorted({HEAVY!r} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "\n", "")
 
 
@@ -113,7 +137,9 @@ def test_all_names_exist_are_sorted_and_stand_once():
 
 def _own(cls: type):
     for name, member in vars(cls).items():
-        if not name.startswith("_") and (inspect.isfunction(member) or isinstance(member, property | classmethod | staticmethod)):
+        if not name.startswith("_") and (
+            inspect.isfunction(member) or isinstance(member, property | classmethod | staticmethod)
+        ):
             yield name, member
 
 
@@ -121,7 +147,9 @@ def _own(cls: type):
 def test_every_public_name_and_its_members_have_a_docstring(name):
     thing = getattr(icelaunch_nb, name)
     doc = thing.__doc__ or ""
-    assert doc.strip() and not doc.startswith(f"{name}("), "a dataclass's generated signature is no docstring"
+    assert doc.strip() and not doc.startswith(f"{name}("), (
+        "a dataclass's generated signature is no docstring"
+    )
     if inspect.isclass(thing):
         assert thing.__doc__ not in [base.__doc__ for base in thing.__mro__[1:]]
         assert [member for member, value in _own(thing) if not (value.__doc__ or "").strip()] == []

@@ -43,7 +43,9 @@ def mode(path: Path) -> int:
 def test_logs_lie_as_torch_lays_them(tmp_path):
     rank = RunDir(tmp_path).rank(2, 1)
     assert [str(p.relative_to(tmp_path)) for p in (rank.stdout, rank.stderr, rank.error)] == [
-        "attempt_2/1/stdout.log", "attempt_2/1/stderr.log", "attempt_2/1/error.json",
+        "attempt_2/1/stdout.log",
+        "attempt_2/1/stderr.log",
+        "attempt_2/1/error.json",
     ]
 
 
@@ -55,7 +57,9 @@ def test_the_directory_and_its_files_are_their_owners_alone(tmp_path, no_umask):
     assert mode(run_dir.path) == 0o700
     for path in (run_dir.spec, run_dir.journal, run_dir.control, run_dir.leash):
         assert mode(path) == 0o600, path
-    assert stat.S_ISFIFO(run_dir.control.stat().st_mode) and stat.S_ISFIFO(run_dir.leash.stat().st_mode)
+    assert stat.S_ISFIFO(run_dir.control.stat().st_mode) and stat.S_ISFIFO(
+        run_dir.leash.stat().st_mode
+    )
 
 
 def test_directories_made_on_the_way_are_not_open_to_everybody(tmp_path, no_umask):
@@ -79,10 +83,29 @@ def test_a_whole_file_replaces_the_old_one_and_leaves_no_draft(tmp_path):
 # Names.
 
 
-@pytest.mark.parametrize("run_id", [
-    "", ".", "..", "../../x", "/etc/passwd", "a/b", "a\nb", "it's \"quoted\"", "ü→漢字🙂", "x" * 300, "-rf *", "~", "$(id)", "a b\tc", "\x1b[31m",
-    "CON", ".hidden", "a" * 59 + "/" * 10,
-])
+@pytest.mark.parametrize(
+    "run_id",
+    [
+        "",
+        ".",
+        "..",
+        "../../x",
+        "/etc/passwd",
+        "a/b",
+        "a\nb",
+        'it\'s "quoted"',
+        "ü→漢字🙂",
+        "x" * 300,
+        "-rf *",
+        "~",
+        "$(id)",
+        "a b\tc",
+        "\x1b[31m",
+        "CON",
+        ".hidden",
+        "a" * 59 + "/" * 10,
+    ],
+)
 def test_hostile_run_ids_name_a_directory_right_below_log_dir(run_id, tmp_path):
     run_dir = make_run_dir(str(tmp_path), run_id)
     assert run_dir.path.parent == tmp_path
@@ -98,7 +121,11 @@ def test_two_runs_with_the_same_id_get_two_directories(tmp_path):
     assert make_run_dir(str(tmp_path), "x").path != make_run_dir(str(tmp_path), "x").path
 
 
-@pytest.mark.parametrize("base", ["/proc/nope", "/dev/null/x", "{tmp}/" + "x" * 300, "{tmp}/\ud800"], ids=["proc", "file", "long", "surrogate"])
+@pytest.mark.parametrize(
+    "base",
+    ["/proc/nope", "/dev/null/x", "{tmp}/" + "x" * 300, "{tmp}/\ud800"],
+    ids=["proc", "file", "long", "surrogate"],
+)
 def test_a_directory_that_cant_be_made_is_a_config_error(base, tmp_path):
     with pytest.raises(ConfigError) as caught:
         make_run_dir(base.format(tmp=tmp_path), "x")
@@ -190,7 +217,11 @@ def recorded(path: Path) -> tuple[bytes, list[dict]]:
     writer = JournalWriter(path)
     writer.write("agent", pid=12, started=1.5)
     writer.write("attempt", attempt=0, ranks=[{"rank": 0, "local_rank": 0, "pid": 13}])
-    writer.write("failure", attempt=0, failures=[{"message": "Überlauf\n\"quoted\" \u2028 \ud800", "traceback": "a\nb\n"}])
+    writer.write(
+        "failure",
+        attempt=0,
+        failures=[{"message": 'Überlauf\n"quoted" \u2028 \ud800', "traceback": "a\nb\n"}],
+    )
     writer.write("end", state="failed", note="")
     data = path.read_bytes()
     return data, [json.loads(line) for line in data.splitlines()]
@@ -235,9 +266,21 @@ def test_a_journal_that_is_not_there_yet_is_empty(tmp_path):
     assert [e["event"] for e in read_journal(tmp_path / "j", 0)[0]] == ["agent"]
 
 
-@pytest.mark.parametrize("rubbish", [
-    b"", b"null", b"[]", b"3", b'"text"', b'{"no": "event"}', b'{"event": "torn', b"\xff\xfe\x00\x01", b"\0" * 50, b"{" * 30,
-])
+@pytest.mark.parametrize(
+    "rubbish",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"3",
+        b'"text"',
+        b'{"no": "event"}',
+        b'{"event": "torn',
+        b"\xff\xfe\x00\x01",
+        b"\0" * 50,
+        b"{" * 30,
+    ],
+)
 def test_lines_that_are_no_events_are_passed_over(rubbish, tmp_path):
     (tmp_path / "j").write_bytes(b'{"event": "a"}\n' + rubbish + b'\n{"event": "b"}\n')
     events, offset = read_journal(tmp_path / "j", 0)
@@ -245,15 +288,28 @@ def test_lines_that_are_no_events_are_passed_over(rubbish, tmp_path):
     assert offset == (tmp_path / "j").stat().st_size
 
 
-EVENT = st.fixed_dictionaries({"event": st.text(max_size=6), "value": st.one_of(st.none(), st.integers(), st.text(max_size=8), st.lists(st.booleans()))})
+EVENT = st.fixed_dictionaries(
+    {
+        "event": st.text(max_size=6),
+        "value": st.one_of(st.none(), st.integers(), st.text(max_size=8), st.lists(st.booleans())),
+    }
+)
 
 
 @given(
-    st.lists(st.one_of(EVENT.map(lambda event: json.dumps(event).encode()), st.binary(max_size=30).map(lambda raw: raw.replace(b"\n", b"")))),
-    st.lists(st.integers(0, 400), max_size=12), st.binary(max_size=20).map(lambda raw: raw.replace(b"\n", b"")),
+    st.lists(
+        st.one_of(
+            EVENT.map(lambda event: json.dumps(event).encode()),
+            st.binary(max_size=30).map(lambda raw: raw.replace(b"\n", b"")),
+        )
+    ),
+    st.lists(st.integers(0, 400), max_size=12),
+    st.binary(max_size=20).map(lambda raw: raw.replace(b"\n", b"")),
 )
 @settings(deadline=None)
-def test_however_a_journal_grows_its_events_are_read_once_and_in_order(tmp_path_factory, lines, cuts, unfinished):
+def test_however_a_journal_grows_its_events_are_read_once_and_in_order(
+    tmp_path_factory, lines, cuts, unfinished
+):
     path = tmp_path_factory.mktemp("journal") / "journal.jsonl"
     data = b"".join(line + b"\n" for line in lines) + unfinished
     found, offset, written = [], 0, 0
@@ -265,4 +321,6 @@ def test_however_a_journal_grows_its_events_are_read_once_and_in_order(tmp_path_
         found += events
     assert found == read_journal(path, 0)[0]
     assert offset == len(data) - len(unfinished)
-    assert [event for event in found if "value" in event] == [json.loads(line) for line in lines if line.startswith(b"{") and b'"value"' in line]
+    assert [event for event in found if "value" in event] == [
+        json.loads(line) for line in lines if line.startswith(b"{") and b'"value"' in line
+    ]

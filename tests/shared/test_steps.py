@@ -41,7 +41,10 @@ class World:
     def __init__(self, ranks: int, loop: int, ahead: int | None, seed: int = 0) -> None:
         self.events = Events()
         self.words = [0] * (steps._SLOTS + steps._SLOT * ranks)
-        self.protocols = [Logged(self.words, self.events, rank, ranks, contextlib.nullcontext) for rank in range(ranks)]
+        self.protocols = [
+            Logged(self.words, self.events, rank, ranks, contextlib.nullcontext)
+            for rank in range(ranks)
+        ]
         for protocol in self.protocols:
             protocol.log = []
         self.protocols[0].meanwhile = self._meanwhile
@@ -67,9 +70,12 @@ class World:
             if protocol.take_checkpoint():
                 self.taken[rank].append(count)
             self.made[rank] += 1
-            while self.ahead is not None and self.made[rank] - min(
-                made for made, over in zip(self.made, self.over) if not over
-            ) > self.ahead:
+            while (
+                self.ahead is not None
+                and self.made[rank]
+                - min(made for made, over in zip(self.made, self.over) if not over)
+                > self.ahead
+            ):
                 yield
             yield
         self.over[rank] = True
@@ -122,12 +128,19 @@ class World:
         assert not self.events.paused.is_set()
 
 
-asks = st.sampled_from(["pause", "resume", "pause flag", "resume flag", "checkpoint", "no checkpoint", "stop"])
+asks = st.sampled_from(
+    ["pause", "resume", "pause flag", "resume flag", "checkpoint", "no checkpoint", "stop"]
+)
 moves = st.lists(st.one_of(st.integers(0, 7), asks), max_size=400)
 
 
 @settings(max_examples=300, deadline=None)
-@given(ranks=st.sampled_from([1, 2, 3, 8]), ahead=st.sampled_from([0, 1, 5, None]), moves=moves, seed=st.integers(0, 2**32))
+@given(
+    ranks=st.sampled_from([1, 2, 3, 8]),
+    ahead=st.sampled_from([0, 1, 5, None]),
+    moves=moves,
+    seed=st.integers(0, 2**32),
+)
 def test_in_any_order_all_ranks_act_at_the_same_step(ranks, ahead, moves, seed):
     world = World(ranks, loop=60, ahead=ahead, seed=seed)
     for move in moves:
@@ -150,7 +163,19 @@ def test_a_thousand_requests_in_random_orders(ahead):
         while not all(world.over):
             if order.random() < 0.02:
                 for _ in range(order.choice([1, 1, 2])):
-                    world.ask(order.choice(["pause", "checkpoint", "resume", "pause flag", "checkpoint", "no checkpoint", "resume flag"]))
+                    world.ask(
+                        order.choice(
+                            [
+                                "pause",
+                                "checkpoint",
+                                "resume",
+                                "pause flag",
+                                "checkpoint",
+                                "no checkpoint",
+                                "resume flag",
+                            ]
+                        )
+                    )
                     asked += 1
             rank = order.randrange(len(world.over))
             for _ in range(order.choice([1, 1, 1, 5, 50])):
@@ -199,7 +224,10 @@ def test_pausing_again_while_a_rank_has_not_looked_yet_leaves_nobody_behind():
     for _ in range(3):
         world.move(0)  # the leader goes on alone
     world.ask("pause")
-    run_until(world, lambda: world.events.paused.is_set() and [len(p.log) for p in world.protocols] == [2, 2])
+    run_until(
+        world,
+        lambda: world.events.paused.is_set() and [len(p.log) for p in world.protocols] == [2, 2],
+    )
     assert world.protocols[0].log == world.protocols[1].log
 
 
@@ -319,7 +347,10 @@ def events_of(loops: Steps) -> Events:
 
 
 def test_a_loop_gives_the_items_and_counts(one):
-    seen = [(item, events_of(one).progress_bar_iter.value, events_of(one).progress_bar_total.value) for item in one.loop("abc")]
+    seen = [
+        (item, events_of(one).progress_bar_iter.value, events_of(one).progress_bar_total.value)
+        for item in one.loop("abc")
+    ]
     assert seen == [("a", 0, 3), ("b", 1, 3), ("c", 2, 3)]
     assert events_of(one).bars == [(3, 3)]
 
@@ -331,7 +362,10 @@ def test_a_loop_without_a_length_takes_the_total_that_is_given(one):
     assert events_of(one).bars == [(2, 0)]
 
 
-@pytest.mark.parametrize(("total", "shown"), [(2.0, 2), (2.5, 2), (float("inf"), 0), (float("nan"), 0), (-1, 0), (10**20, 0), (True, 1)])
+@pytest.mark.parametrize(
+    ("total", "shown"),
+    [(2.0, 2), (2.5, 2), (float("inf"), 0), (float("nan"), 0), (-1, 0), (10**20, 0), (True, 1)],
+)
 def test_a_total_is_what_a_bar_can_show_of_it(one, total, shown):
     assert list(one.loop("ab", total=total)) == ["a", "b"]
     assert events_of(one).bars == [(2, shown)]
@@ -350,8 +384,14 @@ def test_nested_loops_have_bars_of_their_own(one):
             bars.append((events_of(one).bars, one.step))
         bars.append((events_of(one).bars, one.step))
     assert bars == [
-        ([(0, 2), (0, 3)], 0), ([(0, 2), (1, 3)], 1), ([(0, 2), (2, 3)], 2), ([(0, 2), (3, 3)], 3),
-        ([(1, 2), (0, 3)], 3), ([(1, 2), (1, 3)], 4), ([(1, 2), (2, 3)], 5), ([(1, 2), (3, 3)], 6),
+        ([(0, 2), (0, 3)], 0),
+        ([(0, 2), (1, 3)], 1),
+        ([(0, 2), (2, 3)], 2),
+        ([(0, 2), (3, 3)], 3),
+        ([(1, 2), (0, 3)], 3),
+        ([(1, 2), (1, 3)], 4),
+        ([(1, 2), (2, 3)], 5),
+        ([(1, 2), (3, 3)], 6),
     ]
     assert events_of(one).bars == [(2, 2)]
 
@@ -514,7 +554,12 @@ from pathlib import Path
 from icelaunch_nb import Events, steps
 print(len(list(steps.steps_of(Path({str(board)!r}), Events(), 0, 1, shows=True).loop(range(9)))))
 """
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "9\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        == "9\n"
+    )
     assert rank.protocol.words[rank.protocol.passed] == 0
 
 

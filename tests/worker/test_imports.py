@@ -17,7 +17,15 @@ TRUST = "from icelaunch_nb.imports import trust_only_fresh_bytecode as t; t(); "
 def run(folder: Path, code: str) -> str:
     off = ("PYTHONPYCACHEPREFIX", "PYTHONDONTWRITEBYTECODE")  # bytecode is what this is about
     environ = {name: value for name, value in os.environ.items() if name not in off}
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=60, check=False, env=environ)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=environ,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -53,7 +61,10 @@ def test_an_edit_within_the_second_is_seen(helper):
 def test_an_edit_within_the_second_is_seen_in_packages_too(tmp_path, helper):
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "__init__.py").write_text("")
-    for path in (helper, helper.parent / "__pycache__" / os.listdir(helper.parent / "__pycache__")[0]):
+    for path in (
+        helper,
+        helper.parent / "__pycache__" / os.listdir(helper.parent / "__pycache__")[0],
+    ):
         target = tmp_path / "package" / path.relative_to(helper.parent)
         target.parent.mkdir(exist_ok=True)
         path.rename(target)
@@ -73,7 +84,9 @@ def test_fresh_bytecode_is_still_used(tmp_path, second):
     os.utime(path, ns=(second, second))
     cached = Path(py_compile.compile(str(path)))
     before = cached.stat()
-    path.write_text("VALUE = 2\n")  # what bytecode of the same second and size hides, proves that it was used
+    path.write_text(
+        "VALUE = 2\n"
+    )  # what bytecode of the same second and size hides, proves that it was used
     os.utime(path, ns=(second, second))
     assert before.st_mtime_ns > second
     assert run(tmp_path, TRUST + "import helper; print(helper.VALUE)") == "1"
@@ -82,7 +95,10 @@ def test_fresh_bytecode_is_still_used(tmp_path, second):
 def test_modules_without_bytecode_and_missing_ones_behave_as_ever(tmp_path):
     (tmp_path / "plain.py").write_text("VALUE = 3\n")
     assert run(tmp_path, TRUST + "import plain; print(plain.VALUE)") == "3"
-    code = TRUST + "\ntry:\n    import nowhere\nexcept ModuleNotFoundError as error:\n    print(error.name)\n"
+    code = (
+        TRUST
+        + "\ntry:\n    import nowhere\nexcept ModuleNotFoundError as error:\n    print(error.name)\n"
+    )
     assert run(tmp_path, code) == "nowhere"
 
 
@@ -95,7 +111,7 @@ try:
 except ImportError:
     pass
 stat = os.stat({str(tmp_path)!r})
-open({str(tmp_path / 'late.py')!r}, "w").write("VALUE = 4")
+open({str(tmp_path / "late.py")!r}, "w").write("VALUE = 4")
 os.utime({str(tmp_path)!r}, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 {TRUST}
 import late

@@ -37,7 +37,10 @@ def told(function, names=None) -> str:
         function()
     except BaseException as error:
         # The frame of this test: in a rank it is one of the package's, which is left out.
-        return render(error.with_traceback(error.__traceback__.tb_next), {"<cell 3>": "Cell In[3]"} if names is None else names)
+        return render(
+            error.with_traceback(error.__traceback__.tb_next),
+            {"<cell 3>": "Cell In[3]"} if names is None else names,
+        )
     raise AssertionError("it raised nothing")
 
 
@@ -65,7 +68,9 @@ def test_code_at_a_cells_top_level_has_no_function_name(cell):
         text = told(lambda: exec(code, {}))
     finally:
         del linecache.cache["<cell 3>"]
-    assert text.endswith("Cell In[3], line 2\n      1 y = 1\n----> 2 1 / 0\n\nZeroDivisionError: division by zero")
+    assert text.endswith(
+        "Cell In[3], line 2\n      1 y = 1\n----> 2 1 / 0\n\nZeroDivisionError: division by zero"
+    )
 
 
 def test_a_file_is_named_by_its_path_and_line(tmp_path):
@@ -88,11 +93,14 @@ def test_all_frames_of_the_user_are_there_outermost_first(cell):
 
 
 def test_frames_of_torch_and_of_ours_are_left_out(cell):
-    f = cell("""\
+    f = cell(
+        """\
         def f():
             net = torch.nn.Linear(2, 2)
             return net(torch.zeros(3))
-    """, torch=torch)["f"]
+    """,
+        torch=torch,
+    )["f"]
     text = told(f)
     assert "Cell In[3], line 3, in f" in text
     assert torch.__path__[0] not in text
@@ -102,7 +110,9 @@ def test_frames_of_torch_and_of_ours_are_left_out(cell):
 def test_frames_of_this_package_are_left_out(cell):
     from icelaunch_nb import packing
 
-    f = cell("def f():\n    return explain(TypeError('x'), roots)\n", explain=packing.explain, roots=None)["f"]
+    f = cell(
+        "def f():\n    return explain(TypeError('x'), roots)\n", explain=packing.explain, roots=None
+    )["f"]
     text = told(f)
     assert "packing" not in text and text.count("Cell In[3]") == 1
 
@@ -124,7 +134,9 @@ def test_the_cause_comes_first_and_the_joint_says_so(cell):
             except KeyError as error:
                 raise ValueError("no a") from error
     """)["f"]
-    first, second = told(f).split("\n\nThe above exception was the direct cause of the following exception:\n")
+    first, second = told(f).split(
+        "\n\nThe above exception was the direct cause of the following exception:\n"
+    )
     assert first.endswith("KeyError: 'a'") and second.endswith("ValueError: no a")
 
 
@@ -209,10 +221,13 @@ def test_an_exception_whose_text_cant_be_made_is_told_as_python_tells_it():
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 has no groups")
 def test_the_members_of_a_group_are_told(cell):
     members = [ValueError("member one"), KeyError("member two")]
-    f = cell("""\
+    f = cell(
+        """\
         def f():
             raise ExceptionGroup("several", members)
-    """, members=members)["f"]
+    """,
+        members=members,
+    )["f"]
     text = told(f)
     assert "member one" in text and "member two" in text
 

@@ -41,7 +41,9 @@ class Call:
 
     def written(self, function: str) -> str:
         """The plain call: ``train(64, lr=0.1)``."""
-        named = [f"{name}={source}" if name else f"**{source}" for name, source in self.named.items()]
+        named = [
+            f"{name}={source}" if name else f"**{source}" for name, source in self.named.items()
+        ]
         return _call(function, [*self.positional, *named])
 
     def launched(self, launch: str, function: str, keywords: Mapping[str, Any]) -> str:
@@ -50,13 +52,21 @@ class Call:
         if self.positional:
             parts.append(f"args=({', '.join(self.positional)}{',' * (len(self.positional) == 1)})")
         if self.named:
-            named = [f"{literal(name)}: {source}" if name else f"**{source}" for name, source in self.named.items()]
+            named = [
+                f"{literal(name)}: {source}" if name else f"**{source}"
+                for name, source in self.named.items()
+            ]
             parts.append(f"kwargs={{{', '.join(named)}}}")
-        return _call(launch, [*parts, *(f"{name}={literal(value)}" for name, value in keywords.items())])
+        return _call(
+            launch, [*parts, *(f"{name}={literal(value)}" for name, value in keywords.items())]
+        )
 
 
 def read_call(
-    parameters: Sequence[Parameter], given: Mapping[str, Given], evaluate: Callable[[str], Any], name_of: Callable[[type], str]
+    parameters: Sequence[Parameter],
+    given: Mapping[str, Given],
+    evaluate: Callable[[str], Any],
+    name_of: Callable[[type], str],
 ) -> Call:
     """Reads the fields of a function's parameters; never raises for what stands in one of them.
 
@@ -68,8 +78,13 @@ def read_call(
     """
     call = Call()
     rest = next((one for one in parameters if one.place == "rest"), None)
-    by_position = rest is not None and str(given.get(rest.name, "")).strip() != ""  # then whatever stands before it must be, too
-    last = max((n for n, one in enumerate(parameters) if one.place == "position" and _changed(one, given)), default=-1)
+    by_position = (
+        rest is not None and str(given.get(rest.name, "")).strip() != ""
+    )  # then whatever stands before it must be, too
+    last = max(
+        (n for n, one in enumerate(parameters) if one.place == "position" and _changed(one, given)),
+        default=-1,
+    )
     for number, one in enumerate(parameters):
         positional = number <= last or (by_position and one.place in ("position", "either"))
         changed = _changed(one, given)
@@ -96,7 +111,10 @@ def read_call(
 def _changed(one: Parameter, given: Mapping[str, Given]) -> bool:
     """Whether an argument is to be passed: a required one always, another where its field holds something else than the default."""
     held = given.get(one.name, one.default)
-    return one.required or (held != one.default and not (one.default == "" and one.kind == "expression" and not str(held).strip()))
+    return one.required or (
+        held != one.default
+        and not (one.default == "" and one.kind == "expression" and not str(held).strip())
+    )
 
 
 def _value(one: Parameter, given: Given, evaluate: Callable[[str], Any], call: Call) -> Any:
@@ -115,13 +133,17 @@ def _value(one: Parameter, given: Given, evaluate: Callable[[str], Any], call: C
     if one.place == "rest" and not isinstance(value, list | tuple):
         call.problems[one.name] = f"must be a list or a tuple, not {type(value).__name__}"
         return None
-    if one.place == "names" and not (isinstance(value, dict) and all(isinstance(name, str) for name in value)):
+    if one.place == "names" and not (
+        isinstance(value, dict) and all(isinstance(name, str) for name in value)
+    ):
         call.problems[one.name] = "must be a dict with names for keys"
         return None
     return value
 
 
-def _source(one: Parameter, held: Given, value: Any, name_of: Callable[[type], str], call: Call) -> str:
+def _source(
+    one: Parameter, held: Given, value: Any, name_of: Callable[[type], str], call: Call
+) -> str:
     if one.name not in call.problems:
         try:
             return one.source(held, value, name_of)
@@ -130,7 +152,9 @@ def _source(one: Parameter, held: Given, value: Any, name_of: Callable[[type], s
     return str(held).strip() or "..."
 
 
-def _take_names(one: Parameter, value: dict[str, Any] | None, parameters: Sequence[Parameter], call: Call) -> None:
+def _take_names(
+    one: Parameter, value: dict[str, Any] | None, parameters: Sequence[Parameter], call: Call
+) -> None:
     own = {other.name for other in parameters if other.place in ("either", "name")}
     twice = sorted(own & set(value or ()))
     if twice:
@@ -145,7 +169,11 @@ def _bracketed(source: str) -> str:
         node = ast.parse(source, mode="eval").body
     except SyntaxError:  # the field's error is told
         return f"({source})"
-    return source if isinstance(node, ast.Name | ast.List | ast.Tuple | ast.Dict | ast.Set) else f"({source})"
+    return (
+        source
+        if isinstance(node, ast.Name | ast.List | ast.Tuple | ast.Dict | ast.Set)
+        else f"({source})"
+    )
 
 
 def _call(function: str, parts: Sequence[str]) -> str:

@@ -11,7 +11,14 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
-_BLANK = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
+_BLANK = (
+    tokenize.COMMENT,
+    tokenize.NL,
+    tokenize.NEWLINE,
+    tokenize.INDENT,
+    tokenize.DEDENT,
+    tokenize.ENDMARKER,
+)
 # Exactly these types, by whose own code an attribute or an item is looked up: a class made from one may do anything then, as a
 # defaultdict does, and a dataset may read a file.
 _NUMBERS = (bool, int, float, complex)
@@ -57,7 +64,11 @@ def evaluate(text: str, namespace: dict[str, Any], *, now: bool) -> Any:
 def written(text: str) -> str:
     """An expression as it can stand among other arguments: a tuple in parentheses, and without a comment behind it."""
     lines = text.strip().split("\n")
-    row, column = [token.end for token in tokenize.generate_tokens(io.StringIO("\n".join(lines)).readline) if token.type not in _BLANK][-1]
+    row, column = [
+        token.end
+        for token in tokenize.generate_tokens(io.StringIO("\n".join(lines)).readline)
+        if token.type not in _BLANK
+    ][-1]
     text = "\n".join([*lines[: row - 1], lines[row - 1][:column]])
     node = ast.parse(text, mode="eval").body
     try:
@@ -85,6 +96,7 @@ def _harmless(node: ast.expr, namespace: dict[str, Any]) -> bool:
     Raises:
         Exception: What evaluating it raises.
     """
+
     def plain(one: ast.expr, *kinds: type) -> bool:
         return _harmless(one, namespace) and type(_value(one, namespace)) in kinds
 
@@ -92,12 +104,19 @@ def _harmless(node: ast.expr, namespace: dict[str, Any]) -> bool:
         case ast.Constant() | ast.Name():
             return True
         case ast.List(elts) | ast.Tuple(elts):
-            return all(plain(one.value, *_ITEMS) if isinstance(one, ast.Starred) else _harmless(one, namespace) for one in elts)
+            return all(
+                plain(one.value, *_ITEMS)
+                if isinstance(one, ast.Starred)
+                else _harmless(one, namespace)
+                for one in elts
+            )
         case ast.Set(elts):
             return all(plain(one, *_KEYS) for one in elts)
         case ast.Dict(keys, values):
             return all(
-                plain(value, dict) if key is None else plain(key, *_KEYS) and _harmless(value, namespace)
+                plain(value, dict)
+                if key is None
+                else plain(key, *_KEYS) and _harmless(value, namespace)
                 for key, value in zip(keys, values, strict=True)
             )
         case ast.UnaryOp(_, operand):
@@ -106,17 +125,32 @@ def _harmless(node: ast.expr, namespace: dict[str, Any]) -> bool:
             if not _harmless(value, namespace):
                 return False
             owner = _value(value, namespace)
-            return _holds(owner, name) if type(owner) is types.ModuleType else type(owner) in (*_NUMBERS, *_ITEMS, *_arrays())
+            return (
+                _holds(owner, name)
+                if type(owner) is types.ModuleType
+                else type(owner) in (*_NUMBERS, *_ITEMS, *_arrays())
+            )
         case ast.Subscript(value, index):
             parts = index.elts if isinstance(index, ast.Tuple) else [index]
-            ends = [end for part in parts for end in ((part.lower, part.upper, part.step) if isinstance(part, ast.Slice) else (part,))]
-            return plain(value, *_ITEMS, *_arrays()) and all(end is None or plain(end, *_KEYS) for end in ends)
+            ends = [
+                end
+                for part in parts
+                for end in (
+                    (part.lower, part.upper, part.step) if isinstance(part, ast.Slice) else (part,)
+                )
+            ]
+            return plain(value, *_ITEMS, *_arrays()) and all(
+                end is None or plain(end, *_KEYS) for end in ends
+            )
     return False
 
 
 def _arrays() -> list[type]:
     """Arrays give views of themselves. Where their module isn't imported, there are none."""
-    kinds = [getattr(sys.modules.get(module), name, None) for module, name in (("numpy", "ndarray"), ("torch", "Tensor"))]
+    kinds = [
+        getattr(sys.modules.get(module), name, None)
+        for module, name in (("numpy", "ndarray"), ("torch", "Tensor"))
+    ]
     return [kind for kind in kinds if isinstance(kind, type)]
 
 
@@ -134,6 +168,8 @@ def _check_names(tree: ast.Expression, namespace: Mapping[str, Any]) -> None:
     for name in read_names(module).needed:
         if name in namespace or name in builtins:
             continue
-        close = difflib.get_close_matches(name, [known for known in namespace if known[:1] != "_"], n=1, cutoff=0.75)
+        close = difflib.get_close_matches(
+            name, [known for known in namespace if known[:1] != "_"], n=1, cutoff=0.75
+        )
         hint = f"did you mean {close[0]!r}?" if close else "the notebook doesn't define it"
         raise ValueError(f"name {name!r} is not defined: {hint}")

@@ -37,7 +37,14 @@ def called(value: Any, namespace: Mapping[str, Any]) -> str:
     plain = next((name for name, one in names if one is value), "")
     if plain or not own.isidentifier():
         return plain
-    return next((f"{name}.{own}" for name, one in names if inspect.ismodule(one) and vars(one).get(own) is value), "")
+    return next(
+        (
+            f"{name}.{own}"
+            for name, one in names
+            if inspect.ismodule(one) and vars(one).get(own) is value
+        ),
+        "",
+    )
 
 
 def importable(cls: type, namespace: Mapping[str, Any]) -> tuple[str, str]:

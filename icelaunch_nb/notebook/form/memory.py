@@ -40,7 +40,9 @@ class Memory:
 
     def write(self, form: str, settings: Mapping[str, Any]) -> None:
         """Keeps a form's settings, those of other forms of the notebook beside them."""
-        everything = json.dumps({"notebook": self._notebook, "forms": {**self._read_all(), form: settings}})
+        everything = json.dumps(
+            {"notebook": self._notebook, "forms": {**self._read_all(), form: settings}}
+        )
         with contextlib.suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             beside = self.path.with_suffix(f".{os.getpid()}")

@@ -17,8 +17,11 @@ from icelaunch_nb.notebook.form.expressions import written
 
 _SHOWN = 60  # characters of a default that stands in a field
 _PLACES = {
-    inspect.Parameter.POSITIONAL_ONLY: "position", inspect.Parameter.POSITIONAL_OR_KEYWORD: "either",
-    inspect.Parameter.KEYWORD_ONLY: "name", inspect.Parameter.VAR_POSITIONAL: "rest", inspect.Parameter.VAR_KEYWORD: "names",
+    inspect.Parameter.POSITIONAL_ONLY: "position",
+    inspect.Parameter.POSITIONAL_OR_KEYWORD: "either",
+    inspect.Parameter.KEYWORD_ONLY: "name",
+    inspect.Parameter.VAR_POSITIONAL: "rest",
+    inspect.Parameter.VAR_KEYWORD: "names",
 }
 _NUMBERS: dict[type, str] = {int: "must be a whole number", float: "must be a number"}
 
@@ -80,7 +83,11 @@ class Parameter:
         if not text.strip():
             if self.nullable:
                 return None
-            raise Missing("needs a value" if self.required else f"must not be empty; the default is {self.default}")
+            raise Missing(
+                "needs a value"
+                if self.required
+                else f"must not be empty; the default is {self.default}"
+            )
         return self._number(text) if self.kind == "number" else evaluate(text)
 
     def _choose(self, label: str) -> Any:
@@ -127,7 +134,10 @@ def parameters(fn: Any) -> list[Parameter]:
         raise ValueError(str(error)) from None
     inner = inspect.unwrap(behind(fn))
     namespace = getattr(inner, "__globals__", {})
-    return [_parameter(one, _resolved(one.annotation, namespace)) for one in signature.parameters.values()]
+    return [
+        _parameter(one, _resolved(one.annotation, namespace))
+        for one in signature.parameters.values()
+    ]
 
 
 def behind(fn: Any) -> Any:
@@ -149,7 +159,9 @@ def literal(value: Any, name_of: Callable[[type], str] = lambda cls: cls.__qualn
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return f'float("{value}")'
     text = repr(value)
-    return f'"{text[1:-1]}"' if isinstance(value, str) and text[0] == "'" and '"' not in text else text
+    return (
+        f'"{text[1:-1]}"' if isinstance(value, str) and text[0] == "'" and '"' not in text else text
+    )
 
 
 def _signature(fn: Any) -> inspect.Signature:
@@ -163,7 +175,9 @@ def _signature(fn: Any) -> inspect.Signature:
 def _resolved(annotation: Any, namespace: dict[str, Any]) -> Any:
     """An annotation that is text as what it means; as it is, where it names what isn't there. Each by itself: one may be wrong."""
     try:
-        return typing.get_type_hints(types.SimpleNamespace(__annotations__={"it": annotation}), namespace)["it"]
+        return typing.get_type_hints(
+            types.SimpleNamespace(__annotations__={"it": annotation}), namespace
+        )["it"]
     except Exception:
         return annotation
 
@@ -179,7 +193,9 @@ def _parameter(one: inspect.Parameter, annotation: Any) -> Parameter:
         annotation = type(one.default)
     made = _typed(one, annotation, nullable, place)
     fits = required or (one.default is None and nullable) or _holds(made, one.default)
-    return made if fits else _expression(one, annotation, place)  # a default of another type than it says
+    return (
+        made if fits else _expression(one, annotation, place)
+    )  # a default of another type than it says
 
 
 def _typed(one: inspect.Parameter, annotation: Any, nullable: bool, place: str) -> Parameter:
@@ -188,14 +204,35 @@ def _typed(one: inspect.Parameter, annotation: Any, nullable: bool, place: str) 
     if annotation is bool and not choices:
         return Parameter(one.name, "checkbox", one.default is True, required, own, place=place)
     if choices:
-        label = next((label for label, value in choices.items() if not required and _same(value, one.default)), "")
-        return Parameter(one.name, "select", label, required, own, values=choices, nullable=nullable, place=place)
+        label = next(
+            (
+                label
+                for label, value in choices.items()
+                if not required and _same(value, one.default)
+            ),
+            "",
+        )
+        return Parameter(
+            one.name, "select", label, required, own, values=choices, nullable=nullable, place=place
+        )
     text = str(own) if isinstance(own, int | float | str) else ""
     empty = ", empty: None" if nullable else ""
     if annotation in (int, float):
-        return Parameter(one.name, "number", text, required, own, f"{annotation.__name__}{empty}", number=annotation, nullable=nullable, place=place)
+        return Parameter(
+            one.name,
+            "number",
+            text,
+            required,
+            own,
+            f"{annotation.__name__}{empty}",
+            number=annotation,
+            nullable=nullable,
+            place=place,
+        )
     if annotation is str:
-        return Parameter(one.name, "text", text, required, own, f"text{empty}", nullable=nullable, place=place)
+        return Parameter(
+            one.name, "text", text, required, own, f"text{empty}", nullable=nullable, place=place
+        )
     return _expression(one, annotation, place)
 
 
@@ -209,12 +246,24 @@ def _expression(one: inspect.Parameter, annotation: Any, place: str) -> Paramete
         text = f"a {type(one.default).__name__}"
     if _reads_back(text, one.default):
         return Parameter(one.name, "expression", text, False, one.default, hint, place=place)
-    return Parameter(one.name, "expression", "", False, one.default, f"empty: {text if len(text) <= _SHOWN else text[: _SHOWN - 1] + '…'}", place=place)
+    return Parameter(
+        one.name,
+        "expression",
+        "",
+        False,
+        one.default,
+        f"empty: {text if len(text) <= _SHOWN else text[: _SHOWN - 1] + '…'}",
+        place=place,
+    )
 
 
 def _named(annotation: Any) -> str:
     """An annotation as it stands in the code; of what isn't there, since Python 3.14 that is a ForwardRef."""
-    return str(annotation if isinstance(annotation, str) else getattr(annotation, "__forward_arg__", "") or inspect.formatannotation(annotation))
+    return str(
+        annotation
+        if isinstance(annotation, str)
+        else getattr(annotation, "__forward_arg__", "") or inspect.formatannotation(annotation)
+    )
 
 
 def _without_none(annotation: Any) -> tuple[Any, bool]:
@@ -233,7 +282,12 @@ def _choices(annotation: Any, nullable: bool) -> dict[str, Any]:
     if typing.get_origin(annotation) is typing.Literal:
         values = list(typing.get_args(annotation))
         # "1" and 1 look the same without quotes.
-        labels = [str(value) if isinstance(value, str) and str(value) not in map(repr, values) else literal(value) for value in values]
+        labels = [
+            str(value)
+            if isinstance(value, str) and str(value) not in map(repr, values)
+            else literal(value)
+            for value in values
+        ]
         found = dict(zip(labels, values, strict=True))
     elif inspect.isclass(annotation) and issubclass(annotation, enum.Enum):
         found = {member.name: member for member in annotation}

@@ -17,13 +17,30 @@ from icelaunch_nb.notebook.magic import options as opt
 
 _MAIN = ("nproc_per_node", "devices", "max_restarts", "tee")
 _LABELS = {"nproc_per_node": "ranks", "max_restarts": "restarts", "tee": "logs to tee"}
-_NUMBERS = {"nproc_per_node", "max_restarts", "min_nodes", "max_nodes", "rdzv_timeout", "monitor_interval"}
+_NUMBERS = {
+    "nproc_per_node",
+    "max_restarts",
+    "min_nodes",
+    "max_nodes",
+    "rdzv_timeout",
+    "monitor_interval",
+}
 _KINDS = {
-    "devices": "devices", "tee": "streams", "redirects": "streams", "rdzv_backend": "select", "start_method": "select",
+    "devices": "devices",
+    "tee": "streams",
+    "redirects": "streams",
+    "rdzv_backend": "select",
+    "start_method": "select",
 }
 _HINTS = {
-    "nproc_per_node": "a number, or auto", "devices": "auto, cpu, cuda:0-2,7", "tee": "0 to 3, or 0:1,1:3", "redirects": "0 to 3, or 0:1,1:3",
-    "run_id": "empty: a generated one", "log_dir": "empty: in the temporary directory", "rdzv_endpoint": "host:port", "rdzv_timeout": "-1: 900",
+    "nproc_per_node": "a number, or auto",
+    "devices": "auto, cpu, cuda:0-2,7",
+    "tee": "0 to 3, or 0:1,1:3",
+    "redirects": "0 to 3, or 0:1,1:3",
+    "run_id": "empty: a generated one",
+    "log_dir": "empty: in the temporary directory",
+    "rdzv_endpoint": "host:port",
+    "rdzv_timeout": "-1: 900",
 }
 _NAMELESS = "# The notebook has no name for this function; with one, it can be launched by code."
 _UNWRITTEN = "# There is no code for this launch: {}."
@@ -44,7 +61,9 @@ class Form:
 
     def __init__(self, namespace: dict[str, Any], fn: Any = None) -> None:
         if fn is not None and not callable(fn):
-            raise ConfigError("fn", fn, "must be a function of the notebook, or None; ice.launch takes programs")
+            raise ConfigError(
+                "fn", fn, "must be a function of the notebook, or None; ice.launch takes programs"
+            )
         self._namespace, self._given = namespace, fn
         self._given_name = called(fn, namespace) if fn is not None else ""
         self._chosen = self._given_name or getattr(fn, "__name__", "")
@@ -79,16 +98,28 @@ class Form:
 
     def kept(self) -> dict[str, Any]:
         """What `restore` takes."""
-        return {"function": self._chosen or self._shown(), "arguments": self._arguments, "settings": self._settings}
+        return {
+            "function": self._chosen or self._shown(),
+            "arguments": self._arguments,
+            "settings": self._settings,
+        }
 
     def restore(self, kept: Mapping[str, Any]) -> None:
         """Takes what was kept of an earlier form, as far as it fits this one."""
-        chosen, arguments, settings = kept.get("function"), kept.get("arguments"), kept.get("settings")
+        chosen, arguments, settings = (
+            kept.get("function"),
+            kept.get("arguments"),
+            kept.get("settings"),
+        )
         if self._given is None and isinstance(chosen, str):
             self._chosen = chosen
         for function, given in arguments.items() if isinstance(arguments, dict) else ():
             if isinstance(given, dict):
-                self._arguments[str(function)] = {str(name): value for name, value in given.items() if isinstance(value, str | bool)}
+                self._arguments[str(function)] = {
+                    str(name): value
+                    for name, value in given.items()
+                    if isinstance(value, str | bool)
+                }
         for name, value in settings.items() if isinstance(settings, dict) else ():
             if name in _BY_KEY and isinstance(value, str | bool):
                 self._settings[name] = value
@@ -142,11 +173,18 @@ class Form:
             reading.problems["function"] = f"can't be launched from a form: {error}"
             return
         held = self._arguments.get(self._shown(), {})
-        reading.held = {one.name: held[one.name] for one in reading.parameters if _fits(one, held.get(one.name))}
+        reading.held = {
+            one.name: held[one.name] for one in reading.parameters if _fits(one, held.get(one.name))
+        }
         reading.call = read_call(
-            reading.parameters, reading.held, lambda text: evaluate(text, self._namespace, now=now), self._names_of(reading)
+            reading.parameters,
+            reading.held,
+            lambda text: evaluate(text, self._namespace, now=now),
+            self._names_of(reading),
         )
-        reading.problems |= {f"argument.{name}": text for name, text in reading.call.problems.items()}
+        reading.problems |= {
+            f"argument.{name}": text for name, text in reading.call.problems.items()
+        }
         reading.missing |= {f"argument.{name}" for name in reading.call.missing}
 
     def _names_of(self, reading: Reading) -> Callable[[type], str]:
@@ -167,7 +205,9 @@ class Form:
             if given in (opt.DEFAULTS[name], ""):
                 continue
             try:
-                reading.keywords[name] = bool(given) if isinstance(opt.DEFAULTS[name], bool) else option.read(str(given))
+                reading.keywords[name] = (
+                    bool(given) if isinstance(opt.DEFAULTS[name], bool) else option.read(str(given))
+                )
             except ValueError as error:
                 reading.problems[f"setting.{name}"] = str(error)
 
@@ -195,10 +235,16 @@ class Form:
         reading = self.read()
         if not reading.problems:
             reading = self.read(now=True)
-            self._late = {key: text for key, text in reading.problems.items() if key not in reading.missing}
+            self._late = {
+                key: text for key, text in reading.problems.items() if key not in reading.missing
+            }
         for key, text in reading.problems.items():
             name = key.partition(".")[2] or key
-            kept = self._arguments.get(self._shown(), {}) if key.startswith("argument.") else self._settings
+            kept = (
+                self._arguments.get(self._shown(), {})
+                if key.startswith("argument.")
+                else self._settings
+            )
             raise ConfigError(name, kept.get(name, ""), text)
         return reading.fn, reading.call.args, reading.call.kwargs, reading.keywords
 
@@ -225,23 +271,38 @@ class Form:
         reading = self.read()
         fn = reading.fn
         return {
-            "functions": self.functions(), "function": self._shown(), "fixed": self._given is not None,
+            "functions": self.functions(),
+            "function": self._shown(),
+            "fixed": self._given is not None,
             "doc": (inspect.getdoc(behind(fn)) or "").partition("\n")[0] if fn is not None else "",
             "problem": reading.problems.get("function", ""),
             "arguments": [_of_parameter(one, reading) for one in reading.parameters],
             "main": [self._of_setting(name, reading) for name in _MAIN],
             "advanced": [self._of_setting(name, reading) for name in _BY_KEY if name not in _MAIN],
-            "says": reading.says(), "python": self.python(reading), "cell": self.cell(reading),
-            "wrong": list(reading.problems), "missing": list(reading.missing),
+            "says": reading.says(),
+            "python": self.python(reading),
+            "cell": self.cell(reading),
+            "wrong": list(reading.problems),
+            "missing": list(reading.missing),
         }
 
     def _of_setting(self, name: str, reading: Reading) -> dict[str, Any]:
         option, default, key = _BY_KEY[name], opt.DEFAULTS[name], f"setting.{name}"
-        kind = _KINDS.get(name) or ("checkbox" if isinstance(default, bool) else "number" if name in _NUMBERS else "text")
+        kind = _KINDS.get(name) or (
+            "checkbox" if isinstance(default, bool) else "number" if name in _NUMBERS else "text"
+        )
         return {
-            "key": key, "label": _LABELS.get(name, name), "kind": kind, "value": self._settings.get(name, default), "default": default,
-            "hint": _HINTS.get(name, option.metavar), "choices": list(option.values()) if kind in ("select", "devices") else [],
-            "sentence": option.sentence, "error": reading.problems.get(key, ""), "missing": False, "waits": False,
+            "key": key,
+            "label": _LABELS.get(name, name),
+            "kind": kind,
+            "value": self._settings.get(name, default),
+            "default": default,
+            "hint": _HINTS.get(name, option.metavar),
+            "choices": list(option.values()) if kind in ("select", "devices") else [],
+            "sentence": option.sentence,
+            "error": reading.problems.get(key, ""),
+            "missing": False,
+            "waits": False,
         }
 
     def python(self, reading: Reading | None = None) -> str:
@@ -251,10 +312,19 @@ class Form:
             return _NAMELESS
         if reading.call.unwritten:
             return _UNWRITTEN.format(reading.call.unwritten)
-        module = next((name for name, value in list(self._namespace.items()) if value is ice and not name.startswith("_")), "")
+        module = next(
+            (
+                name
+                for name, value in list(self._namespace.items())
+                if value is ice and not name.startswith("_")
+            ),
+            "",
+        )
         lines = [*([] if module else ["import icelaunch_nb as ice"]), *reading.imports]
         lines += [""] if lines else []
-        code = reading.call.launched(f"run = {module or 'ice'}.launch", reading.name, reading.keywords)
+        code = reading.call.launched(
+            f"run = {module or 'ice'}.launch", reading.name, reading.keywords
+        )
         return "\n".join([*lines, code, "run.result()"])
 
     def cell(self, reading: Reading | None = None) -> str:
@@ -265,7 +335,13 @@ class Form:
         if reading.call.unwritten:
             return _UNWRITTEN.format(reading.call.unwritten)
         line = opt.spell(reading.keywords)
-        return "\n".join([f"%%icelaunch{' ' * bool(line)}{line}", *reading.imports, reading.call.written(reading.name)])
+        return "\n".join(
+            [
+                f"%%icelaunch{' ' * bool(line)}{line}",
+                *reading.imports,
+                reading.call.written(reading.name),
+            ]
+        )
 
 
 class Reading:
@@ -300,7 +376,13 @@ class Reading:
         if not self.devices:
             return ""
         count = len(self.devices)
-        where = "cpu" if self.devices[0] == "cpu" else ", ".join(self.devices) if count <= 4 else f"{self.devices[0]} … {self.devices[-1]}"
+        where = (
+            "cpu"
+            if self.devices[0] == "cpu"
+            else ", ".join(self.devices)
+            if count <= 4
+            else f"{self.devices[0]} … {self.devices[-1]}"
+        )
         nodes = self.keywords.get("max_nodes", 1)
         each = f" on each of {nodes} nodes" if nodes > 1 else ""
         return f"{count} rank{'s' * (count != 1)}{each}, {where}"
@@ -312,16 +394,28 @@ def _nothing() -> None:
 
 def _fits(one: Parameter, held: Given | None) -> bool:
     """Whether what is kept of a field can stand in it: the function may have been written anew meanwhile."""
-    return held is not None and isinstance(held, bool) == (one.kind == "checkbox") and (one.values is None or str(held) in ("", *one.values))
+    return (
+        held is not None
+        and isinstance(held, bool) == (one.kind == "checkbox")
+        and (one.values is None or str(held) in ("", *one.values))
+    )
 
 
 def _of_parameter(one: Parameter, reading: Reading) -> dict[str, Any]:
     key = f"argument.{one.name}"
     star = {"rest": "*", "names": "**"}.get(one.place, "")
     return {
-        "key": key, "label": f"{star}{one.name}", "kind": one.kind, "value": reading.held.get(one.name, one.default), "default": one.default,
-        "hint": one.hint, "choices": list(one.values or ()), "sentence": "", "error": reading.problems.get(key, ""),
-        "missing": key in reading.missing, "waits": one.name in reading.call.waiting,
+        "key": key,
+        "label": f"{star}{one.name}",
+        "kind": one.kind,
+        "value": reading.held.get(one.name, one.default),
+        "default": one.default,
+        "hint": one.hint,
+        "choices": list(one.values or ()),
+        "sentence": "",
+        "error": reading.problems.get(key, ""),
+        "missing": key in reading.missing,
+        "waits": one.name in reading.call.waiting,
     }
 
 

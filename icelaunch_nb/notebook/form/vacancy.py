@@ -26,7 +26,13 @@ def _cpu() -> dict[str, Any]:
     cores, memory = usable_cpus(), psutil.virtual_memory()
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     note = f"{cores} core{'s' * (cores != 1)}{load}"
-    return {"device": "cpu", "about": "", "free": memory.available, "total": memory.total, "note": note}
+    return {
+        "device": "cpu",
+        "about": "",
+        "free": memory.available,
+        "total": memory.total,
+        "note": note,
+    }
 
 
 def _gpus(names: list[str]) -> Iterator[dict[str, Any]]:
@@ -37,7 +43,13 @@ def _gpus(names: list[str]) -> Iterator[dict[str, Any]]:
     pynvml.nvmlInit()
     try:
         for index, name in enumerate(names):
-            entry: dict[str, Any] = {"device": f"cuda:{index}", "about": "", "free": 0, "total": 0, "note": ""}
+            entry: dict[str, Any] = {
+                "device": f"cuda:{index}",
+                "about": "",
+                "free": 0,
+                "total": 0,
+                "note": "",
+            }
             with contextlib.suppress(pynvml.NVMLError):  # a slice of a GPU may not tell everything
                 handle = pynvml.nvmlDeviceGetHandleByUUID(name.encode())
                 model = pynvml.nvmlDeviceGetName(handle)

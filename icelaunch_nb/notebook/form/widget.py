@@ -30,7 +30,9 @@ from icelaunch_nb.notebook.panel.panel import built
 from icelaunch_nb.run import Run
 
 _FRESH = 2.0  # seconds for which what is free on the devices isn't asked again
-_by_cell: dict[str, tuple[str, weakref.WeakSet[LaunchPanel]]] = {}  # by a notebook's cell: its newest execution, and the forms that it made
+_by_cell: dict[
+    str, tuple[str, weakref.WeakSet[LaunchPanel]]
+] = {}  # by a notebook's cell: its newest execution, and the forms that it made
 
 
 class FormFields(anywidget.AnyWidget):
@@ -119,7 +121,11 @@ class LaunchPanel(ipywidgets.VBox):  # type: ignore[misc]
             self._shell.events.unregister("post_run_cell", self._after_a_cell)
             self._shell = None
             subshell.unlisten(self._fields.model_id)
-            for widget in (self._fields, self._fields.layout, self.layout):  # the layouts are widgets that nobody else would close
+            for widget in (
+                self._fields,
+                self._fields.layout,
+                self.layout,
+            ):  # the layouts are widgets that nobody else would close
                 widget.close()
 
     # What a page asks for.
@@ -141,7 +147,9 @@ class LaunchPanel(ipywidgets.VBox):  # type: ignore[misc]
             finally:
                 # "heard" comes last: a page shows what was typed until then, and the view from then on.
                 self._refresh()
-                self._fields.send({"kind": "heard", "to": content.get("from"), "n": content.get("n")})
+                self._fields.send(
+                    {"kind": "heard", "to": content.get("from"), "n": content.get("n")}
+                )
 
     def _launch_from_a_page(self) -> None:
         if self.run is not None and not self.run.state.over:
@@ -195,23 +203,42 @@ class LaunchPanel(ipywidgets.VBox):  # type: ignore[misc]
             if run is self.run and self._shell is not None:
                 state, name = run.story.state, called(self, self._shell.user_ns)
                 results = f"{name}.run.result()" if name else ""
-                self._fields.stands = {**self._fields.stands, "state": str(state), "over": state.over, "results": results}
+                self._fields.stands = {
+                    **self._fields.stands,
+                    "state": str(state),
+                    "over": state.over,
+                    "results": results,
+                }
 
     # How it looks without widgets.
 
     def __repr__(self) -> str:
         reading = self._form.read()
-        lines = [f"{type(self).__name__}: {reading.name or 'no function'}{f', {reading.says()}' if reading.says() else ''}"]
-        rows = [*((one.name, reading.held.get(one.name, one.default), f"argument.{one.name}") for one in reading.parameters),
-                *((name, value, f"setting.{name}") for name, value in reading.keywords.items())]
+        lines = [
+            f"{type(self).__name__}: {reading.name or 'no function'}{f', {reading.says()}' if reading.says() else ''}"
+        ]
+        rows = [
+            *(
+                (one.name, reading.held.get(one.name, one.default), f"argument.{one.name}")
+                for one in reading.parameters
+            ),
+            *((name, value, f"setting.{name}") for name, value in reading.keywords.items()),
+        ]
         known = {key for _, _, key in rows}
-        rows += [(key.partition(".")[2] or key, "", key) for key in reading.problems if key not in known]
+        rows += [
+            (key.partition(".")[2] or key, "", key) for key in reading.problems if key not in known
+        ]
         width = max((len(name) for name, _, _ in rows), default=0)
         for name, value, key in rows:
             problem = reading.problems.get(key)
-            lines.append(f"    {name:<{width}}  {value!s}{f'  <- {problem}' if problem else ''}".rstrip())
+            lines.append(
+                f"    {name:<{width}}  {value!s}{f'  <- {problem}' if problem else ''}".rstrip()
+            )
         if not reading.problems:
-            lines += ["launch() on it does the same as", *(f"    {line}" for line in self.python.splitlines())]
+            lines += [
+                "launch() on it does the same as",
+                *(f"    {line}" for line in self.python.splitlines()),
+            ]
         return "\n".join(lines)
 
     def _ipython_display_(self, **_: Any) -> None:
@@ -223,14 +250,21 @@ class LaunchPanel(ipywidgets.VBox):  # type: ignore[misc]
         if kernel is not None:
             self._cell = dict(kernel.get_parent())
             data["text/html"] = f"<pre>{html.escape(text)}</pre>"
-            data["application/vnd.jupyter.widget-view+json"] = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
+            data["application/vnd.jupyter.widget-view+json"] = {
+                "version_major": 2,
+                "version_minor": 0,
+                "model_id": self.model_id,
+            }
         display(data, raw=True)
 
 
 def _take_the_place_of_older_ones(form: LaunchPanel, kernel: Any) -> None:
     """Closes the forms of an earlier execution of the same cell: their places are gone, and nobody could close them any more."""
     asked = kernel.get_parent() if kernel is not None else {}
-    cell, execution = asked.get("metadata", {}).get("cellId", ""), asked.get("header", {}).get("msg_id", "")
+    cell, execution = (
+        asked.get("metadata", {}).get("cellId", ""),
+        asked.get("header", {}).get("msg_id", ""),
+    )
     if not cell:
         return
     before, forms = _by_cell.get(cell, ("", weakref.WeakSet()))

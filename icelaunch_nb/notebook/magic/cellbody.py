@@ -25,8 +25,19 @@ from icelaunch_nb.errors import IcelaunchError
 from icelaunch_nb.notebook.magic.names import Names, read_names
 
 _FUTURES = sum(getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
-_OF_EVERY_MODULE = {"__name__", "__doc__", "__package__", "__loader__", "__spec__", "__builtins__", "__annotations__"}
-_OF_THE_SHELL = {"get_ipython", "display"}  # IPython puts them among the builtins, and a rank has no IPython shell
+_OF_EVERY_MODULE = {
+    "__name__",
+    "__doc__",
+    "__package__",
+    "__loader__",
+    "__spec__",
+    "__builtins__",
+    "__annotations__",
+}
+_OF_THE_SHELL = {
+    "get_ipython",
+    "display",
+}  # IPython puts them among the builtins, and a rank has no IPython shell
 _LEFT_HERE = {"exit", "quit", *_OF_EVERY_MODULE}  # a rank has its own
 
 _CONTEXT = 2  # lines shown before and after the wrong one, as IPython does
@@ -60,7 +71,10 @@ class Source:
         width = len(str(shown[-1])) if shown else 1
         return [
             f"{self.label}, line {lineno}",
-            *(f"{'----> ' if n == lineno else '      '}{n:>{width}} {lines[n - 1]}".rstrip() for n in shown),
+            *(
+                f"{'----> ' if n == lineno else '      '}{n:>{width}} {lines[n - 1]}".rstrip()
+                for n in shown
+            ),
         ]
 
 
@@ -81,7 +95,14 @@ class Cell:
     spare: tuple[str, ...]
 
 
-def read_cell(source: Source, body: str, namespace: dict[str, Any], *, flags: int = 0, without: Collection[str] = ()) -> Cell:
+def read_cell(
+    source: Source,
+    body: str,
+    namespace: dict[str, Any],
+    *,
+    flags: int = 0,
+    without: Collection[str] = (),
+) -> Cell:
     """Makes the function.
 
     Args:
@@ -99,13 +120,19 @@ def read_cell(source: Source, body: str, namespace: dict[str, Any], *, flags: in
     source.register()
     flags = (flags & _FUTURES) | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
     # Empty lines before it: then the parser's own numbers are the cell's.
-    padded = "\n" * (source.first - 1) + (textwrap.dedent(body) if re.match(r"(?:[ \t]*\n)*[ \t]+\S", body) else body)  # as IPython dedents a cell
+    padded = "\n" * (source.first - 1) + (
+        textwrap.dedent(body) if re.match(r"(?:[ \t]*\n)*[ \t]+\S", body) else body
+    )  # as IPython dedents a cell
     try:
-        tree = compile(padded, source.filename, "exec", flags | ast.PyCF_ONLY_AST, dont_inherit=True)
+        tree = compile(
+            padded, source.filename, "exec", flags | ast.PyCF_ONLY_AST, dont_inherit=True
+        )
     except SyntaxError:  # IPython shows one its own way, with all frames; nothing that is raised from a magic can change that
         _refuse_escapes(source, body)
         raise
-    names = read_names(tree, annotated_late=sys.version_info >= (3, 14) or _has_late_annotations(tree, flags))
+    names = read_names(
+        tree, annotated_late=sys.version_info >= (3, 14) or _has_late_annotations(tree, flags)
+    )
     _check(names, source, namespace)
     silenced = bool(tree.body) and _silenced(padded, tree.body[-1])
     shows = bool(tree.body) and isinstance(tree.body[-1], ast.Expr)
@@ -113,13 +140,29 @@ def read_cell(source: Source, body: str, namespace: dict[str, Any], *, flags: in
         _keep_last_value(tree)
     code = compile(tree, source.filename, "exec", flags, dont_inherit=True)
     left = {*_LEFT_HERE, *FROM_THE_RANK, *without}
-    carried = [name for name in names.needed if name in namespace and name not in left and not (name == "open" and _of_ipython(namespace[name]))]
+    carried = [
+        name
+        for name in names.needed
+        if name in namespace
+        and name not in left
+        and not (name == "open" and _of_ipython(namespace[name]))
+    ]
     spare = tuple(name for name in carried if name in names.bound and name not in names.certain)
-    return Cell(Body(code, _carrier(carried, code, source, namespace), source.label), shows and not silenced, silenced, spare)
+    return Cell(
+        Body(code, _carrier(carried, code, source, namespace), source.label),
+        shows and not silenced,
+        silenced,
+        spare,
+    )
 
 
 def _has_late_annotations(tree: ast.Module, flags: int) -> bool:
-    imported = {alias.name for node in tree.body if isinstance(node, ast.ImportFrom) and node.module == "__future__" for alias in node.names}
+    imported = {
+        alias.name
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom) and node.module == "__future__"
+        for alias in node.names
+    }
     return bool(flags & __future__.annotations.compiler_flag) or "annotations" in imported
 
 
@@ -142,15 +185,24 @@ def _silenced(text: str, last: ast.stmt) -> bool:
     return rest.lstrip().startswith(b";")
 
 
-def _carrier(names: list[str], code: types.CodeType, source: Source, namespace: dict[str, Any]) -> types.FunctionType:
+def _carrier(
+    names: list[str], code: types.CodeType, source: Source, namespace: dict[str, Any]
+) -> types.FunctionType:
     """A function that refers to `names`.
 
     cloudpickle also looks for submodules (``import xml.dom`` binds ``xml``) among the attributes that a function names, so it
     gets those of the body.
     """
-    module = compile(f"lambda: ({''.join(name + ', ' for name in names)})", source.filename, "eval", dont_inherit=True)
+    module = compile(
+        f"lambda: ({''.join(name + ', ' for name in names)})",
+        source.filename,
+        "eval",
+        dont_inherit=True,
+    )
     [inner] = [constant for constant in module.co_consts if isinstance(constant, types.CodeType)]
-    attributes = {name for one in _code_objects(code) for name in one.co_names}.difference(inner.co_names)
+    attributes = {name for one in _code_objects(code) for name in one.co_names}.difference(
+        inner.co_names
+    )
     inner = inner.replace(co_names=(*inner.co_names, *sorted(attributes)))
     carrier = types.FunctionType(inner, namespace, source.label)
     carrier.__qualname__ = source.label
@@ -170,17 +222,33 @@ def _code_objects(code: types.CodeType) -> Iterator[types.CodeType]:
 def _check(names: Names, source: Source, namespace: Mapping[str, Any]) -> None:
     """Refuses names that are defined nowhere, the first one in the cell."""
     own = names.bound | names.lenient | _OF_EVERY_MODULE | {*FROM_THE_RANK, "torch"}
-    for name, node in sorted(names.needed.items(), key=lambda item: (item[1].lineno, item[1].col_offset)):
+    for name, node in sorted(
+        names.needed.items(), key=lambda item: (item[1].lineno, item[1].col_offset)
+    ):
         if name in names.bound:
             continue
         if name == "get_ipython" or (name in _OF_THE_SHELL and name not in namespace):
-            _complain(IcelaunchError(f"{name}: a rank has no IPython shell; {_INSTEAD[name]}"), source, node.lineno)
+            _complain(
+                IcelaunchError(f"{name}: a rank has no IPython shell; {_INSTEAD[name]}"),
+                source,
+                node.lineno,
+            )
         if name in own or name in namespace or hasattr(builtins, name) or names.star:
             continue
-        known = [other for other in (*namespace, *names.bound, *dir(builtins), *FROM_THE_RANK) if name[0] == "_" or other[0] != "_"]
+        known = [
+            other
+            for other in (*namespace, *names.bound, *dir(builtins), *FROM_THE_RANK)
+            if name[0] == "_" or other[0] != "_"
+        ]
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
-        hint = f"did you mean {close[0]!r}?" if close else "neither the notebook nor this cell defines it"
-        _complain(NameError(f"name {name!r} is not defined: {hint}", name=name), source, node.lineno)
+        hint = (
+            f"did you mean {close[0]!r}?"
+            if close
+            else "neither the notebook nor this cell defines it"
+        )
+        _complain(
+            NameError(f"name {name!r} is not defined: {hint}", name=name), source, node.lineno
+        )
 
 
 _INSTEAD = {
@@ -206,7 +274,15 @@ def _refuse_escapes(source: Source, body: str) -> None:
     lines[-1:] = [line.rstrip("\n") + "\n" for line in lines[-1:]]
     try:
         tokens = ipython.make_tokens_by_line(lines)
-        found = [one.find(tokens) for one in (ipython.MagicAssign, ipython.SystemAssign, ipython.EscapedCommand, ipython.HelpEnd)]
+        found = [
+            one.find(tokens)
+            for one in (
+                ipython.MagicAssign,
+                ipython.SystemAssign,
+                ipython.EscapedCommand,
+                ipython.HelpEnd,
+            )
+        ]
         places = sorted((one.start_line, one.start_col) for one in found if one is not None)
     except Exception:  # what IPython can't read either is a plain SyntaxError
         return

@@ -29,7 +29,11 @@ def expand(line: str, namespace: Mapping[str, Any]) -> str:
     words: list[str] = []
     for word in before:
         alone = re.fullmatch(f"{mark}([0-9]+){mark}", word)
-        if alone and values[int(alone[1])].startswith("-") and not (words and opt.needs_a_value(words[-1])):
+        if (
+            alone
+            and values[int(alone[1])].startswith("-")
+            and not (words and opt.needs_a_value(words[-1]))
+        ):
             words += opt.split(values[int(alone[1])])
         else:
             words.append(re.sub(f"{mark}([0-9]+){mark}", lambda found: values[int(found[1])], word))

@@ -36,7 +36,11 @@ class Magic:
         self._living: list[Run] = []
         self._over: list[str] = []  # directories: a `Run` would keep its results in memory
         self._commands: dict[str, Callable[[str], Any]] = {
-            "status": self._status, "stop": self._stop, "logs": self._logs, "defaults": self._set_defaults, "attach": self._attach,
+            "status": self._status,
+            "stop": self._stop,
+            "logs": self._logs,
+            "defaults": self._set_defaults,
+            "attach": self._attach,
         }
 
     def register(self) -> None:
@@ -44,7 +48,9 @@ class Magic:
         from IPython.core.magic import no_var_expand
 
         for function in (type(self).line, type(self).cell):
-            no_var_expand(function)  # IPython would leave a line as it is where something in it fails; `_expanded` says what
+            no_var_expand(
+                function
+            )  # IPython would leave a line as it is where something in it fails; `_expanded` says what
         self._shell.register_magic_function(self.line, "line", NAME)
         self._shell.register_magic_function(self.cell, "cell", NAME)
         _complete_with(self._shell.Completer, self._offers)
@@ -59,8 +65,14 @@ class Magic:
                 _say(opt.help_text())
                 return None
             if not cell.strip():
-                raise IcelaunchError(f"%%{NAME} runs what stands below it on every rank, and nothing does; --help prints the options")
-            source, namespace, flags = self._source(line, cell), self._shell.user_ns, self._shell.compile.flags
+                raise IcelaunchError(
+                    f"%%{NAME} runs what stands below it on every rank, and nothing does; --help prints the options"
+                )
+            source, namespace, flags = (
+                self._source(line, cell),
+                self._shell.user_ns,
+                self._shell.compile.flags,
+            )
             made = read_cell(source, cell, namespace, flags=flags)
             try:
                 run = _launch(made, options)
@@ -68,7 +80,9 @@ class Magic:
                 unfit = [name for name in made.spare if not packing.fits(namespace[name])]
                 if not unfit:
                     raise
-                run = _launch(read_cell(source, cell, namespace, flags=flags, without=unfit), options)
+                run = _launch(
+                    read_cell(source, cell, namespace, flags=flags, without=unfit), options
+                )
             self._remember(run)
             if not options.wait:
                 self._bind(options.out, run)
@@ -78,7 +92,9 @@ class Magic:
             results = run.result()
             self._bind(options.out, results)
         # As in any cell: None isn't shown.
-        return results if made.shows and any(value is not None for value in results.values()) else None
+        return (
+            results if made.shows and any(value is not None for value in results.values()) else None
+        )
 
     cell.__doc__ = opt.help_text()
 
@@ -111,7 +127,11 @@ class Magic:
                 _say(opt.help_text())
                 return None
             if command not in self._commands:
-                raise ConfigError("command", command, f"%{NAME} knows no such word; {nearest(command, list(self._commands))}")
+                raise ConfigError(
+                    "command",
+                    command,
+                    f"%{NAME} knows no such word; {nearest(command, list(self._commands))}",
+                )
             return self._commands[command](rest)
 
     line.__doc__ = opt.help_text()
@@ -125,9 +145,15 @@ class Magic:
 
     def _stop(self, rest: str) -> None:
         named, _ = opt.read_words(rest, {}, most=1)
-        run = self._named(named[0]) if named else next((run for run in self._here() if not run.state.over), None)
+        run = (
+            self._named(named[0])
+            if named
+            else next((run for run in self._here() if not run.state.over), None)
+        )
         if run is None:
-            raise IcelaunchError(f"no run of this notebook is alive; %{NAME} stop RUN_ID stops another's")
+            raise IcelaunchError(
+                f"no run of this notebook is alive; %{NAME} stop RUN_ID stops another's"
+            )
         if run.state.over:
             _say(f"run {run.run_id} is over: {run.state}")
         else:
@@ -153,7 +179,9 @@ class Magic:
             given = opt.read_settings(rest)
             for key in ("out", "help"):
                 if key in given:
-                    raise ConfigError("option", f"--{key}", "belongs to one cell; it can't be a default")
+                    raise ConfigError(
+                        "option", f"--{key}", "belongs to one cell; it can't be a default"
+                    )
             self._defaults = opt.merge(self._defaults, given)
         _say(f"defaults: {opt.spell(self._defaults) or 'none'}")
 
@@ -177,7 +205,9 @@ class Magic:
         return sorted(runs.values(), key=lambda run: run.started, reverse=True)
 
     def _named(self, run_id: str) -> Run:
-        return next((run for run in self._here() if run.run_id == run_id), None) or ice.attach(run_id)
+        return next((run for run in self._here() if run.run_id == run_id), None) or ice.attach(
+            run_id
+        )
 
     # TAB
 
@@ -195,7 +225,11 @@ class Magic:
             return opt.complete(rest)
         if word == "logs" and (rest.count(" ") or rest.startswith("-")):
             return opt.complete_words(rest, opt.LOGS)
-        return [run.run_id for run in ice.runs()[:_OFFERED]] if word in ("attach", "stop", "logs") else []
+        return (
+            [run.run_id for run in ice.runs()[:_OFFERED]]
+            if word in ("attach", "stop", "logs")
+            else []
+        )
 
 
 def _launch(made: Cell, options: opt.Options) -> Run:
@@ -203,7 +237,9 @@ def _launch(made: Cell, options: opt.Options) -> Run:
         with variables(options.env):
             return ice.launch(made.function, panel=options.panel, **options.launch)
     except PackingError as error:
-        raise PackingError(error.path.replace(".carried →", " →", 1), error.type_name, error.reason) from None
+        raise PackingError(
+            error.path.replace(".carried →", " →", 1), error.type_name, error.reason
+        ) from None
 
 
 def _let_through(transforms: list[Any]) -> None:
@@ -211,14 +247,19 @@ def _let_through(transforms: list[Any]) -> None:
 
     An empty line is put there before IPython reads the magic's line.
     """
+
     def icelaunch_without_a_body(lines: list[str]) -> list[str]:
         if lines and re.match(rf"%%{NAME}\b(?!\?)", lines[0]) and not "".join(lines[1:]).strip():
             return [lines[0].rstrip("\n") + "\n", "\n"]
         return lines
 
     names = [getattr(one, "__name__", "") for one in transforms]
-    if icelaunch_without_a_body.__name__ not in names:  # once, however often the extension is loaded
-        transforms.insert(names.index("cell_magic") if "cell_magic" in names else 0, icelaunch_without_a_body)
+    if (
+        icelaunch_without_a_body.__name__ not in names
+    ):  # once, however often the extension is loaded
+        transforms.insert(
+            names.index("cell_magic") if "cell_magic" in names else 0, icelaunch_without_a_body
+        )
 
 
 def _complete_with(completer: Any, offers: Callable[[str], list[str]]) -> None:
@@ -228,10 +269,23 @@ def _complete_with(completer: Any, offers: Callable[[str], list[str]]) -> None:
     @context_matcher(identifier="icelaunch_nb")  # type: ignore[untyped-decorator, unused-ignore]
     def matcher(context: Any) -> dict[str, Any]:
         last = re.split(r"[\s=]", context.text_until_cursor)[-1]
-        found = [SimpleCompletion(text=text, type="option") for text in offers(context.text_until_cursor) if text.startswith(last)]
-        return {"completions": found, "suppress": bool(found), "matched_fragment": last, "ordered": True}
+        found = [
+            SimpleCompletion(text=text, type="option")
+            for text in offers(context.text_until_cursor)
+            if text.startswith(last)
+        ]
+        return {
+            "completions": found,
+            "suppress": bool(found),
+            "matched_fragment": last,
+            "ordered": True,
+        }
 
-    known = [one for one in completer.custom_matchers if getattr(one, "matcher_identifier", "") != "icelaunch_nb"]
+    known = [
+        one
+        for one in completer.custom_matchers
+        if getattr(one, "matcher_identifier", "") != "icelaunch_nb"
+    ]
     completer.custom_matchers = [*known, matcher]  # once, however often the extension is loaded
 
 

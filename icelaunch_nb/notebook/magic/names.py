@@ -50,9 +50,15 @@ class _Reader(ast.NodeVisitor):
     def __init__(self, annotated_late: bool) -> None:
         self.names = Names()
         self._annotated_late = annotated_late
-        self._sure: set[str] = set()  # what the top level has bound by now, whatever branches were taken
-        self._scopes: list[set[str]] = []  # local names of the functions and comprehensions around, and of the class at the end
-        self._class: set[str] | None = None  # the names that the class around has bound, where a class body is being read
+        self._sure: set[str] = (
+            set()
+        )  # what the top level has bound by now, whatever branches were taken
+        self._scopes: list[
+            set[str]
+        ] = []  # local names of the functions and comprehensions around, and of the class at the end
+        self._class: set[str] | None = (
+            None  # the names that the class around has bound, where a class body is being read
+        )
         self._certain = True
         self._later = False  # whether it is in a function, which runs when it is called
 
@@ -85,7 +91,11 @@ class _Reader(ast.NodeVisitor):
             self._bind(node.id)
 
     def _read(self, name: str, node: ast.expr | ast.stmt) -> None:
-        if (self._class is not None and name in self._class) or any(name in scope for scope in self._scopes) or name in self._sure:
+        if (
+            (self._class is not None and name in self._class)
+            or any(name in scope for scope in self._scopes)
+            or name in self._sure
+        ):
             return
         if self._certain and not self._later and name not in self.names.bound:
             self.names.certain.add(name)
@@ -100,7 +110,9 @@ class _Reader(ast.NodeVisitor):
     def _bind(self, name: str) -> None:
         if self._class is not None:
             self._class.add(name)
-        elif not any(name in scope for scope in self._scopes):  # a function's global is bound when it is called, if ever
+        elif not any(
+            name in scope for scope in self._scopes
+        ):  # a function's global is bound when it is called, if ever
             self.names.bound.add(name)
             if not self._scopes:
                 self._sure.add(name)
@@ -116,7 +128,9 @@ class _Reader(ast.NodeVisitor):
         self.visit_all([node.value, node.target])
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
-        self._annotation(node.annotation, late=self._class is None and bool(self._scopes))  # a function never evaluates them
+        self._annotation(
+            node.annotation, late=self._class is None and bool(self._scopes)
+        )  # a function never evaluates them
         self.visit_all([node.value])
         if node.value is not None or not isinstance(node.target, ast.Name):
             self.visit(node.target)
@@ -148,7 +162,9 @@ class _Reader(ast.NodeVisitor):
         if node.rest is not None:
             self._bind(node.rest)
 
-    def visit_TypeAlias(self, node: ast.AST) -> None:  # Python 3.12; its value is looked up late, if ever
+    def visit_TypeAlias(
+        self, node: ast.AST
+    ) -> None:  # Python 3.12; its value is looked up late, if ever
         self.visit(node.name)  # type: ignore[attr-defined]
         with_parameters = _type_parameters(node)
         self._scopes.append(with_parameters)
@@ -178,7 +194,10 @@ class _Reader(ast.NodeVisitor):
     def visit_With(self, node: ast.With | ast.AsyncWith) -> None:
         self.visit_all(node.items)
         after = self._branch(node.body)
-        managers = [item.context_expr.func if isinstance(item.context_expr, ast.Call) else item.context_expr for item in node.items]
+        managers = [
+            item.context_expr.func if isinstance(item.context_expr, ast.Call) else item.context_expr
+            for item in node.items
+        ]
         if not {getattr(one, "attr", getattr(one, "id", "")) for one in managers} & _SUPPRESSING:
             self._got = after
 
@@ -247,12 +266,18 @@ class _Reader(ast.NodeVisitor):
         for argument in _all_arguments(arguments):
             self._annotation(argument.annotation)
 
-    def _function(self, arguments: ast.arguments, body: Sequence[ast.AST], parameters: set[str]) -> None:
-        own = {argument.arg for argument in _all_arguments(arguments)} | _bound_in(body) | parameters
+    def _function(
+        self, arguments: ast.arguments, body: Sequence[ast.AST], parameters: set[str]
+    ) -> None:
+        own = (
+            {argument.arg for argument in _all_arguments(arguments)} | _bound_in(body) | parameters
+        )
         given_away = _declared(body, ast.Global)
         around, sure, outer, later = self._scopes, self._sure, self._class, self._later
         # A name declared global skips the functions around; what a call binds is not surely bound here.
-        self._scopes = [scope - given_away for scope in around] + [own - given_away - _declared(body, ast.Nonlocal)]
+        self._scopes = [scope - given_away for scope in around] + [
+            own - given_away - _declared(body, ast.Nonlocal)
+        ]
         self._sure, self._class, self._later = set(sure), None, True
         self.visit_all(body)
         self._scopes, self._sure, self._class, self._later = around, sure, outer, later
@@ -279,7 +304,9 @@ class _Reader(ast.NodeVisitor):
         first, *_ = node.generators
         self.visit(first.iter)
         targets = {
-            name.id for generator in node.generators for name in ast.walk(generator.target)
+            name.id
+            for generator in node.generators
+            for name in ast.walk(generator.target)
             if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)
         }
         outer, sure = self._class, set(self._sure)
@@ -305,7 +332,13 @@ class _Reader(ast.NodeVisitor):
 
 
 def _all_arguments(arguments: ast.arguments) -> list[ast.arg]:
-    every = [*arguments.posonlyargs, *arguments.args, arguments.vararg, *arguments.kwonlyargs, arguments.kwarg]
+    every = [
+        *arguments.posonlyargs,
+        *arguments.args,
+        arguments.vararg,
+        *arguments.kwonlyargs,
+        arguments.kwarg,
+    ]
     return [argument for argument in every if argument is not None]
 
 
@@ -351,6 +384,7 @@ def _declared(nodes: Sequence[ast.AST], kind: type[ast.Global] | type[ast.Nonloc
 def _private(node: ast.ClassDef) -> set[str]:
     """Names that the compiler spells another way inside a class: ``__x`` is ``_Class__x``."""
     return {
-        name.id for name in ast.walk(node)
+        name.id
+        for name in ast.walk(node)
         if isinstance(name, ast.Name) and name.id.startswith("__") and not name.id.endswith("__")
     }

@@ -20,7 +20,11 @@ from icelaunch_nb.notebook.magic import values as val
 
 # Where torchrun's name for a field isn't the field's own; the field's own works, too.
 _TORCHRUNS = {"run_id": "rdzv-id", "rdzv_configs": "rdzv-conf"}
-_SHORT = {"nproc_per_node": "-n", "redirects": "-r", "tee": "-t"}  # -n is ours, the others are torchrun's
+_SHORT = {
+    "nproc_per_node": "-n",
+    "redirects": "-r",
+    "tee": "-t",
+}  # -n is ours, the others are torchrun's
 _STREAMS = ("0", "1", "2", "3")
 
 
@@ -84,8 +88,11 @@ def read_options(line: str, defaults: Mapping[str, Any] | None = None) -> Option
     settings = merge(defaults or {}, given)
     return Options(
         launch={key: value for key, value in settings.items() if key in OF_LAUNCH},
-        env=settings.get("env", {}), out=settings.get("out", ""), wait=not settings.get("no_wait"),
-        panel=not settings.get("no_panel"), help=bool(settings.get("help")),
+        env=settings.get("env", {}),
+        out=settings.get("out", ""),
+        wait=not settings.get("no_wait"),
+        panel=not settings.get("no_panel"),
+        help=bool(settings.get("help")),
     )
 
 
@@ -171,7 +178,9 @@ def complete(before: str) -> list[str]:
     return [name for option in OPTIONS for name in (option.name, option.undo) if name]
 
 
-def read_words(line: str, known: Mapping[str, Callable[[str], Any]], *, most: int) -> tuple[list[str], dict[str, Any]]:
+def read_words(
+    line: str, known: Mapping[str, Callable[[str], Any]], *, most: int
+) -> tuple[list[str], dict[str, Any]]:
     """Reads the rest of a line magic: plain words, and ``--name value``.
 
     Args:
@@ -198,7 +207,11 @@ def read_words(line: str, known: Mapping[str, Callable[[str], Any]], *, most: in
                 raise ConfigError(name, text, str(error)) from None
         elif word.startswith("-") or len(plain) >= most:
             spelt = [f"--{one}" for one in known]
-            raise ConfigError("option", word, f"is not known here; {nearest(word, spelt)}" if spelt else "is not known here")
+            raise ConfigError(
+                "option",
+                word,
+                f"is not known here; {nearest(word, spelt)}" if spelt else "is not known here",
+            )
         else:
             plain.append(word)
     return plain, given
@@ -207,28 +220,40 @@ def read_words(line: str, known: Mapping[str, Callable[[str], Any]], *, most: in
 def complete_words(before: str, known: Mapping[str, Callable[[str], Any]]) -> list[str]:
     """What can stand at the end of the rest of a line magic that `read_words` reads."""
     words = before.split(" ")
-    last = words[-1].partition("=") if "=" in words[-1] else (words[-2] if len(words) > 1 else "", "", "")
+    last = (
+        words[-1].partition("=")
+        if "=" in words[-1]
+        else (words[-2] if len(words) > 1 else "", "", "")
+    )
     return ["stdout", "stderr"] if last[0] == "--stream" else [f"--{name}" for name in known]
 
 
 def help_text() -> str:
     """All options, each with its sentence."""
     lines = [
-        "%%icelaunch [OPTIONS]", "",
+        "%%icelaunch [OPTIONS]",
+        "",
         "Runs the cell's body on every rank. The notebook's names that it uses are carried over; rank, local_rank, world_size,",
         "device and ctx are there, as globals, so the notebook's functions see them as well. The value of the last expression on each",
         "rank is the cell's result, {rank: value}; a semicolon behind it keeps it from being shown.",
         "{expr} and $name on the option line, and only there, stand for the notebook's values. Where two flags stand together, the second",
-        "undoes the first, which may be a default.", "",
+        "undoes the first, which may be a default.",
+        "",
     ]
     for option in OPTIONS:
         short = [other for other in option.others if not other.startswith("--")]
         spellings = ", ".join(filter(None, [*short, option.name, option.undo]))
         lines.append(f"  {spellings}{' ' if option.metavar else ''}{option.metavar}")
         default = DEFAULTS.get(option.key) or ""
-        lines += textwrap.wrap(f"{option.sentence}{f' Default: {default}.' if default else ''}", 110, initial_indent=" " * 8, subsequent_indent=" " * 8)
+        lines += textwrap.wrap(
+            f"{option.sentence}{f' Default: {default}.' if default else ''}",
+            110,
+            initial_indent=" " * 8,
+            subsequent_indent=" " * 8,
+        )
     lines += [
-        "", "%icelaunch status                       the runs, and how they stand",
+        "",
+        "%icelaunch status                       the runs, and how they stand",
         "%icelaunch stop [RUN_ID]                stops the newest living run, or the one named",
         "%icelaunch logs [RUN_ID] [--rank N] [--stream stdout|stderr] [--attempt K]",
         "                                        prints what a rank of the newest run, or the one named, wrote",
@@ -248,8 +273,16 @@ def _next(words: list[str]) -> tuple[Option, str]:
         name = "--" + name[2:].replace("_", "-")  # torchrun takes both
     option = _BY_NAME.get(name)
     if option is None:
-        what = "is no option of %%icelaunch" if word.startswith("-") else "is neither an option nor the value of one"
-        raise ConfigError("option", word, f"{what}; {nearest(name, [known for known in _BY_NAME if known.startswith('--')])}")
+        what = (
+            "is no option of %%icelaunch"
+            if word.startswith("-")
+            else "is neither an option nor the value of one"
+        )
+        raise ConfigError(
+            "option",
+            word,
+            f"{what}; {nearest(name, [known for known in _BY_NAME if known.startswith('--')])}",
+        )
     if not option.metavar:
         if equals:
             raise ConfigError(name, text, "is a flag: it takes no value")
@@ -263,18 +296,30 @@ def _next(words: list[str]) -> tuple[Option, str]:
 
 def _device_names() -> Sequence[str]:
     gpus = count_gpus(os.environ)
-    return ["auto", "cpu", "cuda", *(f"cuda:{index}" for index in range(gpus)), *([f"cuda:0-{gpus - 1}"] if gpus > 1 else [])]
+    return [
+        "auto",
+        "cpu",
+        "cuda",
+        *(f"cuda:{index}" for index in range(gpus)),
+        *([f"cuda:0-{gpus - 1}"] if gpus > 1 else []),
+    ]
 
 
 _KINDS: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "int": ("N", val.count), "float": ("SECONDS", val.seconds), "str": ("TEXT", str), "str | None": ("PATH", str),
-    "dict[str, Any]": ("NAME=VALUE,…", val.literals), "dict[str, str]": ("NAME=VALUE,…", val.pairs),
+    "int": ("N", val.count),
+    "float": ("SECONDS", val.seconds),
+    "str": ("TEXT", str),
+    "str | None": ("PATH", str),
+    "dict[str, Any]": ("NAME=VALUE,…", val.literals),
+    "dict[str, str]": ("NAME=VALUE,…", val.pairs),
     "Std | dict[int, Std]": ("0-3 or RANK:0-3,…", str),
 }
 _VALUES: dict[str, Callable[[], Sequence[str]]] = {
     "nproc_per_node": lambda: ["auto", "1", "2", "4", "8"],
-    "rdzv_backend": lambda: RDZV_BACKENDS, "start_method": lambda: START_METHODS,
-    "redirects": lambda: _STREAMS, "tee": lambda: _STREAMS,
+    "rdzv_backend": lambda: RDZV_BACKENDS,
+    "start_method": lambda: START_METHODS,
+    "redirects": lambda: _STREAMS,
+    "tee": lambda: _STREAMS,
 }
 
 
@@ -298,39 +343,108 @@ def _options_of_fields() -> list[Option]:
         own = "--" + one.name.replace("_", "-")
         name = "--" + _TORCHRUNS.get(one.name, own[2:])
         others = tuple(other for other in (_SHORT.get(one.name), own) if other and other != name)
-        found.append(Option(name, one.name, sentence, metavar, read, others, _VALUES.get(one.name, tuple)))
+        found.append(
+            Option(name, one.name, sentence, metavar, read, others, _VALUES.get(one.name, tuple))
+        )
     return found
 
 
 OPTIONS: tuple[Option, ...] = (
-    *sorted(_options_of_fields(), key=lambda option: option.key != "nproc_per_node"),  # what is wanted most stands first
-    Option("--nnodes", "nnodes", "Number of nodes, or the range that it may lie in: min_nodes and max_nodes at once.", "N|MIN:MAX", val.nodes),
-    Option("--devices", "devices", "auto (a GPU per rank; the CPU where there are no GPUs), cpu, cuda, cuda:0-2,7 or cpu:0-3.",
-           "DEVICES", values=_device_names),
-    Option("--out", "out", "The notebook's name for the results, {rank: value}; with --no-wait, for the Run.", "NAME", val.identifier),
-    Option("--env", "env", "A variable that the ranks get beside the notebook's; may be given several times.", "NAME=VALUE", val.variable),
-    Option("--no-wait", "no_wait", "Returns a Run at once, and the notebook goes on.", undo="--wait"),
-    Option("--no-panel", "no_panel", "Shows no panel: what the ranks print is printed below the cell, each line with its rank.", undo="--panel"),
+    *sorted(
+        _options_of_fields(), key=lambda option: option.key != "nproc_per_node"
+    ),  # what is wanted most stands first
+    Option(
+        "--nnodes",
+        "nnodes",
+        "Number of nodes, or the range that it may lie in: min_nodes and max_nodes at once.",
+        "N|MIN:MAX",
+        val.nodes,
+    ),
+    Option(
+        "--devices",
+        "devices",
+        "auto (a GPU per rank; the CPU where there are no GPUs), cpu, cuda, cuda:0-2,7 or cpu:0-3.",
+        "DEVICES",
+        values=_device_names,
+    ),
+    Option(
+        "--out",
+        "out",
+        "The notebook's name for the results, {rank: value}; with --no-wait, for the Run.",
+        "NAME",
+        val.identifier,
+    ),
+    Option(
+        "--env",
+        "env",
+        "A variable that the ranks get beside the notebook's; may be given several times.",
+        "NAME=VALUE",
+        val.variable,
+    ),
+    Option(
+        "--no-wait", "no_wait", "Returns a Run at once, and the notebook goes on.", undo="--wait"
+    ),
+    Option(
+        "--no-panel",
+        "no_panel",
+        "Shows no panel: what the ranks print is printed below the cell, each line with its rank.",
+        undo="--panel",
+    ),
     Option("--detach", "detach", "The run outlives this kernel.", undo="--no-detach"),
-    Option("--post-mortem", "post_mortem", "A rank that raises waits there in the debugger, before it is torn down.", undo="--no-post-mortem"),
-    Option("--hang-after", "hang_after", "Seconds of silence after which a rank is marked with where it stands; none: never.", "SECONDS|none",
-           val.patience),
+    Option(
+        "--post-mortem",
+        "post_mortem",
+        "A rank that raises waits there in the debugger, before it is torn down.",
+        undo="--no-post-mortem",
+    ),
+    Option(
+        "--hang-after",
+        "hang_after",
+        "Seconds of silence after which a rank is marked with where it stands; none: never.",
+        "SECONDS|none",
+        val.patience,
+    ),
     Option("--help", "help", "Prints this.", others=("-h",)),
 )
-LOGS: dict[str, Callable[[str], Any]] = {"rank": val.count, "stream": val.stream, "attempt": val.count}  # of `%icelaunch logs`
-_BY_NAME = {name: option for option in OPTIONS for name in (option.name, *option.others, option.undo) if name}
-OF_LAUNCH = {*(one.name for one in fields(LaunchConfig)), "devices", "detach", "post_mortem", "hang_after"}
+LOGS: dict[str, Callable[[str], Any]] = {
+    "rank": val.count,
+    "stream": val.stream,
+    "attempt": val.count,
+}  # of `%icelaunch logs`
+_BY_NAME = {
+    name: option
+    for option in OPTIONS
+    for name in (option.name, *option.others, option.undo)
+    if name
+}
+OF_LAUNCH = {
+    *(one.name for one in fields(LaunchConfig)),
+    "devices",
+    "detach",
+    "post_mortem",
+    "hang_after",
+}
 
 
 def _defaults() -> dict[str, str | bool]:
     """What `launch` takes where nothing is said, as it would be typed; empty where that is nothing."""
     plain: dict[str, Any] = {one.name: one.default for one in fields(LaunchConfig)}
-    plain |= {one.name: one.default for one in inspect.signature(launch).parameters.values()} | LAUNCH_DEFAULTS
+    plain |= {
+        one.name: one.default for one in inspect.signature(launch).parameters.values()
+    } | LAUNCH_DEFAULTS
     found: dict[str, str | bool] = {}
     for option in OPTIONS:
         if option.key in OF_LAUNCH:
-            default = int(plain[option.key]) if isinstance(plain[option.key], Std) else plain[option.key]
-            text = f"{default:g}" if isinstance(default, float) else str(default) if isinstance(default, int | str) else ""
+            default = (
+                int(plain[option.key]) if isinstance(plain[option.key], Std) else plain[option.key]
+            )
+            text = (
+                f"{default:g}"
+                if isinstance(default, float)
+                else str(default)
+                if isinstance(default, int | str)
+                else ""
+            )
             found[option.key] = default if isinstance(default, bool) else text
     return found
 

@@ -34,7 +34,13 @@ class _Bin:
     counts: array[int]
 
     def means(self) -> array[float]:
-        return array("f", [total / count if count else math.nan for total, count in zip(self.sums, self.counts, strict=True)])
+        return array(
+            "f",
+            [
+                total / count if count else math.nan
+                for total, count in zip(self.sums, self.counts, strict=True)
+            ],
+        )
 
 
 @dataclass
@@ -119,7 +125,10 @@ class Curves:
 
     def __init__(self, run_dir: RunDir, attempt: Mapping[str, Any]) -> None:
         self.attempt = int(attempt["attempt"])
-        self._files = [_File(place, run_dir.rank(self.attempt, entry["local_rank"]).metrics) for place, entry in enumerate(attempt["ranks"])]
+        self._files = [
+            _File(place, run_dir.rank(self.attempt, entry["local_rank"]).metrics)
+            for place, entry in enumerate(attempt["ranks"])
+        ]
         self._metrics: dict[str, _Metric] = {}
         self._left_out: set[str] = set()
         self.steps: dict[int, int] = {}  # the newest step that each rank reported, by place
@@ -172,13 +181,21 @@ class Curves:
         for metric in self._metrics.values():
             if not metric.whole and not metric.changed:
                 continue
-            numbers = sorted(metric.bins if metric.whole else (n for n in metric.changed if n in metric.bins))
+            numbers = sorted(
+                metric.bins if metric.whole else (n for n in metric.changed if n in metric.bins)
+            )
             data = array("d", [number * metric.width for number in numbers]).tobytes() + b"".join(
                 metric.bins[number].means().tobytes() for number in numbers
             )
             about = {
-                "attempt": self.attempt, "name": metric.name[:100], "width": metric.width, "whole": metric.whole, "bins": len(numbers),
-                "ranks": len(self._files), "last": _last(metric.last), "left_out": len(self._left_out),
+                "attempt": self.attempt,
+                "name": metric.name[:100],
+                "width": metric.width,
+                "whole": metric.whole,
+                "bins": len(numbers),
+                "ranks": len(self._files),
+                "last": _last(metric.last),
+                "left_out": len(self._left_out),
             }
             metric.whole = False
             metric.changed.clear()
@@ -190,7 +207,11 @@ class Curves:
 
 def _last(values: Mapping[int, float]) -> float | None:
     """The mean of the ranks' newest values; None where one of them is no number."""
-    mean = math.fsum(values.values()) / len(values) if all(map(math.isfinite, values.values())) else math.nan
+    mean = (
+        math.fsum(values.values()) / len(values)
+        if all(map(math.isfinite, values.values()))
+        else math.nan
+    )
     return mean if math.isfinite(mean) else None
 
 

@@ -44,7 +44,11 @@ def _acts(method: str, says: str) -> Deed:
 def _checkpoint(service: Any, _wish: Mapping[str, Any]) -> Mapping[str, Any]:
     run = service.panel.run
     run.save_checkpoint()
-    return {"says": "asked; ranks save after Resume" if run.state == "PAUSED" else "asked; ranks save where they look at their events"}
+    return {
+        "says": "asked; ranks save after Resume"
+        if run.state == "PAUSED"
+        else "asked; ranks save where they look at their events"
+    }
 
 
 def _replay(service: Any, wish: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -53,7 +57,9 @@ def _replay(service: Any, wish: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _older(service: Any, wish: Mapping[str, Any]) -> Mapping[str, Any]:
-    service.look_back(int(wish["attempt"]), int(wish["rank"]), [int(place) for place in wish["before"]])
+    service.look_back(
+        int(wish["attempt"]), int(wish["rank"]), [int(place) for place in wish["before"]]
+    )
     return {}
 
 
@@ -61,7 +67,12 @@ def _stacks(service: Any, _wish: Mapping[str, Any]) -> Mapping[str, Any]:
     stacks = service.panel.run.stacks()
     silent = [rank for rank, text in stacks.items() if not text]
     says = f"no answer from {in_words(silent)}" if silent else f"{len(stacks)} ranks answered"
-    return {"says": says, "stacks": [{"ranks": in_words(ranks), "text": text[-_STACK:]} for ranks, text in stacks.folded]}
+    return {
+        "says": says,
+        "stacks": [
+            {"ranks": in_words(ranks), "text": text[-_STACK:]} for ranks, text in stacks.folded
+        ],
+    }
 
 
 def _debug(service: Any, wish: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -81,8 +92,14 @@ def _code(service: Any, _wish: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _search(service: Any, wish: Mapping[str, Any]) -> Mapping[str, Any]:
     attempts = service.panel.run.story.attempts
-    found = searching.search(service.run_dir, attempts[int(wish["attempt"])], str(wish["text"])[:_QUERY] or " ")
-    return {"lines": found.lines, "counts": {str(rank): count for rank, count in found.counts.items()}, "whole": found.whole}
+    found = searching.search(
+        service.run_dir, attempts[int(wish["attempt"])], str(wish["text"])[:_QUERY] or " "
+    )
+    return {
+        "lines": found.lines,
+        "counts": {str(rank): count for rank, count in found.counts.items()},
+        "whole": found.whole,
+    }
 
 
 DEEDS = {
@@ -90,13 +107,20 @@ DEEDS = {
     "hello": Deed(_replay),
     "attempt": Deed(_replay),
     "older": Deed(_older),
-    "stop": _acts("stop", "asked; loops over ctx.steps end together, other code gets SIGTERM; who is left after 30 s is killed"),
+    "stop": _acts(
+        "stop",
+        "asked; loops over ctx.steps end together, other code gets SIGTERM; who is left after 30 s is killed",
+    ),
     "kill": _acts("kill", "SIGKILL is on its way to the ranks"),
     "pause": _acts("pause", "asked; ranks pause where they look at their events"),
     "resume": _acts("resume", "asked; ranks go on"),
     "checkpoint": Deed(_checkpoint),
     "search": Deed(_search, slow="looking …"),
     "debug": Deed(_debug),
-    "complete": Deed(_complete, slow="asking the rank …"),  # a rank that makes a step doesn't answer
-    "stacks": Deed(_stacks, slow="asking the ranks …"),  # it waits up to 3 s for ranks that are slow to answer
+    "complete": Deed(
+        _complete, slow="asking the rank …"
+    ),  # a rank that makes a step doesn't answer
+    "stacks": Deed(
+        _stacks, slow="asking the ranks …"
+    ),  # it waits up to 3 s for ranks that are slow to answer
 }

@@ -69,7 +69,9 @@ class _Log:
         return Chunk(self.attempt, self.rank, self.stream, at, self._bytes(at, end - at))
 
     def _line_from(self, at: int, length: int) -> int:
-        newline = self._bytes(at - 1, min(_LINE, length)).find(b"\n")  # from the byte before: a line may begin right there
+        newline = self._bytes(at - 1, min(_LINE, length)).find(
+            b"\n"
+        )  # from the byte before: a line may begin right there
         return at + max(0, newline)
 
     def _bytes(self, at: int, length: int) -> bytes:
@@ -103,8 +105,14 @@ class Follower:
         self._followed = [log for log in self._followed if log.sent < log.size]
         number = attempt["attempt"]
         logs = [
-            _Log(number, entry["rank"], stream, getattr(self._dir.rank(number, entry["local_rank"]), stream))
-            for entry in attempt["ranks"] for stream in STREAMS
+            _Log(
+                number,
+                entry["rank"],
+                stream,
+                getattr(self._dir.rank(number, entry["local_rank"]), stream),
+            )
+            for entry in attempt["ranks"]
+            for stream in STREAMS
         ]
         self._attempts[number] = logs
         self._followed += logs
@@ -128,7 +136,10 @@ class Follower:
 
     def take(self, length: int) -> list[Chunk]:
         """What is new, at most `length` bytes, a fair share from each log; the oldest is left out where there is too much."""
-        hungry = sorted((log for log in self._followed if log.sent < log.size), key=lambda log: log.size - log.sent)
+        hungry = sorted(
+            (log for log in self._followed if log.sent < log.size),
+            key=lambda log: log.size - log.sent,
+        )
         if self.backlog > BEHIND:
             for log in hungry:
                 kept = KEPT // len(hungry)
@@ -172,14 +183,19 @@ class Follower:
         for log in logs:
             log.look()
         ends = [max(0, min(place, log.size)) for log, place in zip(logs, before, strict=False)]
-        chunks = [log.before(end, share) for log, end, share in zip(logs, ends, _shares(ends, length), strict=False)]
+        chunks = [
+            log.before(end, share)
+            for log, end, share in zip(logs, ends, _shares(ends, length), strict=False)
+        ]
         return [chunk for chunk in chunks if chunk.data]
 
 
 def _shares(sizes: Sequence[int], length: int) -> list[int]:
     """How much each gets of a length: none more than its size, and what one leaves the others get."""
     shares = [0] * len(sizes)
-    for left, place in zip(range(len(sizes), 0, -1), sorted(range(len(sizes)), key=sizes.__getitem__), strict=True):
+    for left, place in zip(
+        range(len(sizes), 0, -1), sorted(range(len(sizes)), key=sizes.__getitem__), strict=True
+    ):
         shares[place] = min(sizes[place], length // left)
         length -= shares[place]
     return shares

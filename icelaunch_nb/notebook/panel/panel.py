@@ -36,7 +36,9 @@ def built(name: str) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise IcelaunchError(f"{path} is missing: the panel's front end is made when the package is installed; `pip install` it again") from None
+        raise IcelaunchError(
+            f"{path} is missing: the panel's front end is made when the package is installed; `pip install` it again"
+        ) from None
 
 
 CODE = ("panel.js", "panel.css")
@@ -77,7 +79,10 @@ class RunPanel(anywidget.AnyWidget):
         self._display_ids: list[str] = []
         portrait = Portrait(run)
         super().__init__(
-            version=_version(), place=f"icelaunch-{secrets.token_hex(8)}", story=portrait.story(), pulse=portrait.pulse({}, {})
+            version=_version(),
+            place=f"icelaunch-{secrets.token_hex(8)}",
+            story=portrait.story(),
+            pulse=portrait.pulse({}, {}),
         )
         self.on_msg(RunPanel._hear)
         subshell.listen(self.model_id)
@@ -93,7 +98,11 @@ class RunPanel(anywidget.AnyWidget):
 
         A new panel is given the benefit of the doubt for a moment.
         """
-        return self.seen or (self._shown_at is not None and time.monotonic() - self._shown_at < _MOMENT and not self.run.state.over)
+        return self.seen or (
+            self._shown_at is not None
+            and time.monotonic() - self._shown_at < _MOMENT
+            and not self.run.state.over
+        )
 
     def close(self) -> None:
         """Ends the widget; what it showed becomes the summary in the output."""
@@ -127,9 +136,18 @@ class RunPanel(anywidget.AnyWidget):
     def bundle(self, *, live: bool = True) -> dict[str, Any]:
         """What an output holds: the static summary, in whose place the front end shows the panel while it lives."""
         html, live = summary.html(self.run), live and self.comm is not None
-        data: dict[str, Any] = {"text/plain": summary.text(self.run), "text/html": f'<div class="icelaunch-place {self.place}">{html}</div>' if live else html}
+        data: dict[str, Any] = {
+            "text/plain": summary.text(self.run),
+            "text/html": f'<div class="icelaunch-place {self.place}">{html}</div>'
+            if live
+            else html,
+        }
         if live and _outputs_are_apart():
-            data["application/vnd.jupyter.widget-view+json"] = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
+            data["application/vnd.jupyter.widget-view+json"] = {
+                "version_major": 2,
+                "version_minor": 0,
+                "model_id": self.model_id,
+            }
         return data
 
     def send_code(self) -> None:
@@ -140,7 +158,9 @@ class RunPanel(anywidget.AnyWidget):
         """What the calling thread sends from now on belongs to the cell that shows the panel."""
         kernel = _kernel()
         if kernel is not None:
-            subshell.publish_under(kernel, self._cell, subshell.of_kernel(kernel) if subshell_too else None)
+            subshell.publish_under(
+                kernel, self._cell, subshell.of_kernel(kernel) if subshell_too else None
+            )
 
     def renew_outputs(self) -> None:
         """As `renew_displays`, while the run goes on: where the output is a widget, it would be made anew each time."""
@@ -155,8 +175,11 @@ class RunPanel(anywidget.AnyWidget):
         data = self.bundle(live=live) if self._display_ids else {}
         for display_id in self._display_ids:
             kernel.session.send(
-                kernel.iopub_socket, "update_display_data", {"data": data, "metadata": {}, "transient": {"display_id": display_id}},
-                parent=kernel.get_parent(), ident=f"kernel.{kernel.ident}.update_display_data".encode(),
+                kernel.iopub_socket,
+                "update_display_data",
+                {"data": data, "metadata": {}, "transient": {"display_id": display_id}},
+                parent=kernel.get_parent(),
+                ident=f"kernel.{kernel.ident}.update_display_data".encode(),
             )
 
 

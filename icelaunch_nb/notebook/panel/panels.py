@@ -41,7 +41,11 @@ class Panels:
         with self._lock:
             if path not in self._panels:
                 self._panels[path] = make()
-                over = [old for old, panel in self._panels.items() if old != path and panel.run.state.over]
+                over = [
+                    old
+                    for old, panel in self._panels.items()
+                    if old != path and panel.run.state.over
+                ]
                 for old in over[: max(0, len(over) - _KEPT)]:
                     self.close(old)
             return self._panels[path]
@@ -66,7 +70,9 @@ class Panels:
                 self._waiting.append(path)
             if self._thread is None:
                 self._stopping = False
-                self._thread = threading.Thread(target=self._serve_all, name="icelaunch-panels", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._serve_all, name="icelaunch-panels", daemon=True
+                )
                 self._thread.start()
         self._wake.set()
 

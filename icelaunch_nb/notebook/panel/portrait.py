@@ -30,7 +30,9 @@ class Portrait:
         self.run = run
         self.dir = RunDir(Path(run.log_dir))
         self._spec = run._spec  # a directory that vanished meanwhile keeps its panel
-        self._events: Events | None = None  # not the run's own: its file stays open as long as it, and users keep runs
+        self._events: Events | None = (
+            None  # not the run's own: its file stays open as long as it, and users keep runs
+        )
         self._processes: dict[int, psutil.Process | None] = {}
         self._memory: dict[int, int] = {}
         self._returned: set[tuple[int, int]] = set()
@@ -41,27 +43,56 @@ class Portrait:
         story, spec = self.run.story, self._spec
         failures = [
             {
-                "rank": failure.rank, "attempt": failure.attempt, "time": failure.time, "kind": failure.kind, "type": failure.type_name,
-                "title": failure.title[:400], "hint": failure.hint, "traceback": "" if number else failure.traceback[-_TRACEBACK:],
+                "rank": failure.rank,
+                "attempt": failure.attempt,
+                "time": failure.time,
+                "kind": failure.kind,
+                "type": failure.type_name,
+                "title": failure.title[:400],
+                "hint": failure.hint,
+                "traceback": "" if number else failure.traceback[-_TRACEBACK:],
             }
             for number, failure in enumerate(story.failures[:_FAILURES])
         ]
         attempts = [
             {
-                "attempt": attempt["attempt"], "t": attempt["t"], "world_size": attempt["world_size"],
-                "ranks": [[entry["rank"], entry["local_rank"], entry.get("device", ""), entry["pid"]] for entry in attempt["ranks"]],
+                "attempt": attempt["attempt"],
+                "t": attempt["t"],
+                "world_size": attempt["world_size"],
+                "ranks": [
+                    [entry["rank"], entry["local_rank"], entry.get("device", ""), entry["pid"]]
+                    for entry in attempt["ranks"]
+                ],
             }
             for attempt in story.attempts
         ]
-        restarts = [{name: restart.get(name) for name in ("attempt", "rank", "cause", "failed_at", "t")} for restart in story.restarts]
+        restarts = [
+            {name: restart.get(name) for name in ("attempt", "rank", "cause", "failed_at", "t")}
+            for restart in story.restarts
+        ]
         return {
-            "run_id": spec["run_id"], "name": spec.get("name", ""), "path": str(self.dir.path), "state": str(story.state),
-            "over": story.state.over, "started": spec["time"], "end": story.end["t"] if story.end else None,
-            "note": (story.end or {}).get("note") or "", "nproc": spec["config"]["nproc_per_node"],
-            "max_restarts": spec["config"]["max_restarts"], "attempts": attempts, "restarts": restarts, "failures": failures,
-            "moments": [{name: moment.get(name) for name in ("t", "kind", "text", "rank")} for moment in story.moments],
+            "run_id": spec["run_id"],
+            "name": spec.get("name", ""),
+            "path": str(self.dir.path),
+            "state": str(story.state),
+            "over": story.state.over,
+            "started": spec["time"],
+            "end": story.end["t"] if story.end else None,
+            "note": (story.end or {}).get("note") or "",
+            "nproc": spec["config"]["nproc_per_node"],
+            "max_restarts": spec["config"]["max_restarts"],
+            "attempts": attempts,
+            "restarts": restarts,
+            "failures": failures,
+            "moments": [
+                {name: moment.get(name) for name in ("t", "kind", "text", "rank")}
+                for moment in story.moments
+            ],
             "kill_at": story.stopping["t"] + story.stopping["grace"] if story.stopping else None,
-            "debugged": {str(rank): {name: at.get(name, "") for name in ("where", "who", "why")} for rank, at in story.debugged.items()},
+            "debugged": {
+                str(rank): {name: at.get(name, "") for name in ("where", "who", "why")}
+                for rank, at in story.debugged.items()
+            },
             "silent": {str(rank): where for rank, where in story.silent.items()},
         }
 
@@ -80,15 +111,21 @@ class Portrait:
         made = self._steps_made(story.attempts[-1]) if story.attempts else {}
         if time.monotonic() - self._sampled > _SAMPLE:
             self._sampled = time.monotonic()
-            self._memory = {} if story.state.over else {entry["rank"]: self._memory_of(entry) for entry in ranks}
+            self._memory = (
+                {}
+                if story.state.over
+                else {entry["rank"]: self._memory_of(entry) for entry in ranks}
+            )
         return {
             "t": round(time.time(), 2),
             "bars": events.bars,
             "flags": [name for name in FLAGS if getattr(events, name).is_set()],
             "ranks": [
                 [
-                    self._memory.get(entry["rank"], 0), round(written.get(entry["rank"], 0.0), 1),
-                    self._has_returned(story.attempts[-1], entry), made.get(entry["local_rank"], reported.get(place)),
+                    self._memory.get(entry["rank"], 0),
+                    round(written.get(entry["rank"], 0.0), 1),
+                    self._has_returned(story.attempts[-1], entry),
+                    made.get(entry["local_rank"], reported.get(place)),
                 ]
                 for place, entry in enumerate(ranks)
             ],
@@ -97,7 +134,10 @@ class Portrait:
     def _steps_made(self, attempt: Mapping[str, Any]) -> dict[int, int]:
         """By local rank, of those whose loops are ours."""
         try:
-            return steps.steps_made(self.dir.steps(attempt["attempt"]), 1 + max((entry["local_rank"] for entry in attempt["ranks"]), default=0))
+            return steps.steps_made(
+                self.dir.steps(attempt["attempt"]),
+                1 + max((entry["local_rank"] for entry in attempt["ranks"]), default=0),
+            )
         except (OSError, ValueError):  # the directory is gone, or another version's
             return {}
 

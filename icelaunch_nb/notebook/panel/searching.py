@@ -15,7 +15,9 @@ from icelaunch_nb.rundir import RunDir
 SHOWN = 200  # lines that come back, shared by the ranks
 _LINE = 300  # characters of each
 _SECONDS = 5.0  # after which it says how far it came
-_PIECE = 1 << 20  # bytes that are looked at between two rests, so that the kernel's other threads get their turn
+_PIECE = (
+    1 << 20
+)  # bytes that are looked at between two rests, so that the kernel's other threads get their turn
 _REST = 0.001
 
 
@@ -90,7 +92,13 @@ def _in_lines(data: bytes, number: int, pattern: re.Pattern[bytes]) -> Iterator[
         end = len(data) if end < 0 else end
         number += data.count(b"\n", counted, start)
         counted = start
-        yield number, data[start:end].rstrip(b"\r").rpartition(b"\r")[2][: 4 * _LINE].decode(errors="replace")
+        yield (
+            number,
+            data[start:end]
+            .rstrip(b"\r")
+            .rpartition(b"\r")[2][: 4 * _LINE]
+            .decode(errors="replace"),
+        )
         at = end + 1
         if at > len(data):
             return

@@ -14,14 +14,20 @@ from icelaunch_nb.notebook.panel.deeds import DEEDS, Deed
 from icelaunch_nb.notebook.panel.follower import STREAMS, Chunk, Follower
 from icelaunch_nb.notebook.panel.portrait import Portrait
 
-_REPLAY = 3 << 18  # bytes of logs that a front end gets that has just opened; with what is printed meanwhile less than is left out again
+_REPLAY = (
+    3 << 18
+)  # bytes of logs that a front end gets that has just opened; with what is printed meanwhile less than is left out again
 _OLDER = 1 << 18  # and that it gets of a rank that is looked at: more than 1,000 lines
 _CURVES = 0.5  # seconds between two looks at what ranks reported
 _PULSE = 0.25  # between two pulses
 _BEAT = 1.0  # and at the latest, so that a front end knows that we live
 _RENEWED = 2.0  # between two renewals of the outputs, which hold the summary
 _RENEWED_AT_LEAST = 60.0  # and where ranks only go on printing: after a fiftieth of the run's time, and after this at the latest
-SHOWN_AGAIN = (0.3, 1.0, 2.5)  # after a display; a front end whose "hello" waits for a busy kernel has missed what came before
+SHOWN_AGAIN = (
+    0.3,
+    1.0,
+    2.5,
+)  # after a display; a front end whose "hello" waits for a busy kernel has missed what came before
 
 
 class Service:
@@ -37,15 +43,22 @@ class Service:
         self.run_dir = self._portrait.dir
         self._follower = Follower(self.run_dir)
         self._attempts: tuple[Mapping[str, Any], ...] = ()
-        self._curves: list[Curves] = []  # of an attempt that somebody looked at, and of the newest one, which is the last
+        self._curves: list[
+            Curves
+        ] = []  # of an attempt that somebody looked at, and of the newest one, which is the last
         self._budget = Budget()
-        self._older: list[tuple[int, int, list[int]]] = []  # attempt, rank and places before which older lines are asked for
+        self._older: list[
+            tuple[int, int, list[int]]
+        ] = []  # attempt, rank and places before which older lines are asked for
         self._next_curves = self._next_pulse = 0.0
         self._pulse_sent: tuple[float, str] = (0.0, "")
         self._story_sent: Any = None
         self._over_told = False
         self._renewed = time.monotonic()
-        self._shown: tuple[Any, Any] = (None, None)  # what the outputs tell: how it stands, and when each rank wrote last
+        self._shown: tuple[Any, Any] = (
+            None,
+            None,
+        )  # what the outputs tell: how it stands, and when each rank wrote last
         self._helpers: list[threading.Thread] = []
         self.rests_until = 0.0
 
@@ -66,12 +79,21 @@ class Service:
             self._story_sent = story
             panel.story = self._portrait.story()
         self._follower.look()
-        more_curves = self._send_curves(over=story.state.over)  # before the logs, which would always take what may be sent
+        more_curves = self._send_curves(
+            over=story.state.over
+        )  # before the logs, which would always take what may be sent
         self._send_older()
         self._send_logs()
         self._send_pulse(over=story.state.over)
         self._helpers = [helper for helper in self._helpers if helper.is_alive()]
-        waits = bool(self._follower.backlog or more_curves or self._older or self._helpers or panel.wishes or (panel.shown_again_at and not panel.seen))
+        waits = bool(
+            self._follower.backlog
+            or more_curves
+            or self._older
+            or self._helpers
+            or panel.wishes
+            or (panel.shown_again_at and not panel.seen)
+        )
         if not story.state.over:
             self._renew(story)
         elif not waits and not self._over_told:
@@ -119,12 +141,23 @@ class Service:
 
     def _send_older(self) -> None:
         if self._older and self._budget.allows():
-            self._send_chunks("older", self._follower.older(*self._older.pop(), _OLDER))  # the newest wish first: that rank is looked at now
+            self._send_chunks(
+                "older", self._follower.older(*self._older.pop(), _OLDER)
+            )  # the newest wish first: that rank is looked at now
 
     def _send_chunks(self, kind: str, chunks: list[Chunk]) -> None:
         data = b"".join(chunk.data for chunk in chunks)
         if data:
-            index = [[chunk.attempt, chunk.rank, STREAMS.index(chunk.stream), chunk.start, len(chunk.data)] for chunk in chunks]
+            index = [
+                [
+                    chunk.attempt,
+                    chunk.rank,
+                    STREAMS.index(chunk.stream),
+                    chunk.start,
+                    len(chunk.data),
+                ]
+                for chunk in chunks
+            ]
             self._send({"kind": kind, "chunks": index}, data)
 
     def _send_curves(self, *, over: bool) -> bool:
@@ -146,7 +179,9 @@ class Service:
         if waited < _RENEWED:
             return
         shown = (story, str(run.state)), self._follower.written(len(self._attempts) - 1)
-        if shown == self._shown or (shown[0] == self._shown[0] and waited < min(_RENEWED_AT_LEAST, run.elapsed / 50)):
+        if shown == self._shown or (
+            shown[0] == self._shown[0] and waited < min(_RENEWED_AT_LEAST, run.elapsed / 50)
+        ):
             return
         self._renewed, self._shown = time.monotonic(), shown
         self.panel.renew_outputs()
@@ -176,7 +211,9 @@ class Service:
             return
         if deed.slow:
             self.panel.send({"kind": "heard", "id": wish.get("id"), "says": deed.slow})
-            helper = threading.Thread(target=self._answer, args=(wish, deed), name=f"icelaunch-{wish['do']}", daemon=True)
+            helper = threading.Thread(
+                target=self._answer, args=(wish, deed), name=f"icelaunch-{wish['do']}", daemon=True
+            )
             self._helpers.append(helper)
             helper.start()
         else:

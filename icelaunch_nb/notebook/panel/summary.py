@@ -14,7 +14,9 @@ _LINE = 400  # characters of a line
 _TAIL = 32_768  # bytes of a log that are looked at for its last lines
 _RANKS = 4  # failing ranks that are shown, so that a summary stays far below 100 kB
 _COLORS = {"SUCCEEDED": "#2e7d32", "FAILED": "#c62828", "LOST": "#c62828", "STOPPED": "#8d6e00"}
-_CONTROL = re.compile(r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-_]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(
+    r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-_]|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
+)
 
 
 def text(run: Any) -> str:
@@ -35,17 +37,26 @@ def html(run: Any) -> str:
     story = told.story
     color = _COLORS.get(told.state, "#1565c0")
     parts = [
-        '<div style="border-left: 3px solid ' + color + '; padding: 2px 0 2px 10px; line-height: 1.5">',
+        '<div style="border-left: 3px solid '
+        + color
+        + '; padding: 2px 0 2px 10px; line-height: 1.5">',
         f'<div><b style="color: {color}">{told.state}</b> {_escape(story["name"])} · {told.figures()}</div>',
-        *(f"<div>{_escape(line)}</div>" for line in [*told.as_of(), *told.restarts(), *run.standing()]),
+        *(
+            f"<div>{_escape(line)}</div>"
+            for line in [*told.as_of(), *told.restarts(), *run.standing()]
+        ),
     ]
     error = told.first_error()
     if error:
         parts.append(_block("\n".join(error)))
     for rank, said in told.last_words():
         opened = " open" if story["failures"] else ""
-        parts.append(f"<details{opened}><summary>rank {rank}, last lines</summary>{_block(chr(10).join(said))}</details>")
-    parts.append(f'<div style="opacity: 0.65; font-size: 0.85em">{_escape(story["path"])}</div></div>')
+        parts.append(
+            f"<details{opened}><summary>rank {rank}, last lines</summary>{_block(chr(10).join(said))}</details>"
+        )
+    parts.append(
+        f'<div style="opacity: 0.65; font-size: 0.85em">{_escape(story["path"])}</div></div>'
+    )
     return "\n".join(parts)
 
 
@@ -61,7 +72,9 @@ class _Told:
         """Of a run that isn't over, when that was so: nobody may be there to say what came of it."""
         if self.story["over"]:
             return []
-        return [f"as of {time.strftime('%H:%M:%S')}; ice.attach({self.story['run_id']!r}) tells more"]
+        return [
+            f"as of {time.strftime('%H:%M:%S')}; ice.attach({self.story['run_id']!r}) tells more"
+        ]
 
     def figures(self) -> str:
         ranks, restarts = self.story["nproc"], len(self.story["restarts"])
@@ -70,21 +83,37 @@ class _Told:
     def restarts(self) -> list[str]:
         allowed = self.story["max_restarts"]
         return [
-            f"restart {number} of {allowed}: " + (f"rank {restart['rank']}, " if restart["rank"] is not None else "") + _clean(str(restart["cause"]))
+            f"restart {number} of {allowed}: "
+            + (f"rank {restart['rank']}, " if restart["rank"] is not None else "")
+            + _clean(str(restart["cause"]))
             for number, restart in enumerate(self.story["restarts"], 1)
         ][-_LINES:]
 
     def first_error(self) -> list[str]:
         if not self.story["failures"]:
-            return [_clean(self.story["note"])] if self.story["note"] and self.story["state"] != "STOPPED" else []
+            return (
+                [_clean(self.story["note"])]
+                if self.story["note"] and self.story["state"] != "STOPPED"
+                else []
+            )
         first = self.story["failures"][0]
-        lines = [_clean(line) for line in first["traceback"].rstrip().split("\n")] if first["traceback"] else [_clean(first["title"])]
+        lines = (
+            [_clean(line) for line in first["traceback"].rstrip().split("\n")]
+            if first["traceback"]
+            else [_clean(first["title"])]
+        )
         when = f" in attempt {first['attempt']}" if self.story["restarts"] else ""
-        return [f"rank {first['rank']} failed{when}", *lines, *([_clean(first["hint"])] if first["hint"] else [])]
+        return [
+            f"rank {first['rank']} failed{when}",
+            *lines,
+            *([_clean(first["hint"])] if first["hint"] else []),
+        ]
 
     def last_words(self) -> list[tuple[int, list[str]]]:
         """The last lines of the ranks that failed, and of rank 0, as far as they wrote any."""
-        ranks = dict.fromkeys([*[failure["rank"] for failure in self.story["failures"]][:_RANKS], 0])
+        ranks = dict.fromkeys(
+            [*[failure["rank"] for failure in self.story["failures"]][:_RANKS], 0]
+        )
         return [(rank, lines) for rank in ranks if (lines := self._last_lines(rank))]
 
     def _last_lines(self, rank: int) -> list[str]:

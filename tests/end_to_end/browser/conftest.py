@@ -46,7 +46,9 @@ def server(lab, tmp_path_factory, ipykernel):
     yield server
     server.close_notebooks()
     server.close()
-    assert "the panel of" not in (server.home / "server.log").read_text(), "a panel's thread had trouble"
+    assert "the panel of" not in (server.home / "server.log").read_text(), (
+        "a panel's thread had trouble"
+    )
 
 
 @pytest.fixture(scope="session")

@@ -20,8 +20,14 @@ from playwright.sync_api import Browser, Page, Playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or "/usr/bin/chromium"
 FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
 ]
 
 
@@ -44,8 +50,12 @@ class Server:
 
     def __init__(self, home: Path, environ: Mapping[str, str] | None = None) -> None:
         self.home, self.token = home, secrets.token_hex(16)
-        self._settings("apputils-extension", "notification", {"fetchNews": "false", "checkForUpdates": False})
-        self._settings("notebook-extension", "tracker", {"windowingMode": "none"})  # every cell is in the page
+        self._settings(
+            "apputils-extension", "notification", {"fetchNews": "false", "checkForUpdates": False}
+        )
+        self._settings(
+            "notebook-extension", "tracker", {"windowingMode": "none"}
+        )  # every cell is in the page
         self._kernelspec(environ or {})
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -53,22 +63,44 @@ class Server:
         self._log = open(home / "server.log", "wb")
         environ = {
             # In a virtual environment its own kernel would come before the one that `_kernelspec` lays.
-            **os.environ, "JUPYTER_PREFER_ENV_PATH": "0", "JUPYTER_CONFIG_DIR": str(home / "config"), "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
-            "JUPYTER_DATA_DIR": str(home / "data"), "IPYTHONDIR": str(home / "ipython"), "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
-            "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"), "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+            **os.environ,
+            "JUPYTER_PREFER_ENV_PATH": "0",
+            "JUPYTER_CONFIG_DIR": str(home / "config"),
+            "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
+            "JUPYTER_DATA_DIR": str(home / "data"),
+            "IPYTHONDIR": str(home / "ipython"),
+            "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
+            "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
+            "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         }
         self.process = subprocess.Popen(
             [
-                sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={self.port}",
-                "--ServerApp.port_retries=0", f"--IdentityProvider.token={self.token}", f"--ServerApp.root_dir={home}",
-                "--LabApp.expose_app_in_browser=True", "--JupyterNotebookApp.expose_app_in_browser=True", "--LabApp.news_url=None",
+                sys.executable,
+                "-m",
+                "jupyterlab",
+                "--no-browser",
+                "--allow-root",
+                "--ServerApp.ip=127.0.0.1",
+                f"--ServerApp.port={self.port}",
+                "--ServerApp.port_retries=0",
+                f"--IdentityProvider.token={self.token}",
+                f"--ServerApp.root_dir={home}",
+                "--LabApp.expose_app_in_browser=True",
+                "--JupyterNotebookApp.expose_app_in_browser=True",
+                "--LabApp.news_url=None",
             ],
-            env=environ, cwd=home, stdout=self._log, stderr=self._log, stdin=subprocess.DEVNULL,
+            env=environ,
+            cwd=home,
+            stdout=self._log,
+            stderr=self._log,
+            stdin=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + 60
         while True:
             with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/api?token={self.token}", timeout=5).close()
+                urllib.request.urlopen(
+                    f"http://127.0.0.1:{self.port}/api?token={self.token}", timeout=5
+                ).close()
                 return
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError((home / "server.log").read_text())
@@ -84,7 +116,16 @@ class Server:
         folder = self.home / "data" / "kernels" / "python3"
         folder.mkdir(parents=True)
         argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-        (folder / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python", "env": dict(environ)}))
+        (folder / "kernel.json").write_text(
+            json.dumps(
+                {
+                    "argv": argv,
+                    "display_name": "Python 3",
+                    "language": "python",
+                    "env": dict(environ),
+                }
+            )
+        )
 
     def theme(self, name: str) -> None:
         """For pages that are opened from now on."""
@@ -95,16 +136,31 @@ class Server:
         name = f"{secrets.token_hex(4)}.ipynb"
         content = {
             "cells": [
-                {"cell_type": "code", "id": f"c{i}", "metadata": {}, "source": cell, "outputs": [], "execution_count": None}
+                {
+                    "cell_type": "code",
+                    "id": f"c{i}",
+                    "metadata": {},
+                    "source": cell,
+                    "outputs": [],
+                    "execution_count": None,
+                }
                 for i, cell in enumerate(cells)
             ],
-            "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}, "nbformat": 4, "nbformat_minor": 5,
+            "metadata": {
+                "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}
+            },
+            "nbformat": 4,
+            "nbformat_minor": 5,
         }
         (self.home / name).write_text(json.dumps(content))
         return name
 
     def request(self, path: str, method: str = "GET") -> Any:
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/{path}", method=method, headers={"Authorization": f"token {self.token}"})
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/{path}",
+            method=method,
+            headers={"Authorization": f"token {self.token}"},
+        )
         with urllib.request.urlopen(request, timeout=30) as response:
             return json.loads(response.read() or b"null")
 

@@ -59,13 +59,17 @@ def test_pause_resume_and_a_checkpoint_by_clicking(book):
     book.press(cell, "resume")
     book.word(cell, "RUNNING")
     book.press(cell, "checkpoint")
-    panel.locator(".ice-answer", has_text=re.compile(r"^Save checkpoint: saved: /tmp/step_\d+, step \d+$")).wait_for(timeout=10_000)
+    panel.locator(
+        ".ice-answer", has_text=re.compile(r"^Save checkpoint: saved: /tmp/step_\d+, step \d+$")
+    ).wait_for(timeout=10_000)
     panel.locator(".ice-tool", has_text="Events").click()
     events = panel.locator(".ice-events")
     events.get_by_text("checkpoint saved: /tmp/step_").wait_for(timeout=10_000)
     book.press(cell, "stop")
     book.word(cell, "STOPPED")
-    told = re.findall(r"asked to pause|paused|resumed|checkpoint saved|asked to stop", events.inner_text())
+    told = re.findall(
+        r"asked to pause|paused|resumed|checkpoint saved|asked to stop", events.inner_text()
+    )
     assert told == ["asked to pause", "paused", "resumed", "checkpoint saved", "asked to stop"]
     assert says(book, "print(len(run.result()[0]), run.result()[0] == run.result()[1])") == "1 True"
 
@@ -75,7 +79,9 @@ def test_a_breakpoint_is_stepped_through_by_clicking_and_typing(book):
     panel, keyboard = book.panel(cell), book.page.keyboard
     prompt = panel.locator(".ice-debug")
     prompt.get_by_text(re.compile(r"^rank 1 waits at cell \d+, line 16$")).wait_for(timeout=20_000)
-    panel.get_by_role("tab", name=re.compile("rank 1: waits at cell"), selected=True).wait_for(timeout=5_000)  # it came forward
+    panel.get_by_role("tab", name=re.compile("rank 1: waits at cell"), selected=True).wait_for(
+        timeout=5_000
+    )  # it came forward
     line = prompt.get_by_label("Debugger command")
     line.click()
     keyboard.type("p secr")
@@ -107,15 +113,22 @@ def test_a_breakpoint_is_stepped_through_by_clicking_and_typing(book):
     keyboard.press("Enter")
     prompt.wait_for(state="hidden", timeout=5_000)
     before = panel.locator(".ice-count").inner_text()
-    book.page.wait_for_function("([element, before]) => element.textContent !== before", arg=[panel.locator(".ice-count").element_handle(), before])
+    book.page.wait_for_function(
+        "([element, before]) => element.textContent !== before",
+        arg=[panel.locator(".ice-count").element_handle(), before],
+    )
     book.press(cell, "stop")
     book.word(cell, "STOPPED")
 
 
 def test_a_prompt_is_there_again_after_a_reload_while_a_cell_waits_and_ends_with_a_stop(book):
     cell = launch(book, "5,")
-    book.panel(cell).locator(".ice-debug-where").get_by_text("rank 1 waits").wait_for(timeout=20_000)
-    waits = book.cell("try:\n    print('waits', flush=True)\n    print(len(run.result()))\nexcept BaseException as error:\n    print(type(error))")
+    book.panel(cell).locator(".ice-debug-where").get_by_text("rank 1 waits").wait_for(
+        timeout=20_000
+    )
+    waits = book.cell(
+        "try:\n    print('waits', flush=True)\n    print(len(run.result()))\nexcept BaseException as error:\n    print(type(error))"
+    )
     book.output(waits).get_by_text("waits").wait_for(timeout=10_000)
     panel = book.panel(cell)
     line = panel.get_by_label("Debugger command")
@@ -134,10 +147,18 @@ def test_a_prompt_is_there_again_after_a_reload_while_a_cell_waits_and_ends_with
 
 
 def test_a_rank_that_raises_waits_with_what_it_raised(book):
-    book.done(book.cell("def breaks():\n    value = 5\n    if ice.get_context().rank == 0:\n        raise ValueError('the <b>cause</b>')\n    time.sleep(60)"))
-    cell = book.cell("run = ice.launch(breaks, nproc_per_node=2, devices='cpu', post_mortem=True)\nrun")
+    book.done(
+        book.cell(
+            "def breaks():\n    value = 5\n    if ice.get_context().rank == 0:\n        raise ValueError('the <b>cause</b>')\n    time.sleep(60)"
+        )
+    )
+    cell = book.cell(
+        "run = ice.launch(breaks, nproc_per_node=2, devices='cpu', post_mortem=True)\nrun"
+    )
     panel = book.panel(cell)
-    panel.locator(".ice-debug-where").get_by_text("· ValueError: the <b>cause</b>").wait_for(timeout=20_000)
+    panel.locator(".ice-debug-where").get_by_text("· ValueError: the <b>cause</b>").wait_for(
+        timeout=20_000
+    )
     panel.get_by_label("Debugger command").fill("p value")
     panel.get_by_label("Debugger command").press("Enter")
     book.sees(cell, "(Pdb) p value\n5")
@@ -146,24 +167,40 @@ def test_a_rank_that_raises_waits_with_what_it_raised(book):
 
 
 def test_ranks_that_hang_are_marked_with_where_they_stand(book):
-    book.done(book.cell("def hangs():\n    while not ice.get_context().events.resume.wait(5):\n        pass"))
-    cell = book.cell("run = ice.launch(hangs, nproc_per_node=2, devices='cpu', hang_after=0.5)\nrun")
+    book.done(
+        book.cell(
+            "def hangs():\n    while not ice.get_context().events.resume.wait(5):\n        pass"
+        )
+    )
+    cell = book.cell(
+        "run = ice.launch(hangs, nproc_per_node=2, devices='cpu', hang_after=0.5)\nrun"
+    )
     panel = book.panel(cell)
-    panel.get_by_role("tab", name=re.compile(r"rank 1: silent at cell \d+, line 2")).wait_for(timeout=20_000)
+    panel.get_by_role("tab", name=re.compile(r"rank 1: silent at cell \d+, line 2")).wait_for(
+        timeout=20_000
+    )
     panel.locator(".ice-tool", has_text="Events").click()
-    panel.locator(".ice-events").get_by_text(re.compile(r"ranks 0, 1 silent for \d+ s, at cell \d+, line 2")).wait_for(timeout=5_000)
+    panel.locator(".ice-events").get_by_text(
+        re.compile(r"ranks 0, 1 silent for \d+ s, at cell \d+, line 2")
+    ).wait_for(timeout=5_000)
     book.done(book.cell("run.resume()"))
     book.word(cell, "SUCCEEDED")
 
 
 def test_equal_stacks_are_told_once_and_the_odd_one_comes_first(book):
-    book.done(book.cell(
-        "def stands():\n    resume = ice.get_context().events.resume\n    print('stands')\n"
-        "    if ice.get_context().rank == 1:\n        resume.wait(60)\n    resume.wait(60)"
-    ))
+    book.done(
+        book.cell(
+            "def stands():\n    resume = ice.get_context().events.resume\n    print('stands')\n"
+            "    if ice.get_context().rank == 1:\n        resume.wait(60)\n    resume.wait(60)"
+        )
+    )
     cell = book.cell("run = ice.launch(stands, nproc_per_node=4, devices='cpu')\nrun")
     panel = book.panel(cell)
-    book.done(book.cell("while not (run.pids and all(run.logs(rank) for rank in range(4))):\n    time.sleep(0.02)"))
+    book.done(
+        book.cell(
+            "while not (run.pids and all(run.logs(rank) for rank in range(4))):\n    time.sleep(0.02)"
+        )
+    )
     book.press(cell, "stacks")
     places = panel.locator(".ice-stacks details")
     places.first.wait_for(timeout=10_000)
@@ -176,16 +213,22 @@ def test_equal_stacks_are_told_once_and_the_odd_one_comes_first(book):
 
 
 def test_the_panel_counts_down_while_ranks_take_their_time_to_stop(book):
-    book.done(book.cell(
-        "def slow():\n    for _ in ice.get_context().steps(range(10**9)):\n        time.sleep(0.01)\n    time.sleep(60)"
-    ))
+    book.done(
+        book.cell(
+            "def slow():\n    for _ in ice.get_context().steps(range(10**9)):\n        time.sleep(0.01)\n    time.sleep(60)"
+        )
+    )
     cell = book.cell("run = ice.launch(slow, nproc_per_node=2, devices='cpu')\nrun")
     panel = book.panel(cell)
     panel.locator(".ice-count", has_text="%").first.wait_for(timeout=20_000)
     book.press(cell, "stop")
-    panel.locator(".ice-countdown", has_text=re.compile(r"^(30|29) s left$")).wait_for(timeout=5_000)
+    panel.locator(".ice-countdown", has_text=re.compile(r"^(30|29) s left$")).wait_for(
+        timeout=5_000
+    )
     panel.locator(".ice-countdown", has_text=re.compile(r"^2[78] s left$")).wait_for(timeout=5_000)
     book.done(book.cell("run.stop(grace=1)"))
-    panel.locator(".ice-countdown", has_text=re.compile(r"^(1|2) s left$|being killed")).wait_for(timeout=5_000)
+    panel.locator(".ice-countdown", has_text=re.compile(r"^(1|2) s left$|being killed")).wait_for(
+        timeout=5_000
+    )
     book.word(cell, "STOPPED")
     assert panel.locator(".ice-countdown").is_hidden()

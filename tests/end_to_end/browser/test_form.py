@@ -36,7 +36,11 @@ class Form:
         self.box = book.page.locator(".jp-Notebook .jp-Cell").nth(self.cell).locator(".ice-form")
         self.box.wait_for(timeout=20_000)
         self.press("Defaults")
-        book.page.wait_for_function("(box) => !box.querySelector('[data-changed]')", arg=self.box.element_handle(), timeout=10_000)
+        book.page.wait_for_function(
+            "(box) => !box.querySelector('[data-changed]')",
+            arg=self.box.element_handle(),
+            timeout=10_000,
+        )
 
     def field(self, key):
         return self.box.locator(f'[data-key="{key}"]')
@@ -71,7 +75,10 @@ def test_fields_know_types_and_defaults(form):
     assert form.field("argument.shuffle").get_by_role("checkbox").is_checked()
     assert form.field("argument.mode").locator("option").all_inner_texts() == ["fast", "exact"]
     assert form.field("argument.schedule").get_by_role("combobox").input_value() == "COSINE"
-    assert form.field("argument.data").locator("input").get_attribute("placeholder") == "a Python expression"
+    assert (
+        form.field("argument.data").locator("input").get_attribute("placeholder")
+        == "a Python expression"
+    )
     free = form.box.locator(".ice-chip", has_text="core").locator(".ice-chip-note").inner_text()
     assert re.match(r"\d+(\.\d)? of \d+(\.\d)? GB free, \d+ cores?, load \d", free)
     assert not form.field("setting.max_nodes").is_visible()
@@ -103,7 +110,10 @@ def test_it_launches_what_was_filled_in_and_is_ready_again(form):
     form.book.sees(form.cell, "exact CONSTANT again")
     form.says("SUCCEEDED")
     assert form.value("form.run.result()") == "{0: 20}"
-    assert form.book.page.locator(".jp-Notebook .jp-Cell").nth(form.cell).locator(".ice-panel").count() == 1
+    assert (
+        form.book.page.locator(".jp-Notebook .jp-Cell").nth(form.cell).locator(".ice-panel").count()
+        == 1
+    )
 
 
 def test_the_runs_own_panel_stops_it_and_the_form_says_so(form):
@@ -129,7 +139,10 @@ def test_what_is_wrong_is_said_as_it_is_typed_and_nothing_starts(form):
     form.says("Look at data, epochs, ranks.")
     assert form.field("argument.epochs").locator("input").get_attribute("aria-invalid") == "true"
     form.press("Launch")
-    form.book.page.wait_for_function("() => document.activeElement?.closest('[data-key]')?.dataset.key === 'argument.data'", timeout=5_000)
+    form.book.page.wait_for_function(
+        "() => document.activeElement?.closest('[data-key]')?.dataset.key === 'argument.data'",
+        timeout=5_000,
+    )
     assert form.value("len(ice.runs())") == before
     form.fill("argument.data", "dataset")
     form.fill("argument.epochs", "1")
@@ -171,7 +184,10 @@ def test_the_same_launch_as_code(form):
     form.fill("setting.nproc_per_node", "2")
     form.press("Code")
     python, cell = form.box.locator(".ice-code pre").all()
-    form.box.locator(".ice-code pre", has_text='run = ice.launch(lesson, kwargs={"data": dataset}, nproc_per_node=2)').wait_for(timeout=5_000)
+    form.box.locator(
+        ".ice-code pre",
+        has_text='run = ice.launch(lesson, kwargs={"data": dataset}, nproc_per_node=2)',
+    ).wait_for(timeout=5_000)
     assert cell.inner_text() == "%%icelaunch --nproc-per-node 2\nlesson(data=dataset)"
     form.book.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     form.press("Copy as %%icelaunch cell")
@@ -209,11 +225,16 @@ def test_the_last_settings_outlive_the_page_and_the_kernel(form):
     form.book.done(form.book.cell("again = ice.LaunchPanel(lesson)"))
     assert form.value("again.cell") == "%%icelaunch --nproc-per-node 2\nlesson(data=dataset[:3])"
     # Another kernel for the same notebook: all that the two have in common is the state directory and the notebook's path.
-    code = ("import subprocess, sys\nprint(subprocess.run([sys.executable, '-c', '''\n"
-            "import icelaunch_nb as ice\ndef lesson(data): pass\ndataset = []\nprint(ice.LaunchPanel(lesson).cell)\n'''], capture_output=True, text=True))")
+    code = (
+        "import subprocess, sys\nprint(subprocess.run([sys.executable, '-c', '''\n"
+        "import icelaunch_nb as ice\ndef lesson(data): pass\ndataset = []\nprint(ice.LaunchPanel(lesson).cell)\n'''], capture_output=True, text=True))"
+    )
     cell = form.book.cell(code)
     form.book.done(cell, 60)
-    assert "%%icelaunch --nproc-per-node 2\\nlesson(data=dataset[:3])" in form.book.output(cell).inner_text()
+    assert (
+        "%%icelaunch --nproc-per-node 2\\nlesson(data=dataset[:3])"
+        in form.book.output(cell).inner_text()
+    )
 
 
 def test_by_keyboard_alone(form):
@@ -235,7 +256,9 @@ def test_while_a_cell_is_busy_it_answers_where_the_kernel_can_and_says_so_where_
     try:
         form.fill("argument.data", "dataset")
         form.says("1 rank, cpu" if subshells else "The kernel is busy with a cell")
-        assert form.field("argument.data").locator("input").input_value() == "dataset", "what was typed stays"
+        assert form.field("argument.data").locator("input").input_value() == "dataset", (
+            "what was typed stays"
+        )
     finally:
         (form.book.server.home / "free").touch()
         form.book.done(busy)
@@ -251,7 +274,9 @@ def test_two_clicks_while_a_cell_is_busy_are_one_launch(form):
     busy = form.book.cell("while not os.path.exists('free'): time.sleep(.01)")
     launch = form.box.locator(".ice-launch")
     launch.click()
-    form.box.locator(".ice-status", has_text=re.compile("kernel is busy|RUNNING")).wait_for(timeout=15_000)
+    form.box.locator(".ice-status", has_text=re.compile("kernel is busy|RUNNING")).wait_for(
+        timeout=15_000
+    )
     launch.evaluate("(button) => button.click()")
     assert launch.is_disabled()
     for name in ("free", "go on"):
@@ -285,7 +310,10 @@ def test_a_page_that_is_loaded_again_shows_what_was_typed(form):
     assert form.field("setting.role").locator("input").input_value() == "learner"
     form.fill("argument.data", "dataset[:2]")
     form.says("1 rank, cpu")
-    assert form.value("form.cell") == "%%icelaunch --role learner\nlesson(data=dataset[:2], note=\"kept\")"
+    assert (
+        form.value("form.cell")
+        == '%%icelaunch --role learner\nlesson(data=dataset[:2], note="kept")'
+    )
 
 
 def test_streams_are_chosen_by_name(form):
@@ -316,7 +344,11 @@ def test_two_views_of_a_form_show_the_same(form):
 
 
 def test_a_name_is_text(book):
-    book.done(book.cell("def risky(x='<img src=x onerror=window.hacked=1>', **rest):\n    '''<script>window.hacked = 2</script>'''"))
+    book.done(
+        book.cell(
+            "def risky(x='<img src=x onerror=window.hacked=1>', **rest):\n    '''<script>window.hacked = 2</script>'''"
+        )
+    )
     form = Form(book, "ice.LaunchPanel(risky)")
     form.fill("argument.x", "<img src=x onerror=window.hacked=3>")
     form.fill("argument.rest", "'<b>no</b>'")
@@ -328,7 +360,16 @@ def test_a_name_is_text(book):
 
 def test_gpus_are_chosen_by_a_click_each(form):
     """On a machine without GPUs: what NVML would say is made up, so the kernel goes on to say that there are none."""
-    gpus = [{"device": f"cuda:{n}", "about": "", "free": (80 - 20 * n) * 10**9, "total": 80 * 10**9, "note": "3 % busy"} for n in range(4)]
+    gpus = [
+        {
+            "device": f"cuda:{n}",
+            "about": "",
+            "free": (80 - 20 * n) * 10**9,
+            "total": 80 * 10**9,
+            "note": "3 % busy",
+        }
+        for n in range(4)
+    ]
     form.book.done(form.book.cell(f"form._fields.devices = [*form._fields.devices[:1], *{gpus}]"))
     form.fill("argument.data", "1")
     third = form.box.get_by_role("button", name="cuda:2")
@@ -347,7 +388,16 @@ def test_gpus_are_chosen_by_a_click_each(form):
 def test_in_notebook_7(lab, server, browser):
     page = browser.new_page(viewport={"width": 1200, "height": 900})
     try:
-        book = lab.Book(server, page, server.notebook(["%load_ext icelaunch_nb\nimport icelaunch_nb as ice\ndef short(n: int = 2): return n"]), "notebook")
+        book = lab.Book(
+            server,
+            page,
+            server.notebook(
+                [
+                    "%load_ext icelaunch_nb\nimport icelaunch_nb as ice\ndef short(n: int = 2): return n"
+                ]
+            ),
+            "notebook",
+        )
         book.run(0)
         book.done(0, 60)
         form = Form(book, "ice.LaunchPanel()")

@@ -23,26 +23,44 @@ def test_the_summary_is_of_these_seconds_while_the_run_goes_on_and_the_view_stay
     panel.evaluate("(panel) => { panel.mine = true; }")
     for _ in range(2):
         told = book.page.evaluate(f"(cell) => {_PLACE}", cell)
-        book.page.wait_for_function(f"([cell, told]) => {_PLACE} !== told", arg=[cell, told], timeout=10_000)
+        book.page.wait_for_function(
+            f"([cell, told]) => {_PLACE} !== told", arg=[cell, told], timeout=10_000
+        )
     assert panel.evaluate("(panel) => panel.mine"), "the very same view"
     assert panel.locator(".ice-search").input_value() == "line"
     assert panel.locator(".ice-stacks pre").first.is_visible()
-    assert panel.locator(".xterm-helper-textarea").evaluate("(focused) => focused === document.activeElement")
+    assert panel.locator(".xterm-helper-textarea").evaluate(
+        "(focused) => focused === document.activeElement"
+    )
     book.sees(cell, "line 0")
     (output,) = book.save()["cells"][cell]["outputs"]
     for shown in ("text/html", "text/plain"):
         text = "".join(output["data"][shown])
-        assert "RUNNING" in text and re.search(r"as of \d\d:\d\d:\d\d; ice.attach\(", text) and "of rank 0" in text
+        assert (
+            "RUNNING" in text
+            and re.search(r"as of \d\d:\d\d:\d\d; ice.attach\(", text)
+            and "of rank 0" in text
+        )
     assert len(str(output)) < 20_000
 
 
 def test_four_panels_ask_for_their_code_once(book):
-    cells = [book.cell(f"run = ice.launch(lambda: print('here'), devices='cpu')\nrun.wait()\nrun.panel()  # {number}") for number in range(4)]
+    cells = [
+        book.cell(
+            f"run = ice.launch(lambda: print('here'), devices='cpu')\nrun.wait()\nrun.panel()  # {number}"
+        )
+        for number in range(4)
+    ]
     for cell in cells:
         book.sees(cell, "here", 30)
     book.save()
     large = []
-    book.page.on("websocket", lambda socket: socket.on("framereceived", lambda payload: len(payload) > 400_000 and large.append(len(payload))))
+    book.page.on(
+        "websocket",
+        lambda socket: socket.on(
+            "framereceived", lambda payload: len(payload) > 400_000 and large.append(len(payload))
+        ),
+    )
     book.open()
     for cell in cells:
         book.sees(cell, "here", 20)
@@ -52,7 +70,9 @@ def test_four_panels_ask_for_their_code_once(book):
 
 def test_a_panel_whose_code_was_asked_for_in_vain_asks_itself(book):
     """By another panel of this page, whose kernel is busy or gone."""
-    cell = book.cell("run = ice.launch(lambda: print('here'), devices='cpu')\nrun.wait()\nrun.panel()")
+    cell = book.cell(
+        "run = ice.launch(lambda: print('here'), devices='cpu')\nrun.wait()\nrun.panel()"
+    )
     book.sees(cell, "here", 30)
     version = book.page.evaluate("() => [...globalThis.icelaunchCode.keys()][0]")
     book.save()
@@ -89,7 +109,11 @@ def own_book(lab, server, browser):
 
 
 def _says_that_nothing_is_heard(panel, timeout):
-    panel.get_by_text(re.compile(r'^No word from the kernel since \d\d:\d\d:\d\d, when the run was RUNNING\. .*ice\.attach\("\w+"\)')).wait_for(timeout=timeout)
+    panel.get_by_text(
+        re.compile(
+            r'^No word from the kernel since \d\d:\d\d:\d\d, when the run was RUNNING\. .*ice\.attach\("\w+"\)'
+        )
+    ).wait_for(timeout=timeout)
     assert panel.locator(".ice-word").inner_text() == "NO WORD"
     assert panel.locator(".ice-button:visible").count() == 0
 
@@ -98,7 +122,9 @@ def test_a_restart_of_the_kernel_is_told_at_once(own_book):
     book = own_book
     cell = book.cell(LAUNCH)
     book.sees(cell, "line 3", 30)
-    book.page.evaluate("() => { window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart(); }")
+    book.page.evaluate(
+        "() => { window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart(); }"
+    )
     panel = book.panel(cell)
     _says_that_nothing_is_heard(panel, 3_000)
     elapsed = panel.locator(".ice-elapsed").inner_text()

@@ -34,7 +34,13 @@ class Traffic:
 
     def __init__(self, page):
         self.frames: list[tuple[float, int]] = []
-        page.on("websocket", lambda socket: socket.on("framereceived", lambda payload: self.frames.append((time.monotonic(), len(payload)))))
+        page.on(
+            "websocket",
+            lambda socket: socket.on(
+                "framereceived",
+                lambda payload: self.frames.append((time.monotonic(), len(payload))),
+            ),
+        )
 
     def rates(self, since: float) -> tuple[float, float]:
         """Bytes and frames a second, from `since` until now."""
@@ -62,7 +68,9 @@ def test_a_flood_is_cut_to_what_a_browser_can_take_and_stop_still_acts(book):
     answer = time.monotonic() - asked
     book.page.wait_for_timeout(3000)
     after = _memory(book)
-    print(f"{size / 1e6:.2f} MB/s, {frames:.1f} frames/s, a cell answered after {answer:.2f} s, memory in MB: {before} before, {after} after")
+    print(
+        f"{size / 1e6:.2f} MB/s, {frames:.1f} frames/s, a cell answered after {answer:.2f} s, memory in MB: {before} before, {after} after"
+    )
     assert size < 1e6
     assert frames <= 20
     assert answer < 1
@@ -107,7 +115,12 @@ def _memory(book) -> dict[str, int]:
 
 
 def test_launches_leave_nothing_behind(book):
-    book.done(book.cell(COUNTS + "\nfrom IPython.display import display\nseen = []\nimport icelaunch_nb.notebook.panel.panels as module\nmodule._KEPT = 3"))
+    book.done(
+        book.cell(
+            COUNTS
+            + "\nfrom IPython.display import display\nseen = []\nimport icelaunch_nb.notebook.panel.panels as module\nmodule._KEPT = 3"
+        )
+    )
     last = book.cell(
         "for number in range(20):\n"
         "    run = ice.launch(lambda: print('here'), nproc_per_node=1, devices='cpu')\n"
@@ -119,18 +132,27 @@ def test_launches_leave_nothing_behind(book):
     )
     book.done(last, 60)
     output = book.output(last)
-    told = book.cell("print(json.dumps([seen[5], seen[-1]]))")  # JupyterLab draws the first 50 outputs of a cell
+    told = book.cell(
+        "print(json.dumps([seen[5], seen[-1]]))"
+    )  # JupyterLab draws the first 50 outputs of a cell
     book.done(told)
     before, after = json.loads(book.output(told).inner_text())
     # 14 launches lie between the two; a socket or two of ipykernel's may just be opening or closing.
-    assert {name: after[name] - before[name] < 5 for name in before} == dict.fromkeys(before, True), (before, after)
+    assert {name: after[name] - before[name] < 5 for name in before} == dict.fromkeys(
+        before, True
+    ), (before, after)
     # Panels of long ago have turned into their summary.
     assert output.locator("details summary", has_text="rank 0, last lines").count() >= 10
 
 
 @pytest.mark.slow
 def test_two_hundred_launches_leave_threads_files_widgets_and_comms_flat(book):
-    book.done(book.cell(COUNTS + "\nfrom IPython.display import display\nseen = []\nimport icelaunch_nb.notebook.panel.panels as module"))
+    book.done(
+        book.cell(
+            COUNTS
+            + "\nfrom IPython.display import display\nseen = []\nimport icelaunch_nb.notebook.panel.panels as module"
+        )
+    )
     many = book.cell(
         "for number in range(200):\n"
         "    run = ice.launch(lambda: print('here'), nproc_per_node=1, devices='cpu')\n"
@@ -147,7 +169,9 @@ def test_two_hundred_launches_leave_threads_files_widgets_and_comms_flat(book):
     before, after = json.loads(book.output(told).inner_text())
     print(before, after)
     # A socket or two of ipykernel's may just be opening or closing.
-    assert {name: after[name] - before[name] < 3 for name in before} == dict.fromkeys(before, True), (before, after)
+    assert {name: after[name] - before[name] < 3 for name in before} == dict.fromkeys(
+        before, True
+    ), (before, after)
 
 
 def test_a_saved_notebook_holds_the_summary_and_stays_small(book, server):
@@ -187,7 +211,11 @@ _HTML = """(cell) => window.jupyterapp.shell.currentWidget.content.widgets[cell]
 
 
 def test_a_print_without_flush_and_without_a_newline_is_seen_within_a_second(book):
-    book.done(book.cell("def mumbles():\n    time.sleep(2)\n    print('no newline', end='')\n    print(' at', time.time(), end=' ')\n    time.sleep(60)"))
+    book.done(
+        book.cell(
+            "def mumbles():\n    time.sleep(2)\n    print('no newline', end='')\n    print(' at', time.time(), end=' ')\n    time.sleep(60)"
+        )
+    )
     cell = book.cell("run = ice.launch(mumbles, nproc_per_node=1, devices='cpu')\nrun")
     book.sees(cell, "no newline at")
     seen = time.time()
@@ -198,15 +226,19 @@ def test_a_print_without_flush_and_without_a_newline_is_seen_within_a_second(boo
 @pytest.mark.slow
 def test_from_print_to_pixel_in_a_quiet_run(book):
     """Ranks say when they print, the page when it shows; both clocks are this machine's."""
-    book.done(book.cell(
-        "def ticks():\n    import random\n    time.sleep(2)\n    for number in range(120):\n"
-        "        print(f'tick {number} {1000 * time.time():.1f}')\n        time.sleep(random.uniform(0.1, 0.2))\n    time.sleep(60)"
-    ))
+    book.done(
+        book.cell(
+            "def ticks():\n    import random\n    time.sleep(2)\n    for number in range(120):\n"
+            "        print(f'tick {number} {1000 * time.time():.1f}')\n        time.sleep(random.uniform(0.1, 0.2))\n    time.sleep(60)"
+        )
+    )
     cell = book.cell("run = ice.launch(ticks, nproc_per_node=2, devices='cpu')\nrun")
     book.panel(cell)
     took = sorted(book.page.evaluate(_TICKS, [cell, 120]))
     median, p99 = took[len(took) // 2], took[int(len(took) * 0.99)]
-    print(f"{len(took)} lines: median {median:.0f} ms, 99 % within {p99:.0f} ms, longest {took[-1]:.0f} ms")
+    print(
+        f"{len(took)} lines: median {median:.0f} ms, 99 % within {p99:.0f} ms, longest {took[-1]:.0f} ms"
+    )
     assert len(took) >= 110
     assert median <= 60
     assert p99 <= 200
@@ -229,7 +261,9 @@ _TICKS = """([cell, number]) => new Promise((resolve) => {
 
 
 @pytest.mark.parametrize("app", ["lab", "notebook"])
-def test_a_saved_notebook_that_is_opened_without_its_kernel_shows_the_summary(lab, server, browser, app):
+def test_a_saved_notebook_that_is_opened_without_its_kernel_shows_the_summary(
+    lab, server, browser, app
+):
     page = browser.new_page(viewport={"width": 1200, "height": 900})
     setup = "%load_ext icelaunch_nb\nimport icelaunch_nb as ice\ndef fails():\n    print('its last words')\n    raise ValueError('the cause')"
     book = lab.Book(server, page, server.notebook([setup]), app=app)

@@ -53,4 +53,8 @@ def test_without_a_panel(book, options):
     book.done(cell)
     text = book.output(cell).inner_text()
     assert book.page.locator(".jp-Notebook .jp-Cell").nth(cell).locator(".ice-panel").count() == 0
-    assert "[default_role1]:from 1" in text if options == "--no-panel" else text.strip().startswith("<Run")
+    assert (
+        "[default_role1]:from 1" in text
+        if options == "--no-panel"
+        else text.strip().startswith("<Run")
+    )

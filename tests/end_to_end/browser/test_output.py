@@ -40,10 +40,12 @@ def _launch(book, call, ranks=1, rest=""):
 
 
 def test_last_words_without_a_newline_are_there_among_all_ranks(book):
-    book.done(book.cell(
-        "def dies():\n    if ice.get_context().rank:\n        print('dying words', end='', flush=True)\n        os._exit(3)\n"
-        "    print('\\rbar 10%', end='', flush=True)\n    time.sleep(.5)\n    print('\\rbar 20%', end='', flush=True)\n    time.sleep(60)"
-    ))
+    book.done(
+        book.cell(
+            "def dies():\n    if ice.get_context().rank:\n        print('dying words', end='', flush=True)\n        os._exit(3)\n"
+            "    print('\\rbar 10%', end='', flush=True)\n    time.sleep(.5)\n    print('\\rbar 20%', end='', flush=True)\n    time.sleep(60)"
+        )
+    )
     cell, panel = _launch(book, "dies", 2)
     book.word(cell, "FAILED")
     panel.get_by_role("tab", name="all").click()
@@ -51,19 +53,25 @@ def test_last_words_without_a_newline_are_there_among_all_ranks(book):
 
 
 def test_a_bar_moves_in_its_line_among_all_ranks(book):
-    book.done(book.cell(
-        "def bars():\n    for number in range(20):\n        print(f'\\rbar {number}', end='', flush=True)\n        time.sleep(.05)\n    time.sleep(60)"
-    ))
+    book.done(
+        book.cell(
+            "def bars():\n    for number in range(20):\n        print(f'\\rbar {number}', end='', flush=True)\n        time.sleep(.05)\n    time.sleep(60)"
+        )
+    )
     cell, panel = _launch(book, "bars", 2)
     panel.get_by_role("tab", name="all").click()
     book.sees(cell, "[×2] bar 19")
-    assert [line.strip() for line in book.text(cell).replace("\xa0", " ").split("\n") if "bar" in line] == ["[×2] bar 19"]
+    assert [
+        line.strip() for line in book.text(cell).replace("\xa0", " ").split("\n") if "bar" in line
+    ] == ["[×2] bar 19"]
 
 
 def test_stdout_and_stderr_are_told_apart(book):
-    book.done(book.cell(
-        "def both():\n    print('out')\n    print('err\\n\\x1b[32mgreen\\x1b[0m err', file=sys.stderr)\n    time.sleep(60)"
-    ))
+    book.done(
+        book.cell(
+            "def both():\n    print('out')\n    print('err\\n\\x1b[32mgreen\\x1b[0m err', file=sys.stderr)\n    time.sleep(60)"
+        )
+    )
     cell, panel = _launch(book, "both", 2)
     for tab in ("rank 0", "all"):
         panel.get_by_role("tab", name=tab).click()
@@ -86,7 +94,9 @@ def test_it_stops_following_when_one_scrolls_up_and_goes_on_at_the_end(book, key
         screen.press("PageUp")
     panel.get_by_role("button", name="Follow", pressed=False).wait_for(timeout=5_000)
     there = book.text(cell)
-    printed = book.cell("seen = len(run.logs(0))\nwhile len(run.logs(0)) < seen + 100: time.sleep(.01)")
+    printed = book.cell(
+        "seen = len(run.logs(0))\nwhile len(run.logs(0)) < seen + 100: time.sleep(.01)"
+    )
     book.done(printed)
     assert book.text(cell) == there
     screen.press("End")
@@ -97,7 +107,11 @@ def test_it_stops_following_when_one_scrolls_up_and_goes_on_at_the_end(book, key
 
 
 def test_after_a_reload_a_rank_that_is_looked_at_gets_its_older_lines(book):
-    book.done(book.cell("def much():\n    for number in range(6000): print(f'line {number:05} ' + 'x' * 88)\n    time.sleep(60)"))
+    book.done(
+        book.cell(
+            "def much():\n    for number in range(6000): print(f'line {number:05} ' + 'x' * 88)\n    time.sleep(60)"
+        )
+    )
     cell, panel = _launch(book, "much", 8)
     book.sees(cell, "line 05999", 30)
     book.save()
@@ -131,9 +145,13 @@ def test_a_screen_reader_finds_the_last_lines_and_hears_them_where_the_focus_is(
     assert log.get_attribute("aria-live") == "polite"
     row = log.get_by_text("line 25 of rank 0").element_handle()
     log.get_by_text("line 45 of rank 0").wait_for(timeout=10_000)
-    assert row.evaluate("(row) => row.isConnected && row.textContent") == "line 25 of rank 0", "what was read is not read again"
+    assert row.evaluate("(row) => row.isConnected && row.textContent") == "line 25 of rank 0", (
+        "what was read is not read again"
+    )
     panel.get_by_role("tab", name="all").click()
-    panel.get_by_role("log", name="Last lines of all ranks").get_by_text(re.compile("of rank 1")).first.wait_for(timeout=10_000)
+    panel.get_by_role("log", name="Last lines of all ranks").get_by_text(
+        re.compile("of rank 1")
+    ).first.wait_for(timeout=10_000)
 
 
 def test_all_of_it_is_selected_and_copied_by_keys(book):
@@ -143,7 +161,10 @@ def test_all_of_it_is_selected_and_copied_by_keys(book):
     panel.locator(".xterm-helper-textarea").focus()
     book.page.keyboard.press("Control+a")
     book.page.keyboard.press("Control+c")
-    book.page.wait_for_function("async () => (await navigator.clipboard.readText()).trim().replace('\\r', '') === 'first words\\nsecond'", timeout=5_000)
+    book.page.wait_for_function(
+        "async () => (await navigator.clipboard.readText()).trim().replace('\\r', '') === 'first words\\nsecond'",
+        timeout=5_000,
+    )
 
 
 SHADES = """
@@ -158,8 +179,15 @@ def shades():
 
 @pytest.mark.parametrize("theme", ["Dark", "Light"])
 def test_every_word_can_be_read_in_both_themes(book, theme):
-    book.page.evaluate("(theme) => window.jupyterapp.commands.execute('apputils:change-theme', { theme })", f"JupyterLab {theme}")
-    book.page.wait_for_function("(light) => document.body.dataset.jpThemeLight === light", arg=str(theme == "Light").lower(), timeout=10_000)
+    book.page.evaluate(
+        "(theme) => window.jupyterapp.commands.execute('apputils:change-theme', { theme })",
+        f"JupyterLab {theme}",
+    )
+    book.page.wait_for_function(
+        "(light) => document.body.dataset.jpThemeLight === light",
+        arg=str(theme == "Light").lower(),
+        timeout=10_000,
+    )
     book.done(book.cell(SHADES))
     failed, panel = _launch(book, "shades", 5)
     book.word(failed, "FAILED", 20)

@@ -81,7 +81,9 @@ def test_the_keys_stay_in_the_panel_whatever_they_press(book):
     panel, keyboard = book.panel(cell), book.page.keyboard
 
     def focused(name):
-        panel.get_by_role("button", name=name, exact=True).and_(panel.locator(":focus")).wait_for(timeout=5_000)
+        panel.get_by_role("button", name=name, exact=True).and_(panel.locator(":focus")).wait_for(
+            timeout=5_000
+        )
 
     panel.get_by_role("button", name="Stacks").focus()
     keyboard.press("Enter")
@@ -109,7 +111,9 @@ def test_the_keys_stay_in_the_panel_whatever_they_press(book):
 def test_a_kernel_that_asks_slow_ranks_says_so_and_is_not_called_busy(book):
     cell = _launch(book)
     book.sees(cell, "line")
-    book.done(book.cell("import signal\nfor pid in run.pids.values(): os.kill(pid, signal.SIGSTOP)"))
+    book.done(
+        book.cell("import signal\nfor pid in run.pids.values(): os.kill(pid, signal.SIGSTOP)")
+    )
     book.press(cell, "stacks")
     answer = book.panel(cell).locator(".ice-answer")
     answer.get_by_text("Stacks: asking the ranks …").wait_for(timeout=5_000)
@@ -131,7 +135,9 @@ def test_stop_acts_while_a_cell_waits_or_is_busy(book, waiting, request):
         cell = _launch(book)
         book.sees(cell, "line")
         indented = waiting.replace("\n", "\n    ")
-        waits = book.cell(f"print('waiting', flush=True)\ntry:\n    {indented}\nexcept ice.RunStopped:\n    print('was stopped')")
+        waits = book.cell(
+            f"print('waiting', flush=True)\ntry:\n    {indented}\nexcept ice.RunStopped:\n    print('was stopped')"
+        )
         book.output(waits).get_by_text("waiting").wait_for(timeout=10_000)
         took = book.acts(cell, "stop", "STOPPED")
         book.done(waits)
@@ -144,7 +150,9 @@ def test_stop_acts_while_a_cell_waits_or_is_busy(book, waiting, request):
 
 def test_stop_acts_while_a_cell_of_the_magic_waits(book):
     def once():
-        cell = book.cell("%%icelaunch -n 2 --devices cpu\nimport time\nfor number in range(600):\n    print('line', number)\n    time.sleep(0.05)")
+        cell = book.cell(
+            "%%icelaunch -n 2 --devices cpu\nimport time\nfor number in range(600):\n    print('line', number)\n    time.sleep(0.05)"
+        )
         book.sees(cell, "line")
         took = book.acts(cell, "stop", "STOPPED")
         book.done(cell)
@@ -155,10 +163,16 @@ def test_stop_acts_while_a_cell_of_the_magic_waits(book):
 
 def test_where_a_click_has_to_wait_for_the_kernel_the_panel_says_so(book):
     """So it is with ipykernel 6, which has no subshells; with 7 it is made so by keeping the panel from using one."""
-    book.done(book.cell("from icelaunch_nb.notebook import subshell\nfound = subshell.of_kernel\nsubshell.of_kernel = lambda kernel: None"))
+    book.done(
+        book.cell(
+            "from icelaunch_nb.notebook import subshell\nfound = subshell.of_kernel\nsubshell.of_kernel = lambda kernel: None"
+        )
+    )
     cell = _launch(book)
     book.sees(cell, "line")
-    busy = book.cell("print('busy', flush=True)\nopen_until = time.time() + 20\nwhile time.time() < open_until and not os.path.exists('go'): time.sleep(.01)")
+    busy = book.cell(
+        "print('busy', flush=True)\nopen_until = time.time() + 20\nwhile time.time() < open_until and not os.path.exists('go'): time.sleep(.01)"
+    )
     book.output(busy).get_by_text("busy").wait_for(timeout=10_000)
     book.press(cell, "stop")
     answer = book.panel(cell).locator(".ice-answer")
@@ -185,37 +199,51 @@ def test_a_press_is_heard_and_answered(book):
 
 
 def test_a_failing_rank_comes_forward(book):
-    book.done(book.cell(
-        "def breaks():\n    rank = ice.get_context().rank\n    print('before', rank)\n"
-        "    if rank == 1:\n        raise ValueError('the <b>cause</b>')\n    time.sleep(60)"
-    ))
+    book.done(
+        book.cell(
+            "def breaks():\n    rank = ice.get_context().rank\n    print('before', rank)\n"
+            "    if rank == 1:\n        raise ValueError('the <b>cause</b>')\n    time.sleep(60)"
+        )
+    )
     cell = _launch(book, "breaks")
     book.word(cell, "FAILED")
     panel = book.panel(cell)
-    panel.get_by_role("tab", name=re.compile("rank 1: ValueError"), selected=True).wait_for(timeout=5_000)
-    assert panel.locator(".ice-failure").inner_text().startswith("rank 1: ValueError: the <b>cause</b>")
+    panel.get_by_role("tab", name=re.compile("rank 1: ValueError"), selected=True).wait_for(
+        timeout=5_000
+    )
+    assert (
+        panel.locator(".ice-failure")
+        .inner_text()
+        .startswith("rank 1: ValueError: the <b>cause</b>")
+    )
     book.sees(cell, "before 1")
     assert panel.locator(".ice-failure b b").count() == 0
 
 
 def test_a_restart_is_told_and_the_earlier_attempt_stays_reachable(book):
-    book.done(book.cell(
-        "def again():\n    ctx = ice.get_context()\n    print('attempt', ctx.restart_count, 'speaks')\n"
-        "    if ctx.restart_count == 0: raise RuntimeError('once')\n    time.sleep(60)"
-    ))
+    book.done(
+        book.cell(
+            "def again():\n    ctx = ice.get_context()\n    print('attempt', ctx.restart_count, 'speaks')\n"
+            "    if ctx.restart_count == 0: raise RuntimeError('once')\n    time.sleep(60)"
+        )
+    )
     cell = _launch(book, "again", "nproc_per_node=1, max_restarts=2")
     book.sees(cell, "attempt 1 speaks")
     panel = book.panel(cell)
-    assert re.match(r"restart 1 of 2: rank 0, RuntimeError.*ago", panel.locator(".ice-restart").inner_text())
+    assert re.match(
+        r"restart 1 of 2: rank 0, RuntimeError.*ago", panel.locator(".ice-restart").inner_text()
+    )
     panel.get_by_label("Attempt").select_option("0")
     book.sees(cell, "attempt 0 speaks")
 
 
 def test_the_error_comes_forward_also_where_an_earlier_attempt_is_looked_at(book):
-    book.done(book.cell(
-        "def twice():\n    ctx = ice.get_context()\n    print('attempt', ctx.restart_count, 'speaks')\n"
-        "    while ctx.restart_count and not os.path.exists('go'): time.sleep(0.01)\n    raise RuntimeError(f'error {ctx.restart_count}')"
-    ))
+    book.done(
+        book.cell(
+            "def twice():\n    ctx = ice.get_context()\n    print('attempt', ctx.restart_count, 'speaks')\n"
+            "    while ctx.restart_count and not os.path.exists('go'): time.sleep(0.01)\n    raise RuntimeError(f'error {ctx.restart_count}')"
+        )
+    )
     cell = _launch(book, "twice", "nproc_per_node=1, max_restarts=1")
     book.sees(cell, "attempt 1 speaks")
     panel = book.panel(cell)
@@ -226,7 +254,9 @@ def test_the_error_comes_forward_also_where_an_earlier_attempt_is_looked_at(book
         "    file.write(json.dumps({'t': time.time(), 'event': 'unkillable', 'pid': run.pids[0]}) + '\\n')"
     )
     book.done(told)
-    panel.locator(".ice-failure", has_text=re.compile(r"rank 0: pid \d+ outlives SIGKILL")).wait_for(timeout=5_000)
+    panel.locator(
+        ".ice-failure", has_text=re.compile(r"rank 0: pid \d+ outlives SIGKILL")
+    ).wait_for(timeout=5_000)
     book.sees(cell, "attempt 0 speaks")
     (book.server.home / "go").touch()
     book.word(cell, "FAILED")
@@ -237,14 +267,16 @@ def test_the_error_comes_forward_also_where_an_earlier_attempt_is_looked_at(book
 
 def test_what_a_rank_prints_is_text(book):
     before = book.page.title()
-    book.done(book.cell(
-        "def hostile():\n"
-        "    print('<script>window.hacked = 1</script><img src=x onerror=\"window.hacked = 2\">')\n"
-        "    print('\\x1b]0;hacked\\x07title', '\\x1b]8;;javascript:alert(1)\\x1b\\\\link\\x1b]8;;\\x1b\\\\', '\\x1b]52;c;aGFja2Vk\\x07clip')\n"
-        "    print('\\x1b[?1049h\\x1b[2J\\x1b[3J\\x1b[6n\\x9d0;hacked\\x9c', end='')\n"
-        "    print('\\x1b[31mred\\x1b[0m', 'the end')\n"
-        "    time.sleep(60)"
-    ))
+    book.done(
+        book.cell(
+            "def hostile():\n"
+            "    print('<script>window.hacked = 1</script><img src=x onerror=\"window.hacked = 2\">')\n"
+            "    print('\\x1b]0;hacked\\x07title', '\\x1b]8;;javascript:alert(1)\\x1b\\\\link\\x1b]8;;\\x1b\\\\', '\\x1b]52;c;aGFja2Vk\\x07clip')\n"
+            "    print('\\x1b[?1049h\\x1b[2J\\x1b[3J\\x1b[6n\\x9d0;hacked\\x9c', end='')\n"
+            "    print('\\x1b[31mred\\x1b[0m', 'the end')\n"
+            "    time.sleep(60)"
+        )
+    )
     cell = _launch(book, "hostile", "nproc_per_node=1")
     book.sees(cell, "the end")
     assert "<script>window.hacked = 1</script><img src=x" in book.text(cell).replace("\xa0", " ")
@@ -255,13 +287,19 @@ def test_what_a_rank_prints_is_text(book):
 
 
 def test_a_bar_moves_in_its_line(book):
-    book.done(book.cell(
-        "def bar():\n    for i in range(101):\n        print(f'\\rbar {i}%', end='', file=sys.stderr)\n"
-        "    print('\\nafter', file=sys.stderr)\n    time.sleep(60)"
-    ))
+    book.done(
+        book.cell(
+            "def bar():\n    for i in range(101):\n        print(f'\\rbar {i}%', end='', file=sys.stderr)\n"
+            "    print('\\nafter', file=sys.stderr)\n    time.sleep(60)"
+        )
+    )
     cell = _launch(book, "bar", "nproc_per_node=1")
     book.sees(cell, "after")
-    assert [line.strip() for line in book.text(cell).replace("\xa0", " ").split("\n") if line.startswith("bar")] == ["bar 100%"]
+    assert [
+        line.strip()
+        for line in book.text(cell).replace("\xa0", " ").split("\n")
+        if line.startswith("bar")
+    ] == ["bar 100%"]
 
 
 def test_a_second_view_shows_the_same(book):
@@ -287,8 +325,16 @@ def test_the_keyboard_reaches_everything(book):
         seen.append(focused)
         book.page.keyboard.press("Tab")
     assert [label for label, _ in seen] == panel.evaluate(CONTROLS)
-    assert [label for label, marked in seen if not marked] == [], "nothing shows that they have the focus"
-    assert [label for label, _ in seen][:5] == ["Pause", "Save checkpoint", "Stacks", "Stop", "rank 1: running"], "arrows lead to the other ranks"
+    assert [label for label, marked in seen if not marked] == [], (
+        "nothing shows that they have the focus"
+    )
+    assert [label for label, _ in seen][:5] == [
+        "Pause",
+        "Save checkpoint",
+        "Stacks",
+        "Stop",
+        "rank 1: running",
+    ], "arrows lead to the other ranks"
     while book.page.evaluate("() => document.activeElement.textContent") != "Stop":
         book.page.keyboard.press("Shift+Tab")
     book.page.keyboard.press("Enter")
@@ -308,7 +354,9 @@ FOCUSED = f"""(panel) => {{
 
 
 def test_search_and_follow(book):
-    book.done(book.cell("def long():\n    for i in range(500): print(f'entry {i}')\n    time.sleep(60)"))
+    book.done(
+        book.cell("def long():\n    for i in range(500): print(f'entry {i}')\n    time.sleep(60)")
+    )
     cell = _launch(book, "long", "nproc_per_node=1")
     book.sees(cell, "entry 499")
     panel = book.panel(cell)
@@ -335,23 +383,33 @@ _SUMMARY = """([cell, word]) =>
   document.querySelectorAll('.jp-Notebook .jp-Cell')[cell].querySelector('.icelaunch-place').textContent.includes(word)"""
 
 
-@pytest.mark.parametrize("source", ["run = ice.launch(chatter, (1,), nproc_per_node=2, devices='cpu')\nrun", "%%icelaunch -n 2\nchatter(1)"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "run = ice.launch(chatter, (1,), nproc_per_node=2, devices='cpu')\nrun",
+        "%%icelaunch -n 2\nchatter(1)",
+    ],
+)
 def test_after_the_end_the_panel_stands_there_alone(book, source):
     """The output is brought up to date then, and drawn anew."""
     cell = book.cell(source)
     book.word(cell, "SUCCEEDED", 20)
     book.page.wait_for_function(_SUMMARY, arg=[cell, "SUCCEEDED"], timeout=10_000)
     assert not book.output(cell).locator(".icelaunch-place").first.is_visible()
-    assert book.panel(cell).bounding_box()["width"] > 0.9 * book.output(cell).bounding_box()["width"]
+    assert (
+        book.panel(cell).bounding_box()["width"] > 0.9 * book.output(cell).bounding_box()["width"]
+    )
     book.sees(cell, "line 19 of rank 0")
 
 
 def test_what_a_person_did_in_the_panel_outlives_the_runs_end(book):
     """The output is drawn anew then; the view moves over as it is."""
-    book.done(book.cell(
-        "def until_told():\n    for number in range(60):\n        print('line', number)\n"
-        "    while not os.path.exists('go'):\n        time.sleep(.01)\n"
-    ))
+    book.done(
+        book.cell(
+            "def until_told():\n    for number in range(60):\n        print('line', number)\n"
+            "    while not os.path.exists('go'):\n        time.sleep(.01)\n"
+        )
+    )
     cell = _launch(book, "until_told")
     panel = book.panel(cell)
     book.sees(cell, "line 59")
@@ -365,7 +423,9 @@ def test_what_a_person_did_in_the_panel_outlives_the_runs_end(book):
     book.word(cell, "SUCCEEDED")
     assert panel.locator(".ice-search").input_value() == "line"
     assert panel.locator(".ice-stacks pre").first.is_visible()
-    assert panel.locator(".xterm-helper-textarea").evaluate("(focused) => focused === document.activeElement")
+    assert panel.locator(".xterm-helper-textarea").evaluate(
+        "(focused) => focused === document.activeElement"
+    )
     assert panel.get_by_role("button", name="Follow").get_attribute("aria-pressed") == "false"
     book.sees(cell, "line 0")
     book.done(book.cell("os.remove('go')"))
@@ -394,10 +454,12 @@ def test_another_browser_shows_the_same_and_its_buttons_act(book, lab, server, b
 
 
 def test_search_reaches_all_ranks_and_what_is_on_disk_only(book):
-    book.done(book.cell(
-        "def much():\n    rank = ice.get_context().rank\n    print(f'needle of rank {rank}')\n"
-        "    os.write(1, b'hay\\n' * 600_000)\n    print('near the end a needle')\n    time.sleep(60)"
-    ))
+    book.done(
+        book.cell(
+            "def much():\n    rank = ice.get_context().rank\n    print(f'needle of rank {rank}')\n"
+            "    os.write(1, b'hay\\n' * 600_000)\n    print('near the end a needle')\n    time.sleep(60)"
+        )
+    )
     cell = _launch(book, "much")
     book.sees(cell, "near the end a needle")
     panel = book.panel(cell)
@@ -406,20 +468,27 @@ def test_search_reaches_all_ranks_and_what_is_on_disk_only(book):
     count.click()
     rows = panel.locator(".ice-results li")
     assert rows.all_inner_texts() == [
-        "0:1\nneedle of rank 0", "0:600002\nnear the end a needle", "1:1\nneedle of rank 1", "1:600002\nnear the end a needle",
+        "0:1\nneedle of rank 0",
+        "0:600002\nnear the end a needle",
+        "1:1\nneedle of rank 1",
+        "1:600002\nnear the end a needle",
     ]
     rows.nth(3).get_by_role("button").click()
     panel.get_by_role("tab", name="rank 1", selected=True).wait_for()
     book.sees(cell, "near the end a needle")
     rows.nth(0).get_by_role("button").click()
-    panel.get_by_role("button", name="0:1 needle of rank 0").and_(panel.locator("[data-missing]")).wait_for()  # skipped: on disk only
+    panel.get_by_role("button", name="0:1 needle of rank 0").and_(
+        panel.locator("[data-missing]")
+    ).wait_for()  # skipped: on disk only
 
 
 def test_lines_that_are_equal_on_several_ranks_are_folded(book):
-    book.done(book.cell(
-        "def alike():\n    ctx = ice.get_context()\n    import torch.distributed as dist\n    dist.init_process_group('gloo')\n"
-        "    for number in range(20):\n        dist.barrier()\n        time.sleep(0.1)\n        print('alike', number, flush=True)\n    time.sleep(60)"
-    ))
+    book.done(
+        book.cell(
+            "def alike():\n    ctx = ice.get_context()\n    import torch.distributed as dist\n    dist.init_process_group('gloo')\n"
+            "    for number in range(20):\n        dist.barrier()\n        time.sleep(0.1)\n        print('alike', number, flush=True)\n    time.sleep(60)"
+        )
+    )
     cell = _launch(book, "alike", "nproc_per_node=4")
     book.panel(cell).get_by_role("tab", name="all").click()
     book.sees(cell, "alike 19", 20)

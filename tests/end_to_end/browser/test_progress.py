@@ -32,8 +32,13 @@ def _launch(book, call="trains", rest="nproc_per_node=2"):
 
 def _pixels(panel, number):
     """How many pixels of a plot's canvas are drawn on."""
-    return panel.locator(".ice-plot canvas").nth(number).evaluate(
-        "canvas => new Uint32Array(canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.buffer).filter(Boolean).length")
+    return (
+        panel.locator(".ice-plot canvas")
+        .nth(number)
+        .evaluate(
+            "canvas => new Uint32Array(canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.buffer).filter(Boolean).length"
+        )
+    )
 
 
 def test_metrics_are_plots_of_mean_and_spread_and_a_click_shows_the_ranks_apart(book, trains):
@@ -54,29 +59,41 @@ def test_metrics_are_plots_of_mean_and_spread_and_a_click_shows_the_ranks_apart(
 
 
 def test_a_run_that_prints_a_lot_is_plotted_as_well(book):
-    book.done(book.cell(
-        "def talks():\n    ctx = ice.get_context()\n    for step in range(6000):\n        print('line', step)\n"
-        "        ctx.report(step=step, loss=1 / (1 + step))\n        time.sleep(0.01)"
-    ))
+    book.done(
+        book.cell(
+            "def talks():\n    ctx = ice.get_context()\n    for step in range(6000):\n        print('line', step)\n"
+            "        ctx.report(step=step, loss=1 / (1 + step))\n        time.sleep(0.01)"
+        )
+    )
     _, panel = _launch(book, "talks", "nproc_per_node=4")
     panel.locator(".ice-plot canvas").first.wait_for(timeout=5_000)
     told = panel.locator(".ice-plot-value").inner_text()
-    panel.locator(".ice-plot-value").filter(has_not_text=told).wait_for(timeout=5_000)  # and goes on
-    panel.get_by_role("tab", name="rank 3").locator(".ice-rank-note", has_text=re.compile(r"step \d+")).wait_for(timeout=5_000)
+    panel.locator(".ice-plot-value").filter(has_not_text=told).wait_for(
+        timeout=5_000
+    )  # and goes on
+    panel.get_by_role("tab", name="rank 3").locator(
+        ".ice-rank-note", has_text=re.compile(r"step \d+")
+    ).wait_for(timeout=5_000)
 
 
 def test_nested_loops_have_a_bar_each_and_every_rank_its_step(book, trains):
     _, panel = _launch(book)
     panel.get_by_role("progressbar", name="Progress, loop 2 of 2").wait_for(timeout=20_000)
     assert panel.get_by_role("progressbar").count() == 2
-    panel.locator(".ice-count", has_text=re.compile(r"^0 / 3 › \d+ / 2000 · \d+ %$")).wait_for(timeout=10_000)
+    panel.locator(".ice-count", has_text=re.compile(r"^0 / 3 › \d+ / 2000 · \d+ %$")).wait_for(
+        timeout=10_000
+    )
     for rank in (0, 1):
-        panel.get_by_role("tab", name=f"rank {rank}").locator(".ice-rank-note", has_text=re.compile(r"step \d+ · \d+ MB")).wait_for(timeout=10_000)
+        panel.get_by_role("tab", name=f"rank {rank}").locator(
+            ".ice-rank-note", has_text=re.compile(r"step \d+ · \d+ MB")
+        ).wait_for(timeout=10_000)
 
 
 def test_a_rank_that_falls_behind_is_told(book, trains):
     _, panel = _launch(book, "trains", "args=((1,),), nproc_per_node=2")
-    panel.get_by_role("tab", name=re.compile(r"rank 1: running, \d+ steps behind")).wait_for(timeout=20_000)
+    panel.get_by_role("tab", name=re.compile(r"rank 1: running, \d+ steps behind")).wait_for(
+        timeout=20_000
+    )
 
 
 def test_what_happened_when_and_the_plots_are_there_after_a_reload_and_after_the_end(book, trains):
@@ -99,7 +116,14 @@ def test_what_happened_when_and_the_plots_are_there_after_a_reload_and_after_the
         events = panel.locator(".ice-events li span").all_inner_texts()
         return [event.split(":")[0] for event in events if event != "asked for a checkpoint"]
 
-    assert told() == ["launched trains", "attempt 0", "asked to pause", "paused", "resumed", "checkpoint saved"]
+    assert told() == [
+        "launched trains",
+        "attempt 0",
+        "asked to pause",
+        "paused",
+        "resumed",
+        "checkpoint saved",
+    ]
     panel.locator(".ice-plot canvas").first.wait_for(timeout=20_000)
     book.press(cell, "stop")
     book.word(cell, "STOPPED")
@@ -124,10 +148,12 @@ SHIFTS = """() => new Promise((resolve) => {
 
 
 def test_nothing_jumps_while_ranks_report_thirty_times_a_second(book):
-    book.done(book.cell(
-        "def lively():\n    ctx = ice.get_context()\n    for step in ctx.steps(range(2000)):\n        ctx.report(loss=1 / (1 + step))\n"
-        "        print('step', step)\n        time.sleep(1 / 30)"
-    ))
+    book.done(
+        book.cell(
+            "def lively():\n    ctx = ice.get_context()\n    for step in ctx.steps(range(2000)):\n        ctx.report(loss=1 / (1 + step))\n"
+            "        print('step', step)\n        time.sleep(1 / 30)"
+        )
+    )
     cell, panel = _launch(book, "lively")
     panel.locator(".ice-plot").wait_for(timeout=10_000)
     book.sees(cell, "step 40")

@@ -22,9 +22,11 @@ def _launch(book, call, ranks, rest=""):
 
 
 def test_64_ranks_are_in_sight_and_the_one_that_failed_first(book):
-    book.done(book.cell(
-        "def breaks():\n    rank = ice.get_context().rank\n    print('here')\n    if rank == 41:\n        raise ValueError('the cause')\n    time.sleep(60)"
-    ))
+    book.done(
+        book.cell(
+            "def breaks():\n    rank = ice.get_context().rank\n    print('here')\n    if rank == 41:\n        raise ValueError('the cause')\n    time.sleep(60)"
+        )
+    )
     book.page.set_viewport_size({"width": 1060, "height": 900})
     cell, panel = _launch(book, "breaks", 64)
     book.word(cell, "FAILED", 40)
@@ -68,4 +70,6 @@ def test_an_only_rank_stays_chosen_whatever_arrow_is_pressed(book):
 def test_a_rank_that_never_printed_is_silent_too(book):
     """After 5 s."""
     _, panel = _launch(book, "lambda: time.sleep(60)", 2)
-    panel.locator('.ice-rank[data-rank="1"] .ice-rank-note').get_by_text(re.compile(r"silent [5-9] s")).wait_for(timeout=20_000)
+    panel.locator('.ice-rank[data-rank="1"] .ice-rank-note').get_by_text(
+        re.compile(r"silent [5-9] s")
+    ).wait_for(timeout=20_000)

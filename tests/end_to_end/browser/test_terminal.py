@@ -18,7 +18,8 @@ def test_ten_thousand_lines_can_be_scrolled_back(book):
     screen.focus()
     screen.press("Home")
     book.page.wait_for_function(
-        "() => !document.activeElement.closest('.ice-panel').querySelector('.xterm-rows').innerText.includes('line\\u00a011999')", timeout=5_000
+        "() => !document.activeElement.closest('.ice-panel').querySelector('.xterm-rows').innerText.includes('line\\u00a011999')",
+        timeout=5_000,
     )
     first = int(re.search(r"line\s(\d+)", book.text(cell))[1])
     assert first <= 12_000 - 10_000
@@ -56,4 +57,6 @@ def test_a_selection_is_copied(book):
     box = book.panel(cell).locator(".xterm-rows > div").first.bounding_box()
     book.page.mouse.dblclick(box["x"] + 3, box["y"] + box["height"] / 2)
     book.page.keyboard.press("Control+c")
-    book.page.wait_for_function("async () => await navigator.clipboard.readText() === 'first'", timeout=5_000)
+    book.page.wait_for_function(
+        "async () => await navigator.clipboard.readText() === 'first'", timeout=5_000
+    )

@@ -37,7 +37,11 @@ def test_the_rank_has_its_device_and_cudas_current_one_is_it() -> None:
 
 
 def test_auto_means_a_rank_for_each_gpu() -> None:
-    assert len(ice.launch(device_of_me).result(100)) == torch.cuda.device_count() == count_gpus(os.environ)
+    assert (
+        len(ice.launch(device_of_me).result(100))
+        == torch.cuda.device_count()
+        == count_gpus(os.environ)
+    )
 
 
 def test_nccl_adds_up() -> None:
@@ -55,7 +59,9 @@ def test_nccl_adds_up() -> None:
 
 
 def test_a_cuda_tensor_arrives_on_the_cpu() -> None:
-    value = ice.launch(lambda: {"weights": torch.arange(1 << 20, device="cuda")}).result(100)[0]["weights"]
+    value = ice.launch(lambda: {"weights": torch.arange(1 << 20, device="cuda")}).result(100)[0][
+        "weights"
+    ]
     assert value.device.type == "cpu"
     assert (value == torch.arange(1 << 20)).all()
 
@@ -74,7 +80,12 @@ def test_no_context_in_the_host_or_its_forkserver() -> None:
     pynvml.nvmlInit()
     try:
         for index in range(pynvml.nvmlDeviceGetCount()):
-            on_gpu = {p.pid for p in pynvml.nvmlDeviceGetComputeRunningProcesses(pynvml.nvmlDeviceGetHandleByIndex(index))}
+            on_gpu = {
+                p.pid
+                for p in pynvml.nvmlDeviceGetComputeRunningProcesses(
+                    pynvml.nvmlDeviceGetHandleByIndex(index)
+                )
+            }
             assert not ours & on_gpu
     finally:
         pynvml.nvmlShutdown()
@@ -86,5 +97,7 @@ def test_launching_makes_no_context_here() -> None:
         "import torch, icelaunch_nb as ice\n"
         "print(ice.launch(lambda: str(ice.get_context().device)).result(100)[0], torch.cuda.is_initialized())\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=110, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=110, check=True
+    )
     assert done.stdout.splitlines()[-1] == "cuda:0 False"

@@ -52,18 +52,31 @@ def expect(run: ice.Run, state: str, words: str, error: type[BaseException] | No
 
 def nothing_happens(dice: random.Random) -> None:
     number = dice.randrange(1000)
-    expect(ice.launch(lambda: number, nproc_per_node=dice.choice([1, 2, 3])), "SUCCEEDED", str(number), None)
+    expect(
+        ice.launch(lambda: number, nproc_per_node=dice.choice([1, 2, 3])),
+        "SUCCEEDED",
+        str(number),
+        None,
+    )
 
 
 def a_rank_raises(dice: random.Random) -> None:
-    culprit, kind = dice.randrange(2), dice.choice([ValueError, OSError, AssertionError, KeyboardInterrupt])
+    culprit, kind = (
+        dice.randrange(2),
+        dice.choice([ValueError, OSError, AssertionError, KeyboardInterrupt]),
+    )
 
     def fn():
         if ice.get_context().rank == culprit:
             raise kind("trouble")
         time.sleep(60)
 
-    expect(ice.launch(fn, nproc_per_node=2), "FAILED", f"rank {culprit} of 2.*{kind.__name__}.*trouble", ice.RunFailed)
+    expect(
+        ice.launch(fn, nproc_per_node=2),
+        "FAILED",
+        f"rank {culprit} of 2.*{kind.__name__}.*trouble",
+        ice.RunFailed,
+    )
 
 
 def a_rank_raises_once(dice: random.Random) -> None:
@@ -87,7 +100,12 @@ def a_rank_exits(dice: random.Random) -> None:
             leave(code)
         time.sleep(60)
 
-    expect(ice.launch(fn, nproc_per_node=2), "FAILED", f"SystemExit: {code}|exited with code {code}", ice.RunFailed)
+    expect(
+        ice.launch(fn, nproc_per_node=2),
+        "FAILED",
+        f"SystemExit: {code}|exited with code {code}",
+        ice.RunFailed,
+    )
 
 
 def a_rank_gets_a_signal(dice: random.Random) -> None:
@@ -98,7 +116,9 @@ def a_rank_gets_a_signal(dice: random.Random) -> None:
             os.kill(os.getpid(), getattr(signal, name))
         time.sleep(60)
 
-    expect(ice.launch(fn, nproc_per_node=2), "FAILED", f"rank 1 of 2.*killed by {name}", ice.RunFailed)
+    expect(
+        ice.launch(fn, nproc_per_node=2), "FAILED", f"rank 1 of 2.*killed by {name}", ice.RunFailed
+    )
 
 
 def an_argument_cant_be_pickled(dice: random.Random) -> None:
@@ -123,7 +143,12 @@ def a_result_cant_be_built(dice: random.Random) -> None:
         def __reduce__(self):
             return int, ("no number",)
 
-    expect(ice.launch(lambda: Stubborn(), nproc_per_node=2), "SUCCEEDED", "result can't be built here.*no number", ice.RunFailed)
+    expect(
+        ice.launch(lambda: Stubborn(), nproc_per_node=2),
+        "SUCCEEDED",
+        "result can't be built here.*no number",
+        ice.RunFailed,
+    )
 
 
 def the_cell_is_interrupted(dice: random.Random) -> None:
@@ -157,7 +182,10 @@ def it_is_stopped(dice: random.Random) -> None:
 
 
 def it_is_killed(dice: random.Random) -> None:
-    run = ice.launch(dice.choice([lambda: time.sleep(60), lambda: ctypes.PyDLL(None).sleep(60)]), nproc_per_node=2)
+    run = ice.launch(
+        dice.choice([lambda: time.sleep(60), lambda: ctypes.PyDLL(None).sleep(60)]),
+        nproc_per_node=2,
+    )
     time.sleep(dice.uniform(0, 0.1))
     run.kill()
     expect(run, "STOPPED", "it was asked to", ice.RunStopped)
@@ -231,7 +259,9 @@ def the_disk_is_full_beforehand(dice: random.Random) -> None:
 
 
 def its_directory_is_removed(dice: random.Random) -> None:
-    run = ice.launch(dice.choice([lambda: time.sleep(60), lambda: time.sleep(0.2)]), nproc_per_node=2)
+    run = ice.launch(
+        dice.choice([lambda: time.sleep(60), lambda: time.sleep(0.2)]), nproc_per_node=2
+    )
     if dice.random() < 0.7:
         until(lambda: run.state == "RUNNING")
     ours = processes_of(run)
@@ -239,14 +269,25 @@ def its_directory_is_removed(dice: random.Random) -> None:
     if os.path.isdir(run.log_dir):
         shutil.rmtree(run.log_dir, ignore_errors=True)
     expect(run, "LOST", "its directory is gone", ice.RunLost)
-    until(lambda: not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in ours))
+    until(
+        lambda: (
+            not any(
+                process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+                for process in ours
+            )
+        )
+    )
 
 
 def memory_runs_out(dice: random.Random) -> None:
     group = Path(CGROUP, f"bad-day-{os.getpid()}")
     group.mkdir()
     try:
-        limit = next(file for file in (group / "memory.limit_in_bytes", group / "memory.max") if file.exists())
+        limit = next(
+            file
+            for file in (group / "memory.limit_in_bytes", group / "memory.max")
+            if file.exists()
+        )
         limit.write_text(str(300 << 20))
 
         def fn():
@@ -257,16 +298,36 @@ def memory_runs_out(dice: random.Random) -> None:
                     held.append(bytearray(os.urandom(1 << 20) * 16))
             time.sleep(60)
 
-        expect(ice.launch(fn, nproc_per_node=2), "FAILED", "rank 0 of 2.*out of memory.*killed by SIGKILL|MemoryError", ice.RunFailed)
+        expect(
+            ice.launch(fn, nproc_per_node=2),
+            "FAILED",
+            "rank 0 of 2.*out of memory.*killed by SIGKILL|MemoryError",
+            ice.RunFailed,
+        )
     finally:
         until(lambda: not removed(group))
 
 
 DAYS: list[Callable[[random.Random], None]] = [
-    nothing_happens, a_rank_raises, a_rank_raises_once, a_rank_exits, a_rank_gets_a_signal, an_argument_cant_be_pickled,
-    a_result_cant_be_pickled, a_result_cant_be_built, the_cell_is_interrupted, it_is_stopped, it_is_killed, nobody_waits,
-    the_agent_is_killed, the_forkserver_is_killed, the_host_is_killed, the_disk_is_full, the_disk_is_full_beforehand,
-    its_directory_is_removed, memory_runs_out,
+    nothing_happens,
+    a_rank_raises,
+    a_rank_raises_once,
+    a_rank_exits,
+    a_rank_gets_a_signal,
+    an_argument_cant_be_pickled,
+    a_result_cant_be_pickled,
+    a_result_cant_be_built,
+    the_cell_is_interrupted,
+    it_is_stopped,
+    it_is_killed,
+    nobody_waits,
+    the_agent_is_killed,
+    the_forkserver_is_killed,
+    the_host_is_killed,
+    the_disk_is_full,
+    the_disk_is_full_beforehand,
+    its_directory_is_removed,
+    memory_runs_out,
 ]
 RARE = (the_forkserver_is_killed, the_host_is_killed)  # each costs a cold start
 
@@ -315,7 +376,11 @@ def why_not(day: Callable[[random.Random], None]) -> str | None:
 def small_disk() -> Iterator[Path]:
     disk = HOME / "small"
     disk.mkdir(exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs", disk], check=True, capture_output=True)
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs", disk],
+        check=True,
+        capture_output=True,
+    )
     try:
         yield disk
     finally:
@@ -356,8 +421,10 @@ def tree() -> list[str]:
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error, OSError):
             files = {os.readlink(path) for path in Path(f"/proc/{process.pid}/fd").iterdir()}
-            found.append(f"{process.pid} of {process.ppid()}, {time.time() - process.create_time():.0f} s old, {process.status()} in "
-                         f"{Path(f'/proc/{process.pid}/wchan').read_text()}, {_name(process)[-60:]}, {sorted(files)}")
+            found.append(
+                f"{process.pid} of {process.ppid()}, {time.time() - process.create_time():.0f} s old, {process.status()} in "
+                f"{Path(f'/proc/{process.pid}/wchan').read_text()}, {_name(process)[-60:]}, {sorted(files)}"
+            )
     return found
 
 
@@ -381,5 +448,9 @@ def what_is_held() -> dict[str, list[str]]:
         "files": sorted(name for name in files if "history.sqlite" not in name),
         "children": sorted(map(_name, psutil.Process().children(recursive=True))),
         "shared memory": sorted(os.listdir("/dev/shm")),
-        "temporary files": sorted(re.sub(r"-\w{8}$|\d+", "#", name) for name in os.listdir(HOME) if name not in ("small", "ipython")),
+        "temporary files": sorted(
+            re.sub(r"-\w{8}$|\d+", "#", name)
+            for name in os.listdir(HOME)
+            if name not in ("small", "ipython")
+        ),
     }

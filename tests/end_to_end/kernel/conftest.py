@@ -94,12 +94,16 @@ class Cell:
 
     def wait_for(self, text: str, timeout: float = PATIENCE) -> Cell:
         """Waits until it has printed `text`."""
-        return self.wait_until(lambda: text in self.out or self.over, f"it prints {text!r}", timeout)
+        return self.wait_until(
+            lambda: text in self.out or self.over, f"it prints {text!r}", timeout
+        )
 
     def wait_until(self, condition: Callable[[], bool], what: str, timeout: float) -> Cell:
         deadline = time.monotonic() + timeout
         while not condition():
-            assert time.monotonic() < deadline, f"waited {timeout:.0f} s in vain until {what}; so far: {self}"
+            assert time.monotonic() < deadline, (
+                f"waited {timeout:.0f} s in vain until {what}; so far: {self}"
+            )
             self.kernel.pump()
         return self
 
@@ -116,12 +120,18 @@ class Cell:
         elif kind == "execute_result":
             self.value = content["data"]["text/plain"]
         elif kind == "error":
-            self.ename, self.evalue, self._traceback = content["ename"], content["evalue"], content["traceback"]
+            self.ename, self.evalue, self._traceback = (
+                content["ename"],
+                content["evalue"],
+                content["traceback"],
+            )
         elif kind == "status" and content["execution_state"] == "idle":
             if self.number:
                 self.over = True
             else:
-                self.kernel.send(self)  # ipykernel aborts a request that comes too soon after a cell that failed
+                self.kernel.send(
+                    self
+                )  # ipykernel aborts a request that comes too soon after a cell that failed
 
     def __repr__(self) -> str:
         return f"<Cell In[{self.number}] out={self.out!r} err={self.err!r} value={self.value!r} error={self.error!r}>"
@@ -138,10 +148,19 @@ class Kernel:
     def __init__(self, home: Path, environ: Mapping[str, str]) -> None:
         self.home = home
         self._cells: dict[str, Cell] = {}
-        self._manager = KernelManager(kernel_name="python3", connection_file=str(home / "kernel.json"))
+        self._manager = KernelManager(
+            kernel_name="python3", connection_file=str(home / "kernel.json")
+        )
         self._environ = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "RANK", "LOCAL_RANK", "WORLD_SIZE"))},
-            "TMPDIR": str(home), "IPYTHONDIR": str(home / "ipython"), "NO_COLOR": "1", **environ,
+            **{
+                name: value
+                for name, value in os.environ.items()
+                if not name.startswith(("OMP_", "RANK", "LOCAL_RANK", "WORLD_SIZE"))
+            },
+            "TMPDIR": str(home),
+            "IPYTHONDIR": str(home / "ipython"),
+            "NO_COLOR": "1",
+            **environ,
         }
         self._manager.start_kernel(env=self._environ, cwd=str(home))
         self.client = self._manager.blocking_client()
@@ -214,8 +233,10 @@ class Kernel:
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
-                if process.pid not in known and process.environ().get("TMPDIR") == str(self.home) and (
-                    process.status() != psutil.STATUS_ZOMBIE
+                if (
+                    process.pid not in known
+                    and process.environ().get("TMPDIR") == str(self.home)
+                    and (process.status() != psutil.STATUS_ZOMBIE)
                 ):
                     found.append(process)
         return found
@@ -234,7 +255,9 @@ class Kernel:
         """The hosts among them."""
         return [process for process in self.leftovers() if "icelaunch_nb.host" in _command(process)]
 
-    def leaves_nobody(self, *but: int, seen: Iterable[psutil.Process] = (), within: float = GONE_WITHIN) -> None:
+    def leaves_nobody(
+        self, *but: int, seen: Iterable[psutil.Process] = (), within: float = GONE_WITHIN
+    ) -> None:
         """Asserts that soon nobody is left, of those who were `seen` before either."""
         deadline = time.monotonic() + within
         while left := self.living({*seen, *self.leftovers(*but)}):
@@ -311,5 +334,8 @@ def fresh_kernel(bare_kernel: Kernel) -> Kernel:
 def kernel(ipykernel: dict[str, str]) -> Iterator[Kernel]:
     """A kernel that the tests of a module share, with `PREAMBLE` and a host."""
     with a_kernel(ipykernel) as kernel:
-        kernel.does(PREAMBLE.format(home=str(kernel.home)) + "\nget_ipython().run_line_magic('load_ext', 'icelaunch_nb')")
+        kernel.does(
+            PREAMBLE.format(home=str(kernel.home))
+            + "\nget_ipython().run_line_magic('load_ext', 'icelaunch_nb')"
+        )
         yield kernel

@@ -17,8 +17,12 @@ NUMBER = int(os.environ.get("BAD_DAYS", 200))
 def test_every_bad_day_ends_well_and_nothing_piles_up(fresh_kernel: Any) -> None:
     seed = int(os.environ.get("BAD_DAYS_SEED", random.randrange(10**6)))
     print(f"BAD_DAYS_SEED={seed}")
-    fresh_kernel.does(f"sys.path.insert(0, {str(Path(__file__).parent)!r})\nimport bad_days, contextlib")
-    for name, reason in fresh_kernel.value("[(day.__name__, why) for day in bad_days.DAYS if (why := bad_days.why_not(day))]"):
+    fresh_kernel.does(
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\nimport bad_days, contextlib"
+    )
+    for name, reason in fresh_kernel.value(
+        "[(day.__name__, why) for day in bad_days.DAYS if (why := bad_days.why_not(day))]"
+    ):
         print(f"not here: {name}: {reason}")
     fresh_kernel.does("""
 bad_days.nobody_waits(None)
@@ -28,8 +32,13 @@ for _ in range(3):
 """)
     fresh_kernel.does("print('x' * 10**7)")  # for large messages pyzmq starts a thread, once
     # The next agent and its ranks are as many as the last launch's: a host, a resource tracker, a forkserver, an agent, three ranks.
-    fresh_kernel.does("until(lambda: len(bad_days.what_is_held()['children']) == 7); before = bad_days.what_is_held()")
-    assert fresh_kernel.run(f"wrong = bad_days.live({NUMBER}, {seed})\nwrong", timeout=550).literal == []
+    fresh_kernel.does(
+        "until(lambda: len(bad_days.what_is_held()['children']) == 7); before = bad_days.what_is_held()"
+    )
+    assert (
+        fresh_kernel.run(f"wrong = bad_days.live({NUMBER}, {seed})\nwrong", timeout=550).literal
+        == []
+    )
     fresh_kernel.does("bad_days.nothing_happens(bad_days.random.Random(1))")
     fresh_kernel.does("""
 def settled():

@@ -29,7 +29,9 @@ def answer(kernel, cell, *lines: str) -> list[str]:
             assert time.monotonic() < deadline and not cell.over, cell
             try:
                 message = kernel.client.get_stdin_msg(timeout=0.1)
-                if kernel._cells.get(message["parent_header"]["msg_id"]) is cell:  # not one that an interrupt left unanswered
+                if (
+                    kernel._cells.get(message["parent_header"]["msg_id"]) is cell
+                ):  # not one that an interrupt left unanswered
                     break
             except Empty:
                 kernel.pump()
@@ -46,7 +48,10 @@ def test_the_prompt_is_the_kernels_own_input(kernel):
     cell.wait()
     assert not cell.ename, cell.error
     assert "> Cell In[" in cell.out and "'found'\n" in cell.out and "'found it'\n" in cell.out
-    assert kernel.value("run.debug(0, ['!word = \\'lost\\'', 'c'])\nrun.result()") == {0: "lost it", 1: "found it"}
+    assert kernel.value("run.debug(0, ['!word = \\'lost\\'', 'c'])\nrun.result()") == {
+        0: "lost it",
+        1: "found it",
+    }
 
 
 def test_an_interrupt_leaves_the_prompt_and_the_rank_waits(kernel):
@@ -59,7 +64,10 @@ def test_an_interrupt_leaves_the_prompt_and_the_rank_waits(kernel):
     cell.wait()
     assert "rank 0 still waits" in cell.out and not cell.ename
     assert kernel.value("sorted(run.waiting)") == [0, 1]
-    assert kernel.value("run.debug(0, ['c'])\nrun.debug(1, ['c'])\nrun.result()") == {0: "found it", 1: "found it"}
+    assert kernel.value("run.debug(0, ['c'])\nrun.debug(1, ['c'])\nrun.result()") == {
+        0: "found it",
+        1: "found it",
+    }
 
 
 def test_a_cell_that_waits_for_the_run_asks_at_the_prompts(kernel):

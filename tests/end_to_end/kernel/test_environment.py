@@ -13,8 +13,10 @@ SEEN = "def seen(*names):\n    return [os.environ.get(name) for name in names]"
 def test_variables_set_changed_and_deleted_between_launches(kernel: Any) -> None:
     kernel.does(SEEN)
     for change, expected in [
-        ("os.environ['ICE_TOKEN'] = 'one'", "one"), ("os.environ['ICE_TOKEN'] = 'two'", "two"),
-        ("os.environ['ICE_TOKEN'] = ''", ""), ("del os.environ['ICE_TOKEN']", None),
+        ("os.environ['ICE_TOKEN'] = 'one'", "one"),
+        ("os.environ['ICE_TOKEN'] = 'two'", "two"),
+        ("os.environ['ICE_TOKEN'] = ''", ""),
+        ("del os.environ['ICE_TOKEN']", None),
     ]:
         kernel.does(change)
         assert kernel.value("results(seen, 'ICE_TOKEN')") == {0: [expected], 1: [expected]}
@@ -26,8 +28,28 @@ def test_a_rank_has_the_kernels_variables_and_those_of_its_rank_alone(kernel: An
     assert kernel.value("sorted(kernel.keys() - rank.keys())") == []
     assert kernel.value("sorted(name for name in kernel if rank[name] != kernel[name])") == []
     added = kernel.value("sorted(rank.keys() - kernel.keys())")
-    assert {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID"} <= set(added)
-    known = ("TORCH", "RANK", "PYTHONBREAKPOINT", "LOCAL_", "GROUP_", "ROLE_", "WORLD_", "MASTER_", "ICELAUNCH_", "OMP_NUM_THREADS", "GLOO_", "NCCL_")
+    assert {
+        "RANK",
+        "LOCAL_RANK",
+        "WORLD_SIZE",
+        "MASTER_ADDR",
+        "MASTER_PORT",
+        "TORCHELASTIC_RUN_ID",
+    } <= set(added)
+    known = (
+        "TORCH",
+        "RANK",
+        "PYTHONBREAKPOINT",
+        "LOCAL_",
+        "GROUP_",
+        "ROLE_",
+        "WORLD_",
+        "MASTER_",
+        "ICELAUNCH_",
+        "OMP_NUM_THREADS",
+        "GLOO_",
+        "NCCL_",
+    )
     assert [name for name in added if not name.startswith(known)] == []
 
 
@@ -59,7 +81,9 @@ def test_a_helper_edited_between_two_launches_runs_as_it_is_now(kernel: Any) -> 
         "def write(n):\n    helper.write_text(f'def value():\\n    return {n}\\n')\n    os.utime(helper, ns=(10**18 + n, 10**18 + n))\n"
         "def use():\n    import edited_helper\n    return edited_helper.value()"
     )
-    assert kernel.value("got = []\nfor n in range(5):\n    write(n)\n    got.append(results(use, ranks=1)[0])\ngot") == [0, 1, 2, 3, 4]
+    assert kernel.value(
+        "got = []\nfor n in range(5):\n    write(n)\n    got.append(results(use, ranks=1)[0])\ngot"
+    ) == [0, 1, 2, 3, 4]
 
 
 def test_a_helper_edited_at_full_speed(kernel: Any) -> None:
@@ -67,9 +91,9 @@ def test_a_helper_edited_at_full_speed(kernel: Any) -> None:
         "quick = pathlib.Path('quick_helper.py')\n"
         "def use():\n    import quick_helper\n    return quick_helper.N"
     )
-    assert kernel.value("got = []\nfor n in range(5):\n    quick.write_text(f'N = {n}')\n    got.append(list(results(use).values()))\ngot") == [
-        [n, n] for n in range(5)
-    ]
+    assert kernel.value(
+        "got = []\nfor n in range(5):\n    quick.write_text(f'N = {n}')\n    got.append(list(results(use).values()))\ngot"
+    ) == [[n, n] for n in range(5)]
 
 
 def test_a_helper_that_the_notebook_imported_itself_runs_as_it_is_on_disk(kernel: Any) -> None:
@@ -83,19 +107,31 @@ def test_a_helper_that_the_notebook_imported_itself_runs_as_it_is_on_disk(kernel
 
 
 def test_threads_are_the_machines_share_unless_the_user_says(kernel: Any) -> None:
-    kernel.does("def threads():\n    import torch\n    return torch.get_num_threads(), os.environ.get('OMP_NUM_THREADS')")
+    kernel.does(
+        "def threads():\n    import torch\n    return torch.get_num_threads(), os.environ.get('OMP_NUM_THREADS')"
+    )
     share = max(1, len(os.sched_getaffinity(0)) // 2)
-    assert {n for n, _ in kernel.value("results(threads)").values()} <= {share, 1}, "a cgroup may grant less than the affinity"
+    assert {n for n, _ in kernel.value("results(threads)").values()} <= {share, 1}, (
+        "a cgroup may grant less than the affinity"
+    )
     wanted = 2 if share != 2 else 1  # not more than the processors there are: libgomp wouldn't
     kernel.does(f"os.environ['OMP_NUM_THREADS'] = '{wanted}'")
     assert kernel.value("results(threads)") == dict.fromkeys((0, 1), (wanted, str(wanted)))
     kernel.does("del os.environ['OMP_NUM_THREADS']")
-    assert kernel.value("[n for n, _ in results(threads, ranks=8).values()]") == [max(1, len(os.sched_getaffinity(0)) // 8)] * 8
+    assert (
+        kernel.value("[n for n, _ in results(threads, ranks=8).values()]")
+        == [max(1, len(os.sched_getaffinity(0)) // 8)] * 8
+    )
 
 
 def test_variables_that_act_when_an_interpreter_starts_act(kernel: Any) -> None:
     kernel.does("def hashed():\n    return hash('ice')\nos.environ['PYTHONHASHSEED'] = '7'")
-    plain = subprocess.run([sys.executable, "-c", "print(hash('ice'))"], env={"PYTHONHASHSEED": "7"}, capture_output=True, check=True)
+    plain = subprocess.run(
+        [sys.executable, "-c", "print(hash('ice'))"],
+        env={"PYTHONHASHSEED": "7"},
+        capture_output=True,
+        check=True,
+    )
     assert kernel.value("results(hashed)") == dict.fromkeys((0, 1), int(plain.stdout))
     kernel.does("del os.environ['PYTHONHASHSEED']")
     assert kernel.value("results(hashed)[0]") != int(plain.stdout)

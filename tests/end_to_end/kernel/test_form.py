@@ -39,7 +39,10 @@ class Page:
 def test_where_no_widgets_are_it_says_what_it_would_launch(kernel: Any) -> None:
     [shown] = kernel.does("form = ice.LaunchPanel(lesson)\nform").displayed
     assert shown["text/plain"].splitlines() == [
-        "LaunchPanel: lesson, 1 rank, cpu", "    data      <- needs a value", "    epochs  3", "    size    SMALL",
+        "LaunchPanel: lesson, 1 rank, cpu",
+        "    data      <- needs a value",
+        "    epochs  3",
+        "    size    SMALL",
     ]
     assert "&lt;- needs a value" in shown["text/html"]
     cell = kernel.run("form.launch()")
@@ -52,10 +55,15 @@ def test_what_a_page_types_is_launched(kernel: Any) -> None:
     page.says("set", key="argument.data", value="list('ab')")
     page.says("set", key="argument.size", value="LARGE")
     page.says("set", key="setting.nproc_per_node", value="2")
-    assert kernel.does("print(form.cell)").out == "%%icelaunch --nproc-per-node 2\nlesson(data=list('ab'), size=Size.LARGE)\n"
+    assert (
+        kernel.does("print(form.cell)").out
+        == "%%icelaunch --nproc-per-node 2\nlesson(data=list('ab'), size=Size.LARGE)\n"
+    )
     page.says("launch")
     kernel.does("until(lambda: form.run and form.run.state.over)")
-    kernel.does("until(lambda: form._fields.stands['over'])")  # the panels' thread tells it, a moment later
+    kernel.does(
+        "until(lambda: form._fields.stands['over'])"
+    )  # the panels' thread tells it, a moment later
     assert kernel.value("form.run.result()") == {0: (30, 0), 1: (30, 1)}
     assert kernel.value("form.run.logs(1)") == "learning ['a', 'b'] 3 LARGE\n"
     assert kernel.value("form._fields.stands['state'], len(form.children)") == ("SUCCEEDED", 2)
@@ -70,11 +78,17 @@ def test_a_second_launch_takes_the_firsts_place(kernel: Any) -> None:
     page.says("set", key="argument.epochs", value="4")
     page.says("launch")
     kernel.does("until(lambda: form.run is not first and form.run.state.over)")
-    assert kernel.value("first.result()[0][0], form.run.result()[0][0], len(form.children)") == (30, 40, 2)
+    assert kernel.value("first.result()[0][0], form.run.result()[0][0], len(form.children)") == (
+        30,
+        40,
+        2,
+    )
 
 
 def test_a_second_click_while_the_run_lives_starts_nothing(kernel: Any) -> None:
-    kernel.does("def waits():\n    while not (HOME / 'go on').exists():\n        time.sleep(0.005)\n    return 1\nform = ice.LaunchPanel(waits)")
+    kernel.does(
+        "def waits():\n    while not (HOME / 'go on').exists():\n        time.sleep(0.005)\n    return 1\nform = ice.LaunchPanel(waits)"
+    )
     before = kernel.value("len(ice.runs())")
     page = Page(kernel, "form")
     page.says("launch")
@@ -92,18 +106,27 @@ def test_what_was_said_of_a_launch_is_gone_at_the_next(kernel: Any) -> None:
     assert "lock (a _thread.lock) can't be pickled" in kernel.value("form._fields.stands['says']")
     page.says("set", key="setting.nproc_per_node", value="0")
     page.says("launch")
-    assert kernel.value("form._fields.stands['says'], form._fields.view['wrong']") == ("", ["setting.nproc_per_node"])
+    assert kernel.value("form._fields.stands['says'], form._fields.view['wrong']") == (
+        "",
+        ["setting.nproc_per_node"],
+    )
     page.says("reset")
 
 
 def test_a_form_restarts_its_ranks_and_goes_on_being_one(kernel: Any) -> None:
-    kernel.does("def second_time():\n    if ice.get_context().restart_count < 1:\n        raise OSError('once')\n    return 'well'")
+    kernel.does(
+        "def second_time():\n    if ice.get_context().restart_count < 1:\n        raise OSError('once')\n    return 'well'"
+    )
     kernel.does("form = ice.LaunchPanel(second_time)")
     page = Page(kernel, "form")
     page.says("set", key="setting.max_restarts", value="1")
     page.says("launch")
     kernel.does("until(lambda: form._fields.stands.get('over'))")
-    assert kernel.value("form.run.result(), form.run.restarts, form._fields.stands['state']") == ({0: "well"}, 1, "SUCCEEDED")
+    assert kernel.value("form.run.result(), form.run.restarts, form._fields.stands['state']") == (
+        {0: "well"},
+        1,
+        "SUCCEEDED",
+    )
 
 
 def test_a_cell_that_runs_again_closes_the_form_that_it_made_before(kernel: Any) -> None:
@@ -115,7 +138,11 @@ def test_a_cell_that_runs_again_closes_the_form_that_it_made_before(kernel: Any)
     before = kernel.value(count)
     kernel.does(again)
     assert kernel.value(count) == before
-    assert kernel.value("first.comm is None, form.comm is None, other.comm is None") == (True, False, False)
+    assert kernel.value("first.comm is None, form.comm is None, other.comm is None") == (
+        True,
+        False,
+        False,
+    )
     kernel.does(again.replace("c1", "c2"))
     assert kernel.value(f"{count}") != before
     kernel.does("form.close(), other.close()")
@@ -127,11 +154,19 @@ def test_a_cell_that_runs_again_closes_the_form_that_it_made_before(kernel: Any)
         ({"argument.data": "threading.Lock()"}, "argument.data", "can't be carried to the ranks"),
         ({"argument.data": "1 // 0"}, "argument.data", "ZeroDivisionError"),
         ({"argument.data": "1", "setting.devices": "cuda"}, "setting.devices", "no GPU is visible"),
-        ({"argument.data": "1", "setting.log_dir": "/proc/no"}, "setting.log_dir", "a run's directory can't be made there"),
+        (
+            {"argument.data": "1", "setting.log_dir": "/proc/no"},
+            "setting.log_dir",
+            "a run's directory can't be made there",
+        ),
     ],
 )
-def test_a_launch_that_fails_is_told_at_its_field_and_starts_nothing(kernel: Any, typed: dict[str, str], field: str, said: str) -> None:
-    if "devices" in field and kernel.value("from icelaunch_nb.devices import count_gpus; count_gpus(os.environ)"):
+def test_a_launch_that_fails_is_told_at_its_field_and_starts_nothing(
+    kernel: Any, typed: dict[str, str], field: str, said: str
+) -> None:
+    if "devices" in field and kernel.value(
+        "from icelaunch_nb.devices import count_gpus; count_gpus(os.environ)"
+    ):
         pytest.skip("there are GPUs here")
     before = kernel.value("len(ice.runs())")
     kernel.does("form = ice.LaunchPanel(lesson)")
@@ -146,10 +181,19 @@ def test_a_launch_that_fails_is_told_at_its_field_and_starts_nothing(kernel: Any
     assert kernel.value("len(ice.runs()), form.run") == (before, None)
 
 
-@pytest.mark.parametrize("wrong", [
-    {}, {"do": None}, {"do": "set"}, {"do": "set", "key": None, "value": None}, {"do": "set", "key": ["a"], "value": {"b": 1}}, {"do": "explode"},
-    {"do": "set", "key": "setting.nproc_per_node", "value": "9" * 5000}, {"do": "set", "key": "argument.data", "value": "(" * 5000},
-])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {},
+        {"do": None},
+        {"do": "set"},
+        {"do": "set", "key": None, "value": None},
+        {"do": "set", "key": ["a"], "value": {"b": 1}},
+        {"do": "explode"},
+        {"do": "set", "key": "setting.nproc_per_node", "value": "9" * 5000},
+        {"do": "set", "key": "argument.data", "value": "(" * 5000},
+    ],
+)
 def test_whatever_a_page_sends_it_stays_usable(kernel: Any, wrong: dict[str, Any]) -> None:
     kernel.does("form = ice.LaunchPanel(lesson)")
     page = Page(kernel, "form")
@@ -167,10 +211,16 @@ def test_it_outlives_a_restart_of_the_kernel_and_is_the_notebooks_own(bare_kerne
     page = Page(kernel, "form")
     page.says("set", key="argument.epochs", value="7")
     page.says("set", key="setting.max_restarts", value="2")
-    assert kernel.does("print(form.cell)").out == "%%icelaunch --max-restarts 2\nlesson(data=..., epochs=7)\n"
+    assert (
+        kernel.does("print(form.cell)").out
+        == "%%icelaunch --max-restarts 2\nlesson(data=..., epochs=7)\n"
+    )
     kernel.restart()
     kernel.does(start)
-    assert kernel.does("print(form.cell)").out == "%%icelaunch --max-restarts 2\nlesson(data=..., epochs=7)\n"
+    assert (
+        kernel.does("print(form.cell)").out
+        == "%%icelaunch --max-restarts 2\nlesson(data=..., epochs=7)\n"
+    )
     kernel.does(start.replace("lessons", "others"))
     assert kernel.does("print(form.cell)").out == "%%icelaunch\nlesson(data=...)\n"
 
@@ -181,11 +231,16 @@ def test_a_closed_form_leaves_nothing_behind(kernel: Any) -> None:
     kernel.does("for _ in range(5): ice.LaunchPanel(lesson).close()")
     assert kernel.value(count) == before
     wrong = kernel.run("ice.LaunchPanel('train.py')")
-    assert (wrong.ename, wrong.err) == ("ConfigError", "") and "fn='train.py': must be a function" in wrong.evalue
+    assert (wrong.ename, wrong.err) == (
+        "ConfigError",
+        "",
+    ) and "fn='train.py': must be a function" in wrong.evalue
 
 
 def test_it_costs_nothing_until_it_is_used(bare_kernel: Any) -> None:
-    assert bare_kernel.value("import sys, icelaunch_nb; 'ipywidgets' in sys.modules, 'anywidget' in sys.modules") == (False, False)
+    assert bare_kernel.value(
+        "import sys, icelaunch_nb; 'ipywidgets' in sys.modules, 'anywidget' in sys.modules"
+    ) == (False, False)
     started = time.monotonic()
     bare_kernel.does("icelaunch_nb.LaunchPanel")
     assert time.monotonic() - started < 20

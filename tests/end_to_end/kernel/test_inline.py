@@ -20,7 +20,12 @@ run = ice.launch(who, inline=True)
 
 
 def test_results_are_the_objects_themselves(kernel: Any) -> None:
-    assert kernel.value("thing = object(); ice.launch(lambda: thing, inline=True).result()[0] is thing") is True
+    assert (
+        kernel.value(
+            "thing = object(); ice.launch(lambda: thing, inline=True).result()[0] is thing"
+        )
+        is True
+    )
 
 
 def test_a_process_group_works_and_can_be_made_again(kernel: Any) -> None:
@@ -33,10 +38,15 @@ def group():
     dist.destroy_process_group()
     return x.item()
 """)
-    assert kernel.value("[ice.launch(group, inline=True).result()[0] for _ in range(2)]") == [1.0, 1.0]
+    assert kernel.value("[ice.launch(group, inline=True).result()[0] for _ in range(2)]") == [
+        1.0,
+        1.0,
+    ]
 
 
-@pytest.mark.parametrize("body", ["return 1", "raise ValueError('x')", "raise KeyboardInterrupt", "raise SystemExit(1)"])
+@pytest.mark.parametrize(
+    "body", ["return 1", "raise ValueError('x')", "raise KeyboardInterrupt", "raise SystemExit(1)"]
+)
 def test_the_environment_is_put_back(kernel: Any, body: str) -> None:
     kernel.does(f"""
 os.environ["WORLD_SIZE"] = "mine"
@@ -61,7 +71,12 @@ def test_an_exception_is_raised_as_it_is(kernel: Any) -> None:
     assert error.ename == "ValueError"
     assert error.error.splitlines()[-1] == "ValueError: raw"
     assert f"Cell In[{cell.number}], line 3" in error.error and "# here" in error.error
-    assert kernel.value("t = sys.last_traceback\nwhile t.tb_next: t = t.tb_next\nt.tb_frame.f_locals['secret']") == 42
+    assert (
+        kernel.value(
+            "t = sys.last_traceback\nwhile t.tb_next: t = t.tb_next\nt.tb_frame.f_locals['secret']"
+        )
+        == 42
+    )
 
 
 def test_debug_reaches_the_frame_of_the_function(kernel: Any) -> None:
@@ -81,7 +96,9 @@ def test_more_than_one_rank_is_refused_with_a_remedy(kernel: Any) -> None:
 
 
 def test_it_can_be_interrupted(kernel: Any) -> None:
-    kernel.does("def forever():\n    (HOME / 'up').touch()\n    while True:\n        time.sleep(0.05)")
+    kernel.does(
+        "def forever():\n    (HOME / 'up').touch()\n    while True:\n        time.sleep(0.05)"
+    )
     cell = kernel.start("ice.launch(forever, inline=True)")
     kernel.until((kernel.home / "up").exists, "it runs")
     kernel.interrupt()

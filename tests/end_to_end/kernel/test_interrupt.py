@@ -31,8 +31,12 @@ def alive(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("waiting", ["run.result()", "run.wait()", "await run", "launch_agent(run)"])
-def test_a_waiting_cell_ends_with_keyboard_interrupt_and_the_ranks_are_gone(kernel: Any, waiting: str) -> None:
+@pytest.mark.parametrize(
+    "waiting", ["run.result()", "run.wait()", "await run", "launch_agent(run)"]
+)
+def test_a_waiting_cell_ends_with_keyboard_interrupt_and_the_ranks_are_gone(
+    kernel: Any, waiting: str
+) -> None:
     kernel.does(WAITING)
     launch = "run = launch(forever)"
     if waiting.startswith("launch_agent"):
@@ -142,14 +146,18 @@ until(lambda: len(run.pids) == 2 and all("up" in run.logs(rank) for rank in run.
 
 
 def test_a_timeout_is_no_interrupt(kernel: Any) -> None:
-    kernel.does("go = HOME / 'go-on'\ndef slow():\n    until(go.exists)\n    return 1\nrun = launch(slow)")
+    kernel.does(
+        "go = HOME / 'go-on'\ndef slow():\n    until(go.exists)\n    return 1\nrun = launch(slow)"
+    )
     assert kernel.value("run.wait(0.1)") is False
     assert kernel.run("run.result(0.1)").ename == "TimeoutError"
     assert kernel.value("go.touch(); run.result()") == {0: 1, 1: 1}
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_signal_to_one_rank_is_its_failure_not_a_hang(kernel: Any, signum: signal.Signals) -> None:
+def test_a_signal_to_one_rank_is_its_failure_not_a_hang(
+    kernel: Any, signum: signal.Signals
+) -> None:
     kernel.does(WAITING)
     cell = kernel.start("run = launch(forever)\nrun.result()")
     pids = ranks_of(cell, 2)

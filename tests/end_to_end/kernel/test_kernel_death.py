@@ -34,16 +34,27 @@ HERE = "def here(what):\n    (HOME / f'here-{what}-{os.environ[\"RANK\"]}').touc
 
 def start_troublemakers(kernel: Any) -> None:
     kernel.does("\n".join([HERE, *TROUBLEMAKERS.values()]))
-    kernel.does("runs = [launch(plain), launch(gil), launch(children, ranks=1), launch(loading, ranks=1)]")
+    kernel.does(
+        "runs = [launch(plain), launch(gil), launch(children, ranks=1), launch(loading, ranks=1)]"
+    )
     expected = ["plain-0", "plain-1", "gil-0", "gil-1", "children-0", "loading-0"]
-    kernel.until(lambda: all((kernel.home / f"here-{name}").exists() for name in expected), "all troublemakers are up")
-    assert len(kernel.leftovers()) >= 1 + 1 + 4 + 6 + 2 + 2, "host, forkserver, agents, ranks, subprocesses, DataLoader workers"
+    kernel.until(
+        lambda: all((kernel.home / f"here-{name}").exists() for name in expected),
+        "all troublemakers are up",
+    )
+    assert len(kernel.leftovers()) >= 1 + 1 + 4 + 6 + 2 + 2, (
+        "host, forkserver, agents, ranks, subprocesses, DataLoader workers"
+    )
 
 
 def agent_of(kernel: Any, run: str) -> int:
     """The pid of a run's agent, from its journal."""
     journal = Path(kernel.value(f"{run}.log_dir")) / "journal.jsonl"
-    return next(event["pid"] for event in map(json.loads, journal.read_text().splitlines()) if event["event"] == "agent")
+    return next(
+        event["pid"]
+        for event in map(json.loads, journal.read_text().splitlines())
+        if event["event"] == "agent"
+    )
 
 
 @pytest.mark.parametrize("end", ["kill", "restart", "shutdown"])
@@ -57,7 +68,10 @@ def test_nothing_is_left(fresh_kernel: Any, end: str) -> None:
     fresh_kernel.leaves_nobody(seen=before)
     if end == "restart":
         fresh_kernel.does("import icelaunch_nb as ice\ndef fn():\n    return 'again'")
-        assert fresh_kernel.value("ice.launch(fn, nproc_per_node=2).result()") == {0: "again", 1: "again"}
+        assert fresh_kernel.value("ice.launch(fn, nproc_per_node=2).result()") == {
+            0: "again",
+            1: "again",
+        }
         the_run_says_why_it_ended(fresh_kernel, path)
 
 
@@ -68,7 +82,9 @@ def the_run_says_why_it_ended(fresh_kernel: Any, path: str) -> None:
 
 
 def test_a_kernel_killed_while_its_host_is_cold(fresh_kernel: Any) -> None:
-    fresh_kernel.does("def fn():\n    (HOME / 'ran').touch()\n    time.sleep(999)\nrun = launch(fn)")
+    fresh_kernel.does(
+        "def fn():\n    (HOME / 'ran').touch()\n    time.sleep(999)\nrun = launch(fn)"
+    )
     assert len(fresh_kernel.leftovers()) >= 1
     fresh_kernel.kill()
     fresh_kernel.leaves_nobody()
@@ -76,9 +92,16 @@ def test_a_kernel_killed_while_its_host_is_cold(fresh_kernel: Any) -> None:
 
 def test_a_kernel_killed_in_the_midst_of_its_launches(fresh_kernel: Any) -> None:
     fresh_kernel.does("results(lambda: 'warm')")
-    fresh_kernel.start("for _ in range(4): launch(lambda: time.sleep(999))\ntime.sleep(0.05); os.kill(os.getpid(), signal.SIGKILL)")
-    fresh_kernel.until(lambda: not psutil.pid_exists(fresh_kernel.pid) or (
-        psutil.Process(fresh_kernel.pid).status() == psutil.STATUS_ZOMBIE), "the kernel is gone")
+    fresh_kernel.start(
+        "for _ in range(4): launch(lambda: time.sleep(999))\ntime.sleep(0.05); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    fresh_kernel.until(
+        lambda: (
+            not psutil.pid_exists(fresh_kernel.pid)
+            or (psutil.Process(fresh_kernel.pid).status() == psutil.STATUS_ZOMBIE)
+        ),
+        "the kernel is gone",
+    )
     fresh_kernel.leaves_nobody()
 
 
@@ -100,7 +123,10 @@ def test_a_detached_run_outlives_its_kernel_and_leaves_nobody_either(fresh_kerne
 
 def test_a_forked_child_of_the_kernel_does_not_keep_the_host_alive(fresh_kernel: Any) -> None:
     fresh_kernel.does(HERE + "\n" + TROUBLEMAKERS["plain"] + "\nrun = launch(plain)")
-    fresh_kernel.until(lambda: all((fresh_kernel.home / f"here-plain-{rank}").exists() for rank in (0, 1)), "the ranks are up")
+    fresh_kernel.until(
+        lambda: all((fresh_kernel.home / f"here-plain-{rank}").exists() for rank in (0, 1)),
+        "the ranks are up",
+    )
     child = fresh_kernel.value("""
 import multiprocessing
 child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
@@ -117,10 +143,15 @@ child.pid
 
 
 @pytest.mark.parametrize("victim", ["host", "forkserver", "agent"])
-def test_a_process_of_ours_that_is_killed_takes_its_ranks_along(fresh_kernel: Any, victim: str) -> None:
+def test_a_process_of_ours_that_is_killed_takes_its_ranks_along(
+    fresh_kernel: Any, victim: str
+) -> None:
     """Out-of-memory killers choose freely. The kernel learns of it, and its next launch works."""
     fresh_kernel.does(HERE + "\n" + TROUBLEMAKERS["children"] + "\nrun = launch(children)")
-    fresh_kernel.until(lambda: all((fresh_kernel.home / f"here-children-{rank}").exists() for rank in (0, 1)), "the ranks are up")
+    fresh_kernel.until(
+        lambda: all((fresh_kernel.home / f"here-children-{rank}").exists() for rank in (0, 1)),
+        "the ranks are up",
+    )
     [host] = fresh_kernel.host()
     ranks = list(fresh_kernel.value("run.pids").values())
     sessions = [process for process in fresh_kernel.leftovers() if os.getsid(process.pid) in ranks]
@@ -133,21 +164,35 @@ def test_a_process_of_ours_that_is_killed_takes_its_ranks_along(fresh_kernel: An
         os.kill(agent_of(fresh_kernel, "run"), signal.SIGKILL)
     said = fresh_kernel.run("run.result(30)")
     assert said.ename in ("RunLost", "RunStopped", "RunFailed"), said
-    fresh_kernel.until(lambda: not fresh_kernel.living(sessions), "the ranks and their children are gone", 5)
+    fresh_kernel.until(
+        lambda: not fresh_kernel.living(sessions), "the ranks and their children are gone", 5
+    )
     assert fresh_kernel.value("results(lambda: 'next')", 20) == {0: "next", 1: "next"}
 
 
 def test_a_finished_rank_leaves_none_of_its_children(kernel: Any) -> None:
-    kernel.does("def fn():\n    import subprocess\n    return subprocess.Popen(['sleep', '999']).pid\nr = results(fn)")
+    kernel.does(
+        "def fn():\n    import subprocess\n    return subprocess.Popen(['sleep', '999']).pid\nr = results(fn)"
+    )
     pids = kernel.value("list(r.values())")
-    kernel.until(lambda: not {process.pid for process in kernel.leftovers()} & set(pids),
-                 "the children are gone", 5)
+    kernel.until(
+        lambda: not {process.pid for process in kernel.leftovers()} & set(pids),
+        "the children are gone",
+        5,
+    )
 
 
 def test_stop_ends_whole_sessions(kernel: Any) -> None:
     kernel.does("\n".join([HERE, *TROUBLEMAKERS.values()]))
-    kernel.does("runs = [launch(gil, ranks=1), launch(children, ranks=1), launch(loading, ranks=1)]")
-    kernel.until(lambda: all((kernel.home / f"here-{name}-0").exists() for name in ("gil", "children", "loading")), "they are up")
+    kernel.does(
+        "runs = [launch(gil, ranks=1), launch(children, ranks=1), launch(loading, ranks=1)]"
+    )
+    kernel.until(
+        lambda: all(
+            (kernel.home / f"here-{name}-0").exists() for name in ("gil", "children", "loading")
+        ),
+        "they are up",
+    )
     ranks = kernel.value("[run.pids[0] for run in runs]")
     members = [process for process in kernel.leftovers() if os.getsid(process.pid) in ranks]
     assert len(members) >= 3 + 2 + 2

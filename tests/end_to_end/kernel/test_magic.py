@@ -23,7 +23,9 @@ def started(kernel: Any) -> int:
 # What it does.
 
 
-def test_the_issues_own_example_in_a_notebook_that_did_nothing_else(kernel: Any, magic: Any) -> None:
+def test_the_issues_own_example_in_a_notebook_that_did_nothing_else(
+    kernel: Any, magic: Any
+) -> None:
     cell = magic(
         "--nproc-per-node 4 --max-restarts 1 --out results",
         "import torch.distributed as dist\ndist.init_process_group()\n"
@@ -32,7 +34,11 @@ def test_the_issues_own_example_in_a_notebook_that_did_nothing_else(kernel: Any,
     assert cell.literal == dict.fromkeys(range(4), 6.0)
     assert (cell.out, cell.err) == ("", "")
     assert kernel.value("_, results") == (dict.fromkeys(range(4), 6.0),) * 2
-    assert kernel.value("'total' in globals(), 'rank' in globals(), 'torch' in globals()") == (False, False, False)
+    assert kernel.value("'total' in globals(), 'rank' in globals(), 'torch' in globals()") == (
+        False,
+        False,
+        False,
+    )
 
 
 def test_names_are_carried_over_and_rank_and_its_kin_are_there(kernel: Any, magic: Any) -> None:
@@ -40,7 +46,10 @@ def test_names_are_carried_over_and_rank_and_its_kin_are_there(kernel: Any, magi
         "factor = 10\nclass Scaler:\n    def __init__(self, by): self.by = by\n    def __call__(self, x): return x * self.by\n"
         "scale = Scaler(factor)\ndef helper(x):\n    return scale(x) + offset\noffset = 1"
     )
-    cell = magic("-n 2", "factor += rank\nhelper(rank), factor, local_rank, world_size, str(device), ctx.world_size, type(scale) is Scaler")
+    cell = magic(
+        "-n 2",
+        "factor += rank\nhelper(rank), factor, local_rank, world_size, str(device), ctx.world_size, type(scale) is Scaler",
+    )
     assert cell.literal == {r: (r * 10 + 1, 10 + r, r, 2, "cpu", 2, True) for r in range(2)}
     assert kernel.value("factor") == 10, "what ranks assign is theirs"
 
@@ -61,14 +70,31 @@ def test_what_ranks_print_is_shown_and_none_is_not(kernel: Any, magic: Any) -> N
         ("# NBVAL_IGNORE_OUTPUT\nrank * 2", {0: 0, 1: 2}),
         (
             "class A:\n    def f(self):\n        return [x for x in range(self.n)]\nclass B(A):\n    n = 2\n"
-            "def make():\n    def inner():\n        return B().f()\n    return inner\nmake()()", {0: [0, 1], 1: [0, 1]},
+            "def make():\n    def inner():\n        return B().f()\n    return inner\nmake()()",
+            {0: [0, 1], 1: [0, 1]},
         ),
-        ("import pickle\nclass A:\n    pass\ntype(pickle.loads(pickle.dumps(A()))) is A", {0: True, 1: True}),
+        (
+            "import pickle\nclass A:\n    pass\ntype(pickle.loads(pickle.dumps(A()))) is A",
+            {0: True, 1: True},
+        ),
         ("    x = rank\n    if x:\n        x += 1\n    x", {0: 0, 1: 2}),
         ("'{rank} $rank'", {0: "{rank} $rank", 1: "{rank} $rank"}),
-        ("import inspect\ndef f():\n    # mine\n    return 1\ninspect.getsource(f)", dict.fromkeys(range(2), "def f():\n    # mine\n    return 1\n")),
+        (
+            "import inspect\ndef f():\n    # mine\n    return 1\ninspect.getsource(f)",
+            dict.fromkeys(range(2), "def f():\n    # mine\n    return 1\n"),
+        ),
     ],
-    ids=["await", "global", "a docstring", "a comment for nbval", "classes and functions", "pickled by name", "indented", "braces", "getsource"],
+    ids=[
+        "await",
+        "global",
+        "a docstring",
+        "a comment for nbval",
+        "classes and functions",
+        "pickled by name",
+        "indented",
+        "braces",
+        "getsource",
+    ],
 )
 def test_bodies(magic: Any, body: str, value: Any) -> None:
     assert magic("-n 2", body).literal == value
@@ -76,7 +102,10 @@ def test_bodies(magic: Any, body: str, value: Any) -> None:
 
 def test_a_class_of_the_body_comes_back(kernel: Any, magic: Any) -> None:
     magic("-n 2 --out made", "class Point:\n    def __init__(self, x): self.x = x\nPoint(rank)")
-    assert kernel.value("[made[r].x for r in made], {type(p).__name__ for p in made.values()}") == ([0, 1], {"Point"})
+    assert kernel.value("[made[r].x for r in made], {type(p).__name__ for p in made.values()}") == (
+        [0, 1],
+        {"Point"},
+    )
 
 
 def test_a_semicolon_silences(kernel: Any, magic: Any) -> None:
@@ -90,12 +119,17 @@ def test_the_notebooks_values_expand_on_the_line(kernel: Any, magic: Any) -> Non
     kernel.does("n = 2\nname = 'made_up'")
     assert magic("-n {n} --out $name", "1").literal == {0: 1, 1: 1}
     assert kernel.value("made_up") == {0: 1, 1: 1}
-    assert magic("-n {n} --env A=$$n{{}}", "import os\nos.environ['A']").literal == {0: "$n{}", 1: "$n{}"}
+    assert magic("-n {n} --env A=$$n{{}}", "import os\nos.environ['A']").literal == {
+        0: "$n{}",
+        1: "$n{}",
+    }
 
 
 def test_a_value_with_spaces_and_quotes_stays_one(kernel: Any, magic: Any) -> None:
     kernel.does("path, said, usual = HOME / 'my logs', 'it\\'s \"so\"', '-n 2 --no-panel'")
-    assert magic("{usual} --log-dir {path} --env A={said} --out kept", "import os\nos.environ['A']").literal == dict.fromkeys(range(2), 'it\'s "so"')
+    assert magic(
+        "{usual} --log-dir {path} --env A={said} --out kept", "import os\nos.environ['A']"
+    ).literal == dict.fromkeys(range(2), 'it\'s "so"')
     assert kernel.value("[one.name for one in path.iterdir()] != []") is True
 
 
@@ -112,8 +146,13 @@ def test_defaults_that_were_shown_can_be_pasted(kernel: Any, magic: Any) -> None
 
 @pytest.mark.parametrize(
     ("line", "said"),
-    [("-n {nowhere}", "NameError: name 'nowhere' is not defined"), ("-n $nowhere", "name 'nowhere' is not defined"), ("--env A={1/0}", "ZeroDivisionError"),
-     ("--env A=$HOMELESS", "name 'HOMELESS' is not defined"), ("--env A={}", "{{, }} and $$ stand for themselves")],
+    [
+        ("-n {nowhere}", "NameError: name 'nowhere' is not defined"),
+        ("-n $nowhere", "name 'nowhere' is not defined"),
+        ("--env A={1/0}", "ZeroDivisionError"),
+        ("--env A=$HOMELESS", "name 'HOMELESS' is not defined"),
+        ("--env A={}", "{{, }} and $$ stand for themselves"),
+    ],
 )
 def test_what_cannot_be_expanded_is_said(kernel: Any, magic: Any, line: str, said: str) -> None:
     before = started(kernel)
@@ -123,7 +162,9 @@ def test_what_cannot_be_expanded_is_said(kernel: Any, magic: Any, line: str, sai
 
 
 def test_variables_for_the_ranks_alone(kernel: Any, magic: Any) -> None:
-    cell = magic("-n 1 --env ICE_A='x y' --env ICE_B=", "import os\nos.environ['ICE_A'], os.environ['ICE_B']")
+    cell = magic(
+        "-n 1 --env ICE_A='x y' --env ICE_B=", "import os\nos.environ['ICE_A'], os.environ['ICE_B']"
+    )
     assert cell.literal == {0: ("x y", "")}
     assert kernel.value("'ICE_A' in os.environ") is False
 
@@ -133,15 +174,28 @@ def test_a_variable_that_torch_reads_when_it_is_imported(magic: Any) -> None:
 
 
 def test_restarts_are_those_of_launch(magic: Any) -> None:
-    cell = magic("-n 2 --max-restarts 2", "if ctx.restart_count < 1:\n    raise OSError('once')\nctx.restart_count")
+    cell = magic(
+        "-n 2 --max-restarts 2",
+        "if ctx.restart_count < 1:\n    raise OSError('once')\nctx.restart_count",
+    )
     assert cell.literal == {0: 1, 1: 1}
 
 
 def test_help_starts_nothing(kernel: Any, magic: Any) -> None:
     before = started(kernel)
     without_body = (kernel.run("%%icelaunch --help"), kernel.run("\n%%icelaunch -h\n\n"))
-    for cell in (magic("--help", "1"), magic("-n 2 -h", "1"), kernel.run("%icelaunch --help"), kernel.run("%icelaunch"), *without_body):
-        assert not cell.ename and "--nproc-per-node N|auto" in cell.out and "How often the ranks may be restarted" in cell.out
+    for cell in (
+        magic("--help", "1"),
+        magic("-n 2 -h", "1"),
+        kernel.run("%icelaunch --help"),
+        kernel.run("%icelaunch"),
+        *without_body,
+    ):
+        assert (
+            not cell.ename
+            and "--nproc-per-node N|auto" in cell.out
+            and "How often the ranks may be restarted" in cell.out
+        )
     assert started(kernel) == before
 
 
@@ -169,7 +223,12 @@ def test_a_cell_without_a_body_is_refused(kernel: Any, cell: str) -> None:
 @pytest.mark.parametrize(
     ("line", "body", "ename", "said"),
     [
-        ("-n 2", "x = 1\ndef f():\n    return undefined_name", "NameError", "name 'undefined_name' is not defined"),
+        (
+            "-n 2",
+            "x = 1\ndef f():\n    return undefined_name",
+            "NameError",
+            "name 'undefined_name' is not defined",
+        ),
         ("-n 2", "x = 1\ny = 2\n!ls -l", "IcelaunchError", "!ls -l: shell escapes"),
         ("-n 2", "x = 1\ny = 2\n%time sum(range(9))", "IcelaunchError", "%time: magics"),
         ("-n 2", "x = 1\ny = 2\nreturn y", "SyntaxError", "'return' outside function"),
@@ -178,14 +237,20 @@ def test_a_cell_without_a_body_is_refused(kernel: Any, cell: str) -> None:
         ("-n 2", "x = 1\ny = 2\n  x", "IndentationError", "unexpected indent"),
     ],
 )
-def test_a_wrong_body_is_shown_at_its_line_before_anything_starts(kernel: Any, magic: Any, line: str, body: str, ename: str, said: str) -> None:
+def test_a_wrong_body_is_shown_at_its_line_before_anything_starts(
+    kernel: Any, magic: Any, line: str, body: str, ename: str, said: str
+) -> None:
     before = started(kernel)
     cell = magic(line, body)
     assert cell.ename == ename
     assert said in cell.error
     assert f"Cell In[{cell.number}], line 4" in cell.error
     assert body.splitlines()[2].strip() in cell.error
-    assert "SyntaxError" in ename or "Indentation" in ename or ("icelaunch_nb" not in cell.error and "interactiveshell" not in cell.error)
+    assert (
+        "SyntaxError" in ename
+        or "Indentation" in ename
+        or ("icelaunch_nb" not in cell.error and "interactiveshell" not in cell.error)
+    )
     assert started(kernel) == before
 
 
@@ -213,7 +278,10 @@ def test_an_error_in_a_rank_has_the_cells_lines(kernel: Any, magic: Any) -> None
     cell = magic("-n 2", "def f(x):\n    return 1 / x  # by what\n\nif rank >= 0:\n    f(0)")
     assert cell.ename == "RunFailed"
     assert f"Cell In[{cell.number}], line 6\n" in cell.error and "----> 6     f(0)" in cell.error
-    assert f"Cell In[{cell.number}], line 3, in f\n" in cell.error and "----> 3     return 1 / x  # by what" in cell.error
+    assert (
+        f"Cell In[{cell.number}], line 3, in f\n" in cell.error
+        and "----> 3     return 1 / x  # by what" in cell.error
+    )
     assert cell.error.splitlines()[-1] == "ZeroDivisionError: division by zero"
     assert "icelaunch_nb/notebook" not in cell.error
     assert kernel.value("1 + 1") == 2
@@ -228,22 +296,35 @@ def test_an_error_after_an_await_has_them_too(magic: Any) -> None:
 def test_an_error_in_the_notebooks_function_is_that_cells(kernel: Any, magic: Any) -> None:
     first = kernel.does("def faulty():\n    raise KeyError('from afar')")
     cell = magic("-n 1", "faulty()")
-    assert f"Cell In[{first.number}], line 2, in faulty" in cell.error and f"Cell In[{cell.number}], line 2\n" in cell.error
+    assert (
+        f"Cell In[{first.number}], line 2, in faulty" in cell.error
+        and f"Cell In[{cell.number}], line 2\n" in cell.error
+    )
 
 
 def test_what_cannot_be_carried_is_named(kernel: Any, magic: Any) -> None:
     kernel.does("import threading\nbusy = {'lock': threading.Lock()}")
     cell = magic("-n 1", "busy")
-    assert cell.error.startswith(f"PackingError: Cell In[{cell.number}] → busy['lock'] (a _thread.lock) can't be pickled")
-    assert magic("-n 1", "busy = 1\nbusy").literal == {0: 1}, "what the body defines itself is not taken along"
-    assert magic("-n 1", "def f():\n    return busy\nbusy = 3\nf()").literal == {0: 3}, "it may bind it before it reads it"
+    assert cell.error.startswith(
+        f"PackingError: Cell In[{cell.number}] → busy['lock'] (a _thread.lock) can't be pickled"
+    )
+    assert magic("-n 1", "busy = 1\nbusy").literal == {0: 1}, (
+        "what the body defines itself is not taken along"
+    )
+    assert magic("-n 1", "def f():\n    return busy\nbusy = 3\nf()").literal == {0: 3}, (
+        "it may bind it before it reads it"
+    )
     assert magic("-n 1", "busy = [busy]\nbusy").ename == "PackingError"
 
 
 def test_open_is_pythons_own(kernel: Any, magic: Any) -> None:
     assert "IPython" in kernel.value("open.__code__.co_filename")
     cell = magic("-n 1", "open('/nowhere/at all')")
-    assert "FileNotFoundError" in cell.error and "IPython" not in cell.error and "interactiveshell" not in cell.error
+    assert (
+        "FileNotFoundError" in cell.error
+        and "IPython" not in cell.error
+        and "interactiveshell" not in cell.error
+    )
 
 
 def test_interrupt_stops_the_run(kernel: Any) -> None:
@@ -264,12 +345,21 @@ def test_no_wait_returns_a_run_and_two_live_at_once(kernel: Any, magic: Any) -> 
     assert not magic("-n 2 --no-wait", body).ename
     assert kernel.value("second = _; type(first) is type(second) is ice.Run") is True
     assert magic("-n 2", "rank + 10").literal == {0: 10, 1: 11}
-    assert kernel.value("first.state.over, second.state.over, first.run_id != second.run_id") == (False, False, True)
-    assert kernel.value("open(gate, 'w').close(); first.result(60), second.result(60)") == ({0: 0, 1: 1},) * 2
+    assert kernel.value("first.state.over, second.state.over, first.run_id != second.run_id") == (
+        False,
+        False,
+        True,
+    )
+    assert (
+        kernel.value("open(gate, 'w').close(); first.result(60), second.result(60)")
+        == ({0: 0, 1: 1},) * 2
+    )
 
 
 def test_a_rank_that_raises_waits_in_the_debugger(kernel: Any, magic: Any) -> None:
-    cell = magic("-n 1 --post-mortem --no-wait --out broken", "missing = {}\nword = 'here'\nmissing[word]")
+    cell = magic(
+        "-n 1 --post-mortem --no-wait --out broken", "missing = {}\nword = 'here'\nmissing[word]"
+    )
     assert not cell.ename
     kernel.does("until(lambda: broken.waiting)")
     assert "'here'" in kernel.does("broken.debug(0, ['p word', 'c'], timeout=30)").out
@@ -277,19 +367,29 @@ def test_a_rank_that_raises_waits_in_the_debugger(kernel: Any, magic: Any) -> No
 
 
 def test_a_silent_rank_is_marked_with_its_line_in_the_cell(kernel: Any, magic: Any) -> None:
-    cell = magic("-n 2 --hang-after 0.4 --no-wait --out silent", "import time\nwhile not ctx.events.resume.is_set():\n    time.sleep(0.01)")
+    cell = magic(
+        "-n 2 --hang-after 0.4 --no-wait --out silent",
+        "import time\nwhile not ctx.events.resume.is_set():\n    time.sleep(0.01)",
+    )
     kernel.does("until(lambda: len(silent.silent) == 2)")
-    assert all(re.fullmatch(rf"cell {cell.number}, line [34]", place) for place in kernel.value("silent.silent").values())
+    assert all(
+        re.fullmatch(rf"cell {cell.number}, line [34]", place)
+        for place in kernel.value("silent.silent").values()
+    )
     assert kernel.value("silent.events.resume.set(); silent.result(30)") == {0: None, 1: None}
 
 
 def test_a_detached_body_outlives_its_kernel(fresh_kernel: Any, another: Any) -> None:
     fresh_kernel.does("get_ipython().run_line_magic('load_ext', 'icelaunch_nb')")
     body = "while not ctx.events.resume.is_set():\n    time.sleep(0.01)\nf'rank {rank} is back'"
-    assert not fresh_kernel.run(f"%%icelaunch -n 2 --detach --no-wait --rdzv-id left-by-a-cell\nimport time\n{body}").ename
+    assert not fresh_kernel.run(
+        f"%%icelaunch -n 2 --detach --no-wait --rdzv-id left-by-a-cell\nimport time\n{body}"
+    ).ename
     fresh_kernel.does("run = _\nuntil(lambda: len(run.pids) == 2)")
     fresh_kernel.shutdown()
-    another.does("run = ice.attach('left-by-a-cell')\nassert not run.state.over\nrun.events.resume.set()")
+    another.does(
+        "run = ice.attach('left-by-a-cell')\nassert not run.state.over\nrun.events.resume.set()"
+    )
     assert another.value("run.result(30)") == {0: "rank 0 is back", 1: "rank 1 is back"}
     fresh_kernel.leaves_nobody()
 
@@ -298,7 +398,9 @@ def test_status_stop_and_logs(kernel: Any, magic: Any) -> None:
     kernel.does("mine = None")
     body = "import sys, time\nprint('out', rank, flush=True)\nprint('err', rank, file=sys.stderr, flush=True)\ntime.sleep(600)"
     magic("-n 2 --no-wait --out mine --rdzv-id to-stop", body)
-    kernel.does("until(lambda: all('err' in mine.logs(r, 'stderr') for r in mine.pids) and len(mine.pids) == 2)")
+    kernel.does(
+        "until(lambda: all('err' in mine.logs(r, 'stderr') for r in mine.pids) and len(mine.pids) == 2)"
+    )
     assert kernel.does("%icelaunch status").out.startswith("Run to-stop: RUNNING, 2 ranks")
     assert kernel.does("%icelaunch logs").out == "out 0\n"
     assert kernel.does("%icelaunch logs to-stop --rank 1 --stream stderr").out == "err 1\n"
@@ -322,10 +424,16 @@ def test_attach_finds_a_run_by_its_id(kernel: Any, magic: Any) -> None:
 def test_defaults(kernel: Any, magic: Any) -> None:
     try:
         assert kernel.does("%icelaunch defaults").out == "defaults: none\n"
-        assert kernel.does("%icelaunch defaults -n 3 --env ICE_C=1").out == "defaults: --nproc-per-node 3 --env ICE_C=1\n"
+        assert (
+            kernel.does("%icelaunch defaults -n 3 --env ICE_C=1").out
+            == "defaults: --nproc-per-node 3 --env ICE_C=1\n"
+        )
         assert magic("", "import os\nos.environ['ICE_C']").literal == dict.fromkeys(range(3), "1")
         assert magic("-n 1", "rank").literal == {0: 0}
-        assert kernel.does("%icelaunch defaults --max-restarts 1").out == "defaults: --nproc-per-node 3 --env ICE_C=1 --max-restarts 1\n"
+        assert (
+            kernel.does("%icelaunch defaults --max-restarts 1").out
+            == "defaults: --nproc-per-node 3 --env ICE_C=1 --max-restarts 1\n"
+        )
         assert "did you mean" in kernel.run("%icelaunch defaults --nproc-pre-node 1").evalue
     finally:
         assert kernel.does("%icelaunch defaults --reset").out == "defaults: none\n"
@@ -346,7 +454,9 @@ def test_defaults(kernel: Any, magic: Any) -> None:
     ],
 )
 def test_tab(kernel: Any, typed: str, offered: list[str]) -> None:
-    content = kernel.client.complete(f"{typed}\nrank", len(typed), reply=True, timeout=60)["content"]
+    content = kernel.client.complete(f"{typed}\nrank", len(typed), reply=True, timeout=60)[
+        "content"
+    ]
     assert [match for match in content["matches"] if not re.match(r"cuda:\d", match)] == offered
     assert typed[content["cursor_start"] :] in offered[0]
 
@@ -355,12 +465,18 @@ def test_tab(kernel: Any, typed: str, offered: list[str]) -> None:
 def test_tab_offers_runs(kernel: Any, magic: Any, word: str) -> None:
     magic("-n 1 --rdzv-id findable", "1")
     typed = f"%icelaunch {word} find"
-    assert "findable" in kernel.client.complete(typed, len(typed), reply=True, timeout=60)["content"]["matches"]
+    assert (
+        "findable"
+        in kernel.client.complete(typed, len(typed), reply=True, timeout=60)["content"]["matches"]
+    )
 
 
 def test_tab_in_the_body_is_pythons(kernel: Any) -> None:
     code = "%%icelaunch -n 2\nimport collections\nlaunc"
-    assert "launch" in kernel.client.complete(code, len(code), reply=True, timeout=60)["content"]["matches"]
+    assert (
+        "launch"
+        in kernel.client.complete(code, len(code), reply=True, timeout=60)["content"]["matches"]
+    )
 
 
 def test_loading_the_extension_again_changes_nothing(kernel: Any, magic: Any) -> None:

@@ -39,8 +39,12 @@ def fds():
 """
 
 
-def test_it_runs_on_the_ipykernel_that_was_asked_for(kernel: Any, request: pytest.FixtureRequest) -> None:
-    assert kernel.value("import ipykernel; ipykernel.__version__").split(".")[0] == request.config.getoption("ipykernel")
+def test_it_runs_on_the_ipykernel_that_was_asked_for(
+    kernel: Any, request: pytest.FixtureRequest
+) -> None:
+    assert kernel.value("import ipykernel; ipykernel.__version__").split(".")[
+        0
+    ] == request.config.getoption("ipykernel")
 
 
 def test_a_launch_leaves_the_kernel_as_it_was(fresh_kernel: Any) -> None:
@@ -51,9 +55,16 @@ def test_a_launch_leaves_the_kernel_as_it_was(fresh_kernel: Any) -> None:
     assert fresh_kernel.run("results(fail)").ename == "RunFailed"
     fresh_kernel.does("stopped = launch(lambda: time.sleep(99)); stopped.stop(1); stopped.wait()")
     fresh_kernel.does("after = snapshot()")
-    assert fresh_kernel.run("[name for name in before if before[name] != after[name]]").value == "[]"
+    assert (
+        fresh_kernel.run("[name for name in before if before[name] != after[name]]").value == "[]"
+    )
     assert fresh_kernel.value("forks") == []
-    assert fresh_kernel.value("[name for name in ('torch', 'numpy', 'ipywidgets') if name in sys.modules]") == []
+    assert (
+        fresh_kernel.value(
+            "[name for name in ('torch', 'numpy', 'ipywidgets') if name in sys.modules]"
+        )
+        == []
+    )
     fresh_kernel.does("until(lambda: fds() <= open_before + 2, 5)  # the host's socket and log")
 
 
@@ -66,7 +77,11 @@ def test_many_launches_leave_threads_and_files_flat(kernel: Any) -> None:
     assert kernel.run("[name for name in before if before[name] != after[name]]").value == "[]"
     kernel.does("until(lambda: fds() <= open_before, 5)")
     assert kernel.value("forks") == []
-    kernel.until(lambda: len(kernel.leftovers()) <= 1 + 2 + 1 + 2, "host, forkserver with its tracker, a spare agent with its ranks", 10)
+    kernel.until(
+        lambda: len(kernel.leftovers()) <= 1 + 2 + 1 + 2,
+        "host, forkserver with its tracker, a spare agent with its ranks",
+        10,
+    )
 
 
 def test_the_launch_returns_at_once_even_when_the_host_is_cold(fresh_kernel: Any) -> None:
@@ -86,8 +101,12 @@ def test_the_repr_is_one_line_that_says_all(kernel: Any) -> None:
     shown = kernel.value("repr(run)")
     assert "\n" not in shown
     log_dir = re.escape(kernel.value("run.log_dir"))
-    assert re.fullmatch(rf"<Run \w+: SUCCEEDED, 2 ranks, attempt 0, 0 restarts, \d+\.\d s, {log_dir}>", shown)
-    kernel.does("def fail():\n    raise ValueError('several\\nlines')\nfailed = launch(fail); failed.wait()")
+    assert re.fullmatch(
+        rf"<Run \w+: SUCCEEDED, 2 ranks, attempt 0, 0 restarts, \d+\.\d s, {log_dir}>", shown
+    )
+    kernel.does(
+        "def fail():\n    raise ValueError('several\\nlines')\nfailed = launch(fail); failed.wait()"
+    )
     shown = kernel.value("repr(failed)")
     assert "\n" not in shown and "FAILED" in shown and "ValueError" in shown
 
@@ -107,11 +126,22 @@ states.append(run.state)
     pids = kernel.value("run.pids")
     assert sorted(pids) == [0, 1] and len(set(pids.values())) == 2
     assert set(pids.values()) <= {process.pid for process in kernel.leftovers()}
-    assert kernel.value("[run.logs(rank) for rank in (0, 1)]") == ["rank 0 says hello\n", "rank 1 says hello\n"]
+    assert kernel.value("[run.logs(rank) for rank in (0, 1)]") == [
+        "rank 0 says hello\n",
+        "rank 1 says hello\n",
+    ]
     assert kernel.value("run.logs(1, 'stderr')") == "and complains\n"
-    cell = kernel.does("go.touch(); run.wait(); states.append(run.state); [str(state) for state in states]")
-    assert cell.literal in (["STARTING", "RUNNING", "SUCCEEDED"], ["RUNNING", "RUNNING", "SUCCEEDED"])
-    assert "[default_role0]:rank 0 says hello\n" in cell.out and "[default_role1]:and complains\n" in cell.err
+    cell = kernel.does(
+        "go.touch(); run.wait(); states.append(run.state); [str(state) for state in states]"
+    )
+    assert cell.literal in (
+        ["STARTING", "RUNNING", "SUCCEEDED"],
+        ["RUNNING", "RUNNING", "SUCCEEDED"],
+    )
+    assert (
+        "[default_role0]:rank 0 says hello\n" in cell.out
+        and "[default_role1]:and complains\n" in cell.err
+    )
     assert kernel.value("run.pids, run.failures, run.attempt, run.restarts") == ({}, [], 0, 0)
     assert kernel.value("run.logs(0)") == "rank 0 says hello\n"
     assert kernel.value("(os.stat(run.log_dir).st_mode & 0o777)") == 0o700
@@ -130,15 +160,22 @@ run.wait()
 """)
     assert kernel.value("run.result()") == {0: (2, 3), 1: (2, 3)}
     assert kernel.value("run.restarts, run.attempt, str(run.state)") == (2, 2, "SUCCEEDED")
-    assert kernel.value("[run.logs(1, attempt=n) for n in range(3)]") == [f"attempt {n}\n" for n in range(3)]
+    assert kernel.value("[run.logs(1, attempt=n) for n in range(3)]") == [
+        f"attempt {n}\n" for n in range(3)
+    ]
 
 
 def test_stop_ends_a_background_run(kernel: Any) -> None:
-    kernel.does("def forever():\n    while True:\n        time.sleep(0.02)\nrun = launch(forever)\nuntil(lambda: run.state == 'RUNNING')")
+    kernel.does(
+        "def forever():\n    while True:\n        time.sleep(0.02)\nrun = launch(forever)\nuntil(lambda: run.state == 'RUNNING')"
+    )
     kernel.does("run.stop(5); until(lambda: run.state in ('STOPPING', 'STOPPED'))")
     assert kernel.value("run.wait(30), str(run.state), run.pids") == (True, "STOPPED", {})
     assert kernel.run("run.result()").ename == "RunStopped"
-    assert kernel.value("late = launch(forever); late.stop(1); late.wait(30), str(late.state)") == (True, "STOPPED")
+    assert kernel.value("late = launch(forever); late.stop(1); late.wait(30), str(late.state)") == (
+        True,
+        "STOPPED",
+    )
 
 
 def test_two_runs_at_the_same_time(kernel: Any) -> None:

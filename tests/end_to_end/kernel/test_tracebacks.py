@@ -43,11 +43,18 @@ def test_failures_tell_of_every_rank(kernel: Any) -> None:
         "    while True:\n        time.sleep(0.05)"
     )
     kernel.does("run = launch(mixed, ranks=2); run.wait()")
-    assert kernel.value("[(f.rank, f.kind, f.type_name, f.attempt) for f in run.failures]") == [(0, "raised", "KeyError", 0)]
+    assert kernel.value("[(f.rank, f.kind, f.type_name, f.attempt) for f in run.failures]") == [
+        (0, "raised", "KeyError", 0)
+    ]
     kernel.does("def all_of_them():\n    raise OSError(ice.get_context().rank)")
     kernel.does("run = launch(all_of_them, ranks=3); run.wait()")
-    assert kernel.value("sorted((f.rank, f.title) for f in run.failures)") == [(r, f"OSError: {r}") for r in range(3)]
-    assert kernel.value("[f.time for f in run.failures] == sorted(f.time for f in run.failures)") is True
+    assert kernel.value("sorted((f.rank, f.title) for f in run.failures)") == [
+        (r, f"OSError: {r}") for r in range(3)
+    ]
+    assert (
+        kernel.value("[f.time for f in run.failures] == sorted(f.time for f in run.failures)")
+        is True
+    )
 
 
 @pytest.mark.parametrize(
@@ -57,24 +64,39 @@ def test_failures_tell_of_every_rank(kernel: Any) -> None:
         ("class Mine(Exception): pass", "Mine('x', 2)", "type(c) is Mine and c.args == ('x', 2)"),
         (
             "class Coded(Exception):\n    def __init__(self, code):\n        super().__init__(f'code {code}')\n        self.code = code",
-            "Coded(7)", "c is None or (type(c) is Coded and c.code == 7)",
+            "Coded(7)",
+            "c is None or (type(c) is Coded and c.code == 7)",
         ),
-        ("class WithData(Exception): pass", "WithData({'lock': __import__('threading').Lock()})", "c is None"),
+        (
+            "class WithData(Exception): pass",
+            "WithData({'lock': __import__('threading').Lock()})",
+            "c is None",
+        ),
         ("", "ExceptionGroup('several', [ValueError(1), KeyError(2)])", "len(c.exceptions) == 2"),
         ("", "KeyboardInterrupt()", "type(c) is KeyboardInterrupt"),
         ("", "SystemExit(0)", "type(c) is SystemExit"),
     ],
 )
-def test_the_original_exception_is_the_cause(kernel: Any, definition: str, expression: str, what: str) -> None:
+def test_the_original_exception_is_the_cause(
+    kernel: Any, definition: str, expression: str, what: str
+) -> None:
     kernel.does(f"{definition}\ndef fail():\n    raise {expression}")
-    kernel.does("error = None\ntry:\n    results(fail)\nexcept ice.RunFailed as e:\n    error = e\nc = error.__cause__")
+    kernel.does(
+        "error = None\ntry:\n    results(fail)\nexcept ice.RunFailed as e:\n    error = e\nc = error.__cause__"
+    )
     assert kernel.value(what), kernel.run("error, c").value
 
 
 def test_chained_exceptions_are_told_in_order(kernel: Any) -> None:
-    kernel.does("def chained():\n    try:\n        {}['missing']\n    except KeyError as e:\n        raise RuntimeError('no such thing') from e")
+    kernel.does(
+        "def chained():\n    try:\n        {}['missing']\n    except KeyError as e:\n        raise RuntimeError('no such thing') from e"
+    )
     error = kernel.run("results(chained)").error
-    assert error.index("KeyError: 'missing'") < error.index("direct cause") < error.index("RuntimeError: no such thing")
+    assert (
+        error.index("KeyError: 'missing'")
+        < error.index("direct cause")
+        < error.index("RuntimeError: no such thing")
+    )
     assert error.splitlines()[-1] == "RuntimeError: no such thing"
 
 
@@ -86,7 +108,9 @@ def test_an_error_within_a_library_shows_the_way_there(kernel: Any) -> None:
 
 
 def test_an_error_within_torch_ends_at_the_users_line(kernel: Any) -> None:
-    cell = kernel.does("import torch\ndef shapes():\n    return torch.nn.Linear(2, 2)(torch.ones(3))  # wrong")
+    cell = kernel.does(
+        "import torch\ndef shapes():\n    return torch.nn.Linear(2, 2)(torch.ones(3))  # wrong"
+    )
     error = kernel.run("results(shapes)").error
     assert f"Cell In[{cell.number}], line 3, in shapes" in error and "# wrong" in error
     assert "/torch/" not in error
@@ -123,7 +147,10 @@ def test_getsource_finds_methods_and_lambdas(kernel: Any) -> None:
         "import inspect\nclass Net:\n    def forward(self, x):\n        return x  # as it is\n"
         "double = lambda x: 2 * x\ndef use():\n    return inspect.getsource(Net.forward), inspect.getsource(double)"
     )
-    assert kernel.value("results(use, ranks=1)[0]") == ("    def forward(self, x):\n        return x  # as it is\n", "double = lambda x: 2 * x\n")
+    assert kernel.value("results(use, ranks=1)[0]") == (
+        "    def forward(self, x):\n        return x  # as it is\n",
+        "double = lambda x: 2 * x\n",
+    )
 
 
 def test_torch_jit_script_of_a_cells_function_and_module(kernel: Any) -> None:

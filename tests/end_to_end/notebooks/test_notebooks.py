@@ -16,17 +16,39 @@ import pytest
 NOTEBOOKS = sorted((Path(__file__).parents[3] / "notebooks").glob("*.ipynb"))
 TOOLS = {
     "papermill": [sys.executable, "-m", "papermill", "--kernel", "python3", "--no-progress-bar"],
-    "nbconvert": [sys.executable, "-m", "nbconvert", "--execute", "--to", "notebook", "--log-level=WARN"],
+    "nbconvert": [
+        sys.executable,
+        "-m",
+        "nbconvert",
+        "--execute",
+        "--to",
+        "notebook",
+        "--log-level=WARN",
+    ],
 }
 
 
 @contextlib.contextmanager
 def executing(tool: str, notebook: Path, target: Path) -> Iterator[subprocess.Popen[str]]:
-    command = [*TOOLS[tool], str(notebook)] + ([str(target)] if tool == "papermill" else ["--output", str(target)])
+    command = [*TOOLS[tool], str(notebook)] + (
+        [str(target)] if tool == "papermill" else ["--output", str(target)]
+    )
     # Runs of its own, for the other tool has some by the same names; a short path, for sockets lie there.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as own:
-        environ = {**os.environ, "JUPYTER_PREFER_ENV_PATH": "1", "TMPDIR": own, "XDG_STATE_HOME": own}  # the kernel of this environment
-        process = subprocess.Popen(command, cwd=notebook.parent, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        environ = {
+            **os.environ,
+            "JUPYTER_PREFER_ENV_PATH": "1",
+            "TMPDIR": own,
+            "XDG_STATE_HOME": own,
+        }  # the kernel of this environment
+        process = subprocess.Popen(
+            command,
+            cwd=notebook.parent,
+            env=environ,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         try:
             yield process
         finally:
@@ -37,7 +59,9 @@ def executing(tool: str, notebook: Path, target: Path) -> Iterator[subprocess.Po
 
 
 def test_there_are_stories():
-    assert [path.name[:2] for path in NOTEBOOKS] == [f"{number:02}" for number in range(1, len(NOTEBOOKS) + 1)]
+    assert [path.name[:2] for path in NOTEBOOKS] == [
+        f"{number:02}" for number in range(1, len(NOTEBOOKS) + 1)
+    ]
     assert len(NOTEBOOKS) >= 5
 
 
@@ -45,14 +69,23 @@ def test_there_are_stories():
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
 def test_a_notebook_runs_to_its_end(notebook, tmp_path):
     with contextlib.ExitStack() as both:  # at once: most of their time is waiting
-        running = {tool: both.enter_context(executing(tool, notebook, tmp_path / f"{tool}.ipynb")) for tool in TOOLS}
+        running = {
+            tool: both.enter_context(executing(tool, notebook, tmp_path / f"{tool}.ipynb"))
+            for tool in TOOLS
+        }
         for tool, process in running.items():
             said = process.communicate(timeout=100)[1]
             assert process.returncode == 0, said[-3000:]
-            cells = [cell for cell in json.loads((tmp_path / f"{tool}.ipynb").read_text())["cells"] if cell["cell_type"] == "code"]
+            cells = [
+                cell
+                for cell in json.loads((tmp_path / f"{tool}.ipynb").read_text())["cells"]
+                if cell["cell_type"] == "code"
+            ]
             assert all(cell["execution_count"] for cell in cells)
             outputs = [output for cell in cells for output in cell["outputs"]]
-            assert outputs and not [output for output in outputs if output["output_type"] == "error"]
+            assert outputs and not [
+                output for output in outputs if output["output_type"] == "error"
+            ]
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])

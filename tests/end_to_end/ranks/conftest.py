@@ -15,7 +15,9 @@ from icelaunch_nb.processes import Process
 
 HERE = Path(__file__).parent
 if str(HERE) not in sys.path:
-    sys.path.insert(0, str(HERE))  # the ranks find `jobs` by it, as they would a helper beside a notebook
+    sys.path.insert(
+        0, str(HERE)
+    )  # the ranks find `jobs` by it, as they would a helper beside a notebook
 
 
 @pytest.fixture(autouse=True)
@@ -31,14 +33,26 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def living(root: Path) -> list[Process]:
     """The agents and ranks of all runs below `root` that are alive."""
-    return [process for journal in root.rglob("journal.jsonl") for process in named_in(journal) if process.alive()]
+    return [
+        process
+        for journal in root.rglob("journal.jsonl")
+        for process in named_in(journal)
+        if process.alive()
+    ]
 
 
 def named_in(journal: Path) -> list[Process]:
     """Every process that a journal names."""
     events = [json.loads(line) for line in journal.read_text().splitlines()]
-    agents = [Process(event["pid"], event["started"]) for event in events if event["event"] == "agent"]
-    ranks = [Process(rank["pid"], rank["started"]) for event in events if event["event"] == "attempt" for rank in event["ranks"]]
+    agents = [
+        Process(event["pid"], event["started"]) for event in events if event["event"] == "agent"
+    ]
+    ranks = [
+        Process(rank["pid"], rank["started"])
+        for event in events
+        if event["event"] == "attempt"
+        for rank in event["ranks"]
+    ]
     return agents + ranks
 
 

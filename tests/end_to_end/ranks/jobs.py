@@ -109,7 +109,16 @@ def everything_of_me() -> dict[str, Any]:
     context = ice.get_context()
     return {
         name: getattr(context, name)
-        for name in ("rank", "local_rank", "world_size", "local_world_size", "role", "restart_count", "max_restarts", "run_id")
+        for name in (
+            "rank",
+            "local_rank",
+            "world_size",
+            "local_world_size",
+            "role",
+            "restart_count",
+            "max_restarts",
+            "run_id",
+        )
     } | {"device": str(context.device)}
 
 

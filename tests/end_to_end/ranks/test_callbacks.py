@@ -30,12 +30,18 @@ def lightning(home: Path) -> dict[str, Any]:
             self.layer = torch.nn.Linear(4, 1)
 
         def training_step(self, batch, batch_idx):
-            if (home / "fail").exists() and self.global_rank == 1 and ice.get_context().restart_count == 0:
+            if (
+                (home / "fail").exists()
+                and self.global_rank == 1
+                and ice.get_context().restart_count == 0
+            ):
                 raise RuntimeError("a bad batch")
             time.sleep(0.005)
             loss = self.layer(batch[0]).square().mean()
             self.log("train_loss", loss)
-            self.log("step", float(self.global_step))  # Lightning's way to say what a logger's x axis is
+            self.log(
+                "step", float(self.global_step)
+            )  # Lightning's way to say what a logger's x axis is
             return loss
 
         def configure_optimizers(self):
@@ -48,10 +54,22 @@ def lightning(home: Path) -> dict[str, Any]:
             Count.first = trainer.global_step if Count.first < 0 else Count.first
             Count.made = trainer.global_step + 1
 
-    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.ones(80, 4)), batch_size=4)
+    loader = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(torch.ones(80, 4)), batch_size=4
+    )
     trainer = lightning.Trainer(
-        max_epochs=10_000, min_steps=10_000, accelerator="cpu", devices=2, strategy="ddp", log_every_n_steps=1, logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=home, callbacks=[IceCallback(), Count()],
+        max_epochs=10_000,
+        min_steps=10_000,
+        accelerator="cpu",
+        devices=2,
+        strategy="ddp",
+        log_every_n_steps=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=home,
+        callbacks=[IceCallback(), Count()],
     )
     trainer.fit(Model(), loader, ckpt_path=ice.get_context().last_checkpoint)
     return {"first": Count.first, "made": Count.made}
@@ -69,7 +87,11 @@ def transformers(home: Path) -> dict[str, Any]:
             self.layer = torch.nn.Linear(4, 1)
 
         def forward(self, x):
-            if (home / "fail").exists() and ice.get_context().rank == 1 and ice.get_context().restart_count == 0:
+            if (
+                (home / "fail").exists()
+                and ice.get_context().rank == 1
+                and ice.get_context().restart_count == 0
+            ):
                 raise RuntimeError("a bad batch")
             time.sleep(0.005)
             return {"loss": self.layer(x).square().mean()}
@@ -82,11 +104,20 @@ def transformers(home: Path) -> dict[str, Any]:
             Count.made = state.global_step + 1
 
     arguments = TrainingArguments(
-        output_dir=str(home / "out"), max_steps=100_000, per_device_train_batch_size=4, use_cpu=True, logging_steps=1, save_strategy="no",
-        report_to=[], disable_tqdm=True, dataloader_pin_memory=False,
+        output_dir=str(home / "out"),
+        max_steps=100_000,
+        per_device_train_batch_size=4,
+        use_cpu=True,
+        logging_steps=1,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
     )
     rows = [{"x": torch.ones(4)} for _ in range(80)]
-    trainer = Trainer(model=Model(), args=arguments, train_dataset=rows, callbacks=[IceCallback(), Count()])
+    trainer = Trainer(
+        model=Model(), args=arguments, train_dataset=rows, callbacks=[IceCallback(), Count()]
+    )
     trainer.train(resume_from_checkpoint=ice.get_context().last_checkpoint)
     return {"first": Count.first, "made": Count.made}
 
@@ -101,8 +132,12 @@ def accelerate(home: Path) -> dict[str, Any]:
     model = torch.nn.Linear(4, 1)
     made = torch.nn.Parameter(torch.zeros(1), requires_grad=False)  # saved with the model
     model.register_parameter("made", made)
-    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.ones(80, 4)), batch_size=4)
-    model, optimizer, loader = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=0.01), loader)
+    loader = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(torch.ones(80, 4)), batch_size=4
+    )
+    model, optimizer, loader = accelerator.prepare(
+        model, torch.optim.SGD(model.parameters(), lr=0.01), loader
+    )
     if context.last_checkpoint:
         accelerator.load_state(context.last_checkpoint)
     first = int(made.item())
@@ -121,12 +156,24 @@ def accelerate(home: Path) -> dict[str, Any]:
 
 
 def goes_on(run: ice.Run, attempt: int) -> None:
-    wait_for(lambda: run.state.over or (run.attempt == attempt and run._dir.steps(attempt).exists() and min(counts(run, 2)) > 5), PATIENCE)
+    wait_for(
+        lambda: (
+            run.state.over
+            or (
+                run.attempt == attempt
+                and run._dir.steps(attempt).exists()
+                and min(counts(run, 2)) > 5
+            )
+        ),
+        PATIENCE,
+    )
     assert not run.state.over, run.failures
 
 
 @pytest.mark.parametrize("job", [lightning, transformers, accelerate], ids=lambda job: job.__name__)
-def test_requests_act_at_the_same_step_and_a_restart_resumes(job: Callable[[Path], dict[str, Any]], tmp_path: Path) -> None:
+def test_requests_act_at_the_same_step_and_a_restart_resumes(
+    job: Callable[[Path], dict[str, Any]], tmp_path: Path
+) -> None:
     pytest.importorskip(job.__name__)
     run = ice.launch(by_value(job), (tmp_path,), nproc_per_node=2, devices="cpu", max_restarts=1)
     try:
@@ -150,7 +197,11 @@ def test_requests_act_at_the_same_step_and_a_restart_resumes(job: Callable[[Path
         assert results[0]["made"] > results[0]["first"]
         rows = run.metrics()
         rows = rows.to_dict("records") if hasattr(rows, "to_dict") else rows
-        assert {(row["attempt"], row["rank"]) for row in rows if row.get("loss", row.get("train_loss")) is not None} >= {(0, 0), (1, 0)}
+        assert {
+            (row["attempt"], row["rank"])
+            for row in rows
+            if row.get("loss", row.get("train_loss")) is not None
+        } >= {(0, 0), (1, 0)}
         assert run.events.progress_bar_iter.value > 0
         if job is lightning:
             assert any(row.get("logged_step", -1) > 0 for row in rows)
@@ -161,18 +212,28 @@ def test_requests_act_at_the_same_step_and_a_restart_resumes(job: Callable[[Path
 def alone(monkeypatch: pytest.MonkeyPatch, restart_count: int = 0) -> ice.Context:
     """This process as the only rank of a torchrun."""
     monkeypatch.setattr(context, "_current", {})
-    variables = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "TORCHELASTIC_RESTART_COUNT": str(restart_count)}
+    variables = {
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+        "LOCAL_RANK": "0",
+        "TORCHELASTIC_RESTART_COUNT": str(restart_count),
+    }
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     return ice.get_context()
 
 
-def test_a_checkpoint_that_a_trainer_does_not_save_stays_due_and_is_not_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_checkpoint_that_a_trainer_does_not_save_stays_due_and_is_not_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     pytest.importorskip("transformers")
     from icelaunch_nb.callbacks.transformers import IceCallback
 
     me, callback = alone(monkeypatch), IceCallback()
-    args, state = SimpleNamespace(output_dir=str(tmp_path)), SimpleNamespace(max_steps=10, global_step=0)
+    args, state = (
+        SimpleNamespace(output_dir=str(tmp_path)),
+        SimpleNamespace(max_steps=10, global_step=0),
+    )
     events = me.events
 
     def step() -> bool:
@@ -184,7 +245,11 @@ def test_a_checkpoint_that_a_trainer_does_not_save_stays_due_and_is_not_told(mon
     callback.on_train_begin(args, state, SimpleNamespace())
     assert not step()
     events.trigger_save_checkpoint.set()
-    assert [step() for _ in range(3)] == [True, True, True]  # an evaluation had the last word, and said no
+    assert [step() for _ in range(3)] == [
+        True,
+        True,
+        True,
+    ]  # an evaluation had the last word, and said no
     assert not events.finished_save_checkpoint.is_set()
     callback.on_save(args, state, SimpleNamespace())
     assert not step() and events.finished_save_checkpoint.is_set()
@@ -196,7 +261,9 @@ def test_a_checkpoint_that_a_trainer_does_not_save_stays_due_and_is_not_told(mon
 
 
 @pytest.mark.parametrize(("restarts", "name"), [(0, "step_3"), (2, "step_3_attempt_2")])
-def test_a_restarted_loop_overwrites_no_checkpoint_of_the_attempt_before(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, restarts: int, name: str) -> None:
+def test_a_restarted_loop_overwrites_no_checkpoint_of_the_attempt_before(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, restarts: int, name: str
+) -> None:
     pytest.importorskip("accelerate")
     from icelaunch_nb.callbacks.accelerate import steps
 
@@ -229,8 +296,12 @@ def test_a_trainer_that_logs_nothing_trains() -> None:
             def configure_optimizers(self):
                 return torch.optim.SGD(self.parameters(), lr=0.01)
 
-        loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.ones(8, 4)), batch_size=4)
-        trainer = lightning.Trainer(max_steps=3, accelerator="cpu", barebones=True, callbacks=[IceCallback()])
+        loader = torch.utils.data.DataLoader(
+            torch.utils.data.TensorDataset(torch.ones(8, 4)), batch_size=4
+        )
+        trainer = lightning.Trainer(
+            max_steps=3, accelerator="cpu", barebones=True, callbacks=[IceCallback()]
+        )
         trainer.fit(Model(), loader)
         return trainer.global_step
 
@@ -241,4 +312,6 @@ def by_value(job: Callable[..., Any]) -> Callable[..., Any]:
     """The function as a notebook's would go: ranks can't import this module."""
     import types
 
-    return types.FunctionType(job.__code__, {**job.__globals__, "__name__": "__main__"}, job.__name__)
+    return types.FunctionType(
+        job.__code__, {**job.__globals__, "__name__": "__main__"}, job.__name__
+    )

@@ -50,8 +50,12 @@ def test_every_stream_is_on_disk_and_the_right_ones_are_shown(
         assert sorted(on_disk) == ["child hi", "print hi", "printf hi", "write hi"]
         assert (folder / "stderr.log").read_text() == "error hi\n"
         prefix = f"[default_role{rank}]:"
-        assert [line for line in shown.out.splitlines() if line.startswith(prefix)] == [prefix + line for line in on_disk] * (rank in out)
-        assert [line for line in shown.err.splitlines() if line.startswith(prefix)] == [prefix + "error hi"] * (rank in err)
+        assert [line for line in shown.out.splitlines() if line.startswith(prefix)] == [
+            prefix + line for line in on_disk
+        ] * (rank in out)
+        assert [line for line in shown.err.splitlines() if line.startswith(prefix)] == [
+            prefix + "error hi"
+        ] * (rank in err)
 
 
 def test_a_printed_line_is_on_disk_at_once(runs: Path) -> None:
@@ -73,13 +77,19 @@ def test_a_printed_line_is_on_disk_at_once(runs: Path) -> None:
 def test_log_dir_holds_a_folder_per_run(runs: Path) -> None:
     base = runs / "my logs'\"\n"
     for _ in range(2):
-        ice.launch_agent(ice.LaunchConfig(1, 1, 1, run_id="../évil id", log_dir=str(base), **FAST), jobs.speak, ["x"])
+        ice.launch_agent(
+            ice.LaunchConfig(1, 1, 1, run_id="../évil id", log_dir=str(base), **FAST),
+            jobs.speak,
+            ["x"],
+        )
     folders = sorted(path for path in base.iterdir())
     assert len(folders) == 2
     for folder in folders:
         assert folder.stat().st_mode & 0o777 == 0o700
         files = [path for path in folder.rglob("*") if path.is_file()]
-        assert {"stdout.log", "stderr.log", "journal.jsonl", "agent.log"} <= {path.name for path in files}
+        assert {"stdout.log", "stderr.log", "journal.jsonl", "agent.log"} <= {
+            path.name for path in files
+        }
         assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
         assert not {"call.pkl", "ballast"} & set(os.listdir(folder)), "only a living run needs them"
 
@@ -100,13 +110,22 @@ def test_an_empty_run_id_gets_a_generated_one() -> None:
 
 
 def test_metrics_reach_torch_elastics_metrics(runs: Path) -> None:
-    ice.launch_agent(ice.LaunchConfig(1, 1, 1, metrics_cfg={"handler": "console"}, **FAST), jobs.speak, ["x"])
-    assert "workers.default_role.run_success_no_retries=1" in (only_run(runs) / "agent.log").read_text()
+    ice.launch_agent(
+        ice.LaunchConfig(1, 1, 1, metrics_cfg={"handler": "console"}, **FAST), jobs.speak, ["x"]
+    )
+    assert (
+        "workers.default_role.run_success_no_retries=1"
+        in (only_run(runs) / "agent.log").read_text()
+    )
 
 
 @pytest.mark.parametrize("backend", ["c10d", "static"])
-def test_one_node_with_an_endpoint_uses_torchs_own_rendezvous(backend: str, free_port: int, runs: Path) -> None:
-    config = ice.LaunchConfig(1, 1, 2, rdzv_backend=backend, rdzv_endpoint=f"localhost:{free_port}", **FAST)
+def test_one_node_with_an_endpoint_uses_torchs_own_rendezvous(
+    backend: str, free_port: int, runs: Path
+) -> None:
+    config = ice.LaunchConfig(
+        1, 1, 2, rdzv_backend=backend, rdzv_endpoint=f"localhost:{free_port}", **FAST
+    )
     assert ice.launch_agent(config, jobs.all_reduce, []) == {0: 1.0, 1: 1.0}
 
 
@@ -125,22 +144,34 @@ def test_restarts_work_with_late_ranks(backend: str, free_port: int) -> None:
 
 
 def test_a_rendezvous_that_nobody_joins_ends_after_its_timeout(free_port: int) -> None:
-    config = ice.LaunchConfig(2, 2, 1, rdzv_backend="c10d", rdzv_endpoint=f"127.0.0.1:{free_port}", rdzv_timeout=2, **FAST)
+    config = ice.LaunchConfig(
+        2, 2, 1, rdzv_backend="c10d", rdzv_endpoint=f"127.0.0.1:{free_port}", rdzv_timeout=2, **FAST
+    )
     started = time.monotonic()
-    with pytest.raises(ice.RunFailed, match=r"rendezvous of 2 nodes at 127\.0\.0\.1:\d+ \(c10d, timeout 2 s\) failed"):
+    with pytest.raises(
+        ice.RunFailed,
+        match=r"rendezvous of 2 nodes at 127\.0\.0\.1:\d+ \(c10d, timeout 2 s\) failed",
+    ):
         ice.launch_agent(config, jobs.all_reduce, [])
     assert time.monotonic() - started < 20
 
 
 def test_a_program_runs_with_its_arguments(capfd: pytest.CaptureFixture[str]) -> None:
-    values = ice.launch_agent(ice.LaunchConfig(1, 1, 2, **FAST), "echo", ["local rank", "${local_rank}"])
+    values = ice.launch_agent(
+        ice.LaunchConfig(1, 1, 2, **FAST), "echo", ["local rank", "${local_rank}"]
+    )
     assert values == {0: None, 1: None}
-    assert sorted(capfd.readouterr().out.splitlines()) == ["[default_role0]:local rank 0", "[default_role1]:local rank 1"]
+    assert sorted(capfd.readouterr().out.splitlines()) == [
+        "[default_role0]:local rank 0",
+        "[default_role1]:local rank 1",
+    ]
 
 
 def test_a_script_runs_with_its_arguments(runs: Path, capfd: pytest.CaptureFixture[str]) -> None:
     script = runs / "a script.py"
-    script.write_text("import os, sys\nprint(sys.argv[1:], os.environ['RANK'], os.environ['OMP_NUM_THREADS'])\n")
+    script.write_text(
+        "import os, sys\nprint(sys.argv[1:], os.environ['RANK'], os.environ['OMP_NUM_THREADS'])\n"
+    )
     ice.launch_agent(ice.LaunchConfig(1, 1, 1, **FAST), str(script), ["--lr", 3])
     assert "[default_role0]:['--lr', '3'] 0" in capfd.readouterr().out
 
@@ -148,7 +179,11 @@ def test_a_script_runs_with_its_arguments(runs: Path, capfd: pytest.CaptureFixtu
 def test_a_failing_programs_last_words_are_in_the_error() -> None:
     config = ice.LaunchConfig(1, 1, 2, **FAST, redirects=3)
     with pytest.raises(ice.RunFailed) as caught:
-        ice.launch_agent(config, sys.executable, ["-c", "import sys; print('who knows', file=sys.stderr); sys.exit(7)"])
+        ice.launch_agent(
+            config,
+            sys.executable,
+            ["-c", "import sys; print('who knows', file=sys.stderr); sys.exit(7)"],
+        )
     assert "exited with code 7" in str(caught.value)
     assert caught.value.failures[0].exitcode == 7
     assert "who knows" in str(caught.value)

@@ -30,12 +30,19 @@ HERE = Path(__file__).name
 
 def line_of(marker: str, path: str = __file__) -> int:
     """The line of a file that ends with a comment."""
-    return next(number for number, line in enumerate(Path(path).read_text().splitlines(), 1) if line.endswith(f"# {marker}"))
+    return next(
+        number
+        for number, line in enumerate(Path(path).read_text().splitlines(), 1)
+        if line.endswith(f"# {marker}")
+    )
 
 
 def events_of(run: ice.Run) -> list[tuple]:
     events, _ = read_journal(run._dir.journal, 0)
-    return [(event.get("kind", event["event"]), event.get("rank"), event.get("where")) for event in events]
+    return [
+        (event.get("kind", event["event"]), event.get("rank"), event.get("where"))
+        for event in events
+    ]
 
 
 def stops() -> int:
@@ -78,7 +85,9 @@ def test_it_waits_says_where_and_goes_on(capfd) -> None:
     assert events_of(run)[-1][:2] == ("debugger_step", 1)
     run.debug(1, ["p secret", "w", "c"])
     out = capfd.readouterr().out
-    assert re.search(r"\(Pdb\) p secret\ntensor\(\[42\.\]\)\n\(Pdb\) n\n> .*\n.*printed by", out), out
+    assert re.search(r"\(Pdb\) p secret\ntensor\(\[42\.\]\)\n\(Pdb\) n\n> .*\n.*printed by", out), (
+        out
+    )
     assert "(Pdb) n\nprinted by the step\n" in out
     assert "(Pdb) p secret\ntensor([86.])\n" in out
     assert out.count("multiprocessing") == out.count("worker/main") == 0
@@ -120,7 +129,21 @@ def test_breakpoints_set_at_the_prompt_and_pdbs_own_name_for_it(capfd) -> None:
         raise ValueError(total)
 
     run = ice.launch(calls, post_mortem=True)
-    run.debug(0, [f"b {__file__}:{line_of('helps')}", "c", "p number", "c", "p number", "cl 1", f"b {__file__}:{line_of('helps')}", "c", "p number", "c"])
+    run.debug(
+        0,
+        [
+            f"b {__file__}:{line_of('helps')}",
+            "c",
+            "p number",
+            "c",
+            "p number",
+            "cl 1",
+            f"b {__file__}:{line_of('helps')}",
+            "c",
+            "p number",
+            "c",
+        ],
+    )
     assert "the first of all" in (out := capfd.readouterr().out)
     assert re.findall(r"^\d$", out, re.M) == ["0", "1", "2"]
     run.debug(0, ["p total", "c"])
@@ -284,10 +307,17 @@ def test_a_rank_that_raises_stops_there_first(capfd) -> None:
     assert run.state == "RUNNING" and run.attempt == 0
     run.debug(1, ["n", "step", "r", "unt 9", "p inner[0]", "c"])
     said = capfd.readouterr().out
-    assert said.count("the function is over: up, down and p look around, c goes on to fail") == 4 and "'deep'" in said
+    assert (
+        said.count("the function is over: up, down and p look around, c goes on to fail") == 4
+        and "'deep'" in said
+    )
     assert run.result(30) == {0: "whole", 1: "whole"}
     assert run.restarts == 1
-    event = next(event for event in read_journal(run._dir.journal, 0)[0] if event.get("kind") == "debugger_start")
+    event = next(
+        event
+        for event in read_journal(run._dir.journal, 0)[0]
+        if event.get("kind") == "debugger_start"
+    )
     assert event["why"] == "ValueError: boom 1"
 
 
@@ -301,7 +331,9 @@ def test_an_exception_that_cannot_say_what_it_is_stops_there_too() -> None:
 
     run = ice.launch(raises, post_mortem=True)
     wait_for(lambda: run.waiting)
-    assert [at["why"] for at in run.story.debugged.values()] == ["Mute: <its __str__ raised RuntimeError>"]
+    assert [at["why"] for at in run.story.debugged.values()] == [
+        "Mute: <its __str__ raised RuntimeError>"
+    ]
     run.debug(0, ["c"])
     with pytest.raises(ice.RunFailed, match="Mute: <exception str"):
         run.result(30)
@@ -348,7 +380,13 @@ def test_visitors_who_talk_nonsense_never_read_or_vanish_do_no_harm() -> None:
     (path,) = Path(run.log_dir).rglob("*.sock")
     deaf = debugging.visit(run, 1)
     for nonsense in (
-        b"\xff\x00{}\n", b"[1, 2]\nnull\n{}\n", b'{"command": 5}\n', b'{"complete": null}\n', b'{"command": "p 1\\nc"}\n', b'{"comm', b"x" * 3_000_000,
+        b"\xff\x00{}\n",
+        b"[1, 2]\nnull\n{}\n",
+        b'{"command": 5}\n',
+        b'{"complete": null}\n',
+        b'{"command": "p 1\\nc"}\n',
+        b'{"comm',
+        b"x" * 3_000_000,
     ):
         with socket.socket(socket.AF_UNIX) as stranger:
             with debugsocket._address(path) as address:
@@ -357,7 +395,9 @@ def test_visitors_who_talk_nonsense_never_read_or_vanish_do_no_harm() -> None:
                 stranger.sendall(nonsense)
     with debugging.visit(run, 1) as here:
         "".join(here.texts())
-        assert here.send("p 'x' * 5_000_000").count("x") == 5_000_000  # nobody waits long for the deaf one
+        assert (
+            here.send("p 'x' * 5_000_000").count("x") == 5_000_000
+        )  # nobody waits long for the deaf one
         assert here.send("p 6 * 7") == "42\n"
     assert run.waiting
     deaf.close()
@@ -368,7 +408,11 @@ def test_visitors_who_talk_nonsense_never_read_or_vanish_do_no_harm() -> None:
 def test_wrong_arguments_are_answered() -> None:
     run = ice.launch(stops, nproc_per_node=2)
     wait_for(lambda: run.waiting)
-    for wrong, message in (({"rank": 7}, "this machine has 0, 1"), ({"rank": 1, "timeout": -1}, "timeout=-1"), ({"commands": "c"}, "must be a list")):
+    for wrong, message in (
+        ({"rank": 7}, "this machine has 0, 1"),
+        ({"rank": 1, "timeout": -1}, "timeout=-1"),
+        ({"commands": "c"}, "must be a list"),
+    ):
         with pytest.raises(ValueError, match=message):
             run.debug(**wrong)
     run.kill()
@@ -398,7 +442,10 @@ def test_deep_directories_and_the_rights(runs: Path) -> None:
 def test_another_user_is_refused_whatever_the_rights_of_the_files() -> None:
     folder = Path(tempfile.mkdtemp(prefix="ice-", dir="/tmp"))
     try:
-        with debugsocket.listen(folder / "sock") as server, socket.socket(socket.AF_UNIX) as stranger:
+        with (
+            debugsocket.listen(folder / "sock") as server,
+            socket.socket(socket.AF_UNIX) as stranger,
+        ):
             for path in (folder, folder / "sock"):
                 path.chmod(0o777)
             os.seteuid(65534)
@@ -406,7 +453,10 @@ def test_another_user_is_refused_whatever_the_rights_of_the_files() -> None:
                 stranger.connect(str(folder / "sock"))
             finally:
                 os.seteuid(0)
-            with server.accept()[0] as connection, pytest.raises(PermissionError, match="user 65534"):
+            with (
+                server.accept()[0] as connection,
+                pytest.raises(PermissionError, match="user 65534"),
+            ):
                 debugsocket.check_peer(connection)
             with debugsocket.connect(folder / "sock"), server.accept()[0] as connection:
                 debugsocket.check_peer(connection)
@@ -452,9 +502,21 @@ def test_at_the_interpreters_end(capfd) -> None:
 
 def test_elsewhere_it_is_pythons_own_debugger(runs: Path) -> None:
     script = runs / "script.py"
-    script.write_text("import icelaunch_nb as ice\nvalue = 6\nice.set_trace()\nbreakpoint()\nprint('end')\n")
+    script.write_text(
+        "import icelaunch_nb as ice\nvalue = 6\nice.set_trace()\nbreakpoint()\nprint('end')\n"
+    )
     done = subprocess.run(
-        [sys.executable, str(script)], input="p value * 7\nc\np value * 8\nc\n", capture_output=True, text=True, timeout=60, check=True,
-        env={**os.environ, "PYTHONPATH": str(Path(ice.__file__).parents[1]), "RANK": "0", "WORLD_SIZE": "1"},
+        [sys.executable, str(script)],
+        input="p value * 7\nc\np value * 8\nc\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(Path(ice.__file__).parents[1]),
+            "RANK": "0",
+            "WORLD_SIZE": "1",
+        },
     )
     assert "42" in done.stdout and "48" in done.stdout and done.stdout.endswith("end\n")

@@ -25,7 +25,12 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 1 MB."""
     place = tmp_path / "disk"
     place.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs", place], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs", place],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         pytest.skip(f"a small disk can't be mounted here: {done.stderr.strip()}")
     try:
@@ -41,7 +46,10 @@ def talk() -> None:
 
 def fill(place: Path) -> int:
     """Takes what is left, and says nothing."""
-    with contextlib.suppress(OSError), open(place / f"filler{ice.get_context().rank}", "wb", buffering=0) as file:
+    with (
+        contextlib.suppress(OSError),
+        open(place / f"filler{ice.get_context().rank}", "wb", buffering=0) as file,
+    ):
         while True:
             file.write(b"x" * 4096)
     (place.parent / f"filled{ice.get_context().rank}").touch()
@@ -60,15 +68,23 @@ def test_logs_that_fill_the_disk_end_the_run_and_it_says_so(disk: Path) -> None:
         run.result(30)
     assert "No space left on device" in shown(run) or "the disk is full" in shown(run)
     log = run.logs(0)
-    assert len(log) > 100_000 and set(log) == {"x", "\n"}, "what was written is there, and nothing else"
+    assert len(log) > 100_000 and set(log) == {"x", "\n"}, (
+        "what was written is there, and nothing else"
+    )
     events, end = read_journal(Path(run.log_dir, "journal.jsonl"), 0)
-    assert (events[-1]["event"], events[-1]["state"], end) == ("end", "FAILED", Path(run.log_dir, "journal.jsonl").stat().st_size)
+    assert (events[-1]["event"], events[-1]["state"], end) == (
+        "end",
+        "FAILED",
+        Path(run.log_dir, "journal.jsonl").stat().st_size,
+    )
     assert ice.attach(run.log_dir).state == "FAILED"
 
 
 def test_a_result_that_doesnt_fit_is_not_claimed(disk: Path) -> None:
     run = ice.launch(lambda: os.urandom(3 << 20), nproc_per_node=2, log_dir=disk)
-    with pytest.raises(ice.RunFailed, match="rank [01]'s result can't be written: No space left on device") as caught:
+    with pytest.raises(
+        ice.RunFailed, match="rank [01]'s result can't be written: No space left on device"
+    ) as caught:
         run.result(30)
     assert caught.value.results == {}
     assert list(Path(run.log_dir).rglob("*result*")) == [], "nor is half of it left"
@@ -89,7 +105,9 @@ def test_a_launch_on_a_full_disk_starts_nothing(disk: Path) -> None:
     assert os.listdir(disk) == ["filler"]
 
 
-@pytest.mark.parametrize("fn", [lambda: time.sleep(60), lambda: time.sleep(0.3)], ids=["at work", "about to return"])
+@pytest.mark.parametrize(
+    "fn", [lambda: time.sleep(60), lambda: time.sleep(0.3)], ids=["at work", "about to return"]
+)
 def test_a_directory_that_vanishes_ends_the_run(fn: Any, runs: Path) -> None:
     run = ice.launch(fn, nproc_per_node=2)
     while run.state != "RUNNING":

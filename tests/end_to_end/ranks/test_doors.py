@@ -58,8 +58,11 @@ def umask(mask: int) -> Iterator[None]:
 def open_ones(base: Path) -> list[str]:
     """What anybody but its owner could do something with."""
     found = [base, *base.rglob("*")]
-    return [f"{path} {oct(stat.S_IMODE(path.lstat().st_mode))}" for path in found
-            if not path.is_symlink() and stat.S_IMODE(path.lstat().st_mode) & 0o077]
+    return [
+        f"{path} {oct(stat.S_IMODE(path.lstat().st_mode))}"
+        for path in found
+        if not path.is_symlink() and stat.S_IMODE(path.lstat().st_mode) & 0o077
+    ]
 
 
 def kin(run: ice.Run) -> list[psutil.Process]:
@@ -73,12 +76,18 @@ def kin(run: ice.Run) -> list[psutil.Process]:
 def unix_sockets(process: psutil.Process) -> set[str]:
     """Names of its sockets; none of a spare that was just let go."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        return {connection.laddr for connection in process.net_connections(kind="unix") if connection.laddr}
+        return {
+            connection.laddr
+            for connection in process.net_connections(kind="unix")
+            if connection.laddr
+        }
     return set()
 
 
 @pytest.mark.parametrize("mask", [0, 0o022, 0o077])
-def test_every_file_is_its_owners_alone_whatever_the_umask(mask: int, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_file_is_its_owners_alone_whatever_the_umask(
+    mask: int, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(runs / "state"))
     with umask(mask):
         # With a variable of its own it gets a host of its own, which was started under this umask.
@@ -97,7 +106,9 @@ def test_every_file_is_its_owners_alone_whatever_the_umask(mask: int, runs: Path
         assert open_ones(platformdirs.user_state_path("icelaunch_nb")) == []
         assert open_ones(Path(hosts.for_environ(os.environ)._place)) == []
     RunDir(Path(inline.log_dir)).journal.unlink()  # it names this process, which is not left behind
-    assert {"metrics.jsonl", "stacks.txt", "result.pkl", "stdout.log"} <= {path.name for path in Path(run.log_dir).rglob("*")}
+    assert {"metrics.jsonl", "stacks.txt", "result.pkl", "stdout.log"} <= {
+        path.name for path in Path(run.log_dir).rglob("*")
+    }
 
 
 @as_root
@@ -151,7 +162,9 @@ def test_no_process_has_a_socket_beyond_loopback(runs: Path) -> None:
     seen: set[tuple[str, str]] = set()
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline and len(seen) < 4:
-        for process in psutil.Process(hosts.for_environ(os.environ).process.pid).children(recursive=True):
+        for process in psutil.Process(hosts.for_environ(os.environ).process.pid).children(
+            recursive=True
+        ):
             with contextlib.suppress(psutil.Error):
                 for socket in process.net_connections(kind="inet"):
                     seen |= {(socket.status, end.ip) for end in (socket.laddr, socket.raddr) if end}
@@ -181,12 +194,18 @@ def test_another_user_gets_nowhere(runs: Path) -> None:
     try:
         mine = kin(run)
         names = set().union(*map(unix_sockets, mine))
-        assert not [name for name in names if name.startswith(("@", "\0"))], "an abstract socket asks nobody for rights"
+        assert not [name for name in names if name.startswith(("@", "\0"))], (
+            "an abstract socket asks nobody for rights"
+        )
         assert any(name.endswith("debugger.sock") for name in names) and len(names) >= 2
         targets = {
             "sockets": sorted(names),
             "files": [str(path) for path in Path(run.log_dir).rglob("*")] + [run.log_dir],
-            "proc": [f"/proc/{process.pid}/{name}" for process in mine for name in ("environ", "mem", "fd/1")],
+            "proc": [
+                f"/proc/{process.pid}/{name}"
+                for process in mine
+                for name in ("environ", "mem", "fd/1")
+            ],
         }
         inside = as_a_stranger(lambda: intrude(targets))
     finally:
@@ -199,7 +218,9 @@ def as_a_stranger(deed: Any) -> Any:
     """What a function returns in a copy of this process that belongs to another user."""
     reading, writing = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # a copy of a process with threads, which starts none
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # a copy of a process with threads, which starts none
         pid = os.fork()
     if pid == 0:
         try:
@@ -234,7 +255,9 @@ def intrude(targets: dict[str, list[str]]) -> list[str]:
     return inside
 
 
-def test_secrets_of_the_environment_stand_nowhere(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_of_the_environment_stand_nowhere(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     secret = "hunter2" + os.urandom(8).hex()
     for name in ("HF_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "SOME_SETTING"):
         monkeypatch.setenv(name, secret)
@@ -248,7 +271,14 @@ def test_secrets_of_the_environment_stand_nowhere(runs: Path, monkeypatch: pytes
 
     told = []
     for fail in (False, True):
-        run = ice.launch(use_it, (fail,), nproc_per_node=2, max_restarts=1, metrics_cfg={"handler": "console"}, run_id="secretive")
+        run = ice.launch(
+            use_it,
+            (fail,),
+            nproc_per_node=2,
+            max_restarts=1,
+            metrics_cfg={"handler": "console"},
+            run_id="secretive",
+        )
         wait_for(lambda: run.state == "RUNNING", 20)
         for process in kin(run):
             with contextlib.suppress(psutil.Error):
@@ -256,9 +286,21 @@ def test_secrets_of_the_environment_stand_nowhere(runs: Path, monkeypatch: pytes
         wait_for(lambda: all(run.stacks().values()), 20)
         told += list(run.stacks().values())
         run.resume()
-        assert run.result(60)[1] == hashlib.sha256(secret.encode()).hexdigest(), "the ranks do have it"
-        told += [repr(run), json.dumps(Portrait(run).story()), summary.text(run), summary.html(run), repr(ice.runs())]
-        told += [path.read_bytes().decode(errors="replace") for path in Path(run.log_dir).rglob("*") if path.is_file()]
+        assert run.result(60)[1] == hashlib.sha256(secret.encode()).hexdigest(), (
+            "the ranks do have it"
+        )
+        told += [
+            repr(run),
+            json.dumps(Portrait(run).story()),
+            summary.text(run),
+            summary.html(run),
+            repr(ice.runs()),
+        ]
+        told += [
+            path.read_bytes().decode(errors="replace")
+            for path in Path(run.log_dir).rglob("*")
+            if path.is_file()
+        ]
     told += [hosts.for_environ(os.environ).last_words()]
     assert len("".join(told)) > 10_000
     assert not [text for text in told if secret in text]

@@ -24,7 +24,9 @@ from icelaunch_nb.processes import Process
 def click(run: ice.Run, order: random.Random, ranks: int) -> int:
     """One or two requests, at a random moment; how many."""
     time.sleep(order.choice([0, order.random() * 0.002, order.random() * 0.02]))
-    match order.choice(["pause", "pause", "checkpoint", "checkpoint", "both", "hasty pause", "pause twice"]):
+    match order.choice(
+        ["pause", "pause", "checkpoint", "checkpoint", "both", "hasty pause", "pause twice"]
+    ):
         case "pause":
             run.pause()
             wait_for(run.events.paused.is_set)
@@ -62,7 +64,11 @@ def click(run: ice.Run, order: random.Random, ranks: int) -> int:
 def ask_at_random(ranks: int, seed: int, *, requests: int, seconds: float) -> int:
     order = random.Random(seed)
     run = ice.launch(jobs.train_for_ever, nproc_per_node=ranks)
-    wait_for(lambda: run.state == "RUNNING" and run._dir.steps(0).exists() and min(counts(run, ranks)) > 2)
+    wait_for(
+        lambda: (
+            run.state == "RUNNING" and run._dir.steps(0).exists() and min(counts(run, ranks)) > 2
+        )
+    )
     asked, deadline = 0, time.monotonic() + seconds
     while asked < requests and time.monotonic() < deadline:
         asked += click(run, order, ranks)
@@ -82,7 +88,9 @@ def ask_at_random(ranks: int, seed: int, *, requests: int, seconds: float) -> in
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 8])
-def test_a_thousand_requests_at_random_moments_act_at_the_same_step_on_every_rank(ranks: int) -> None:
+def test_a_thousand_requests_at_random_moments_act_at_the_same_step_on_every_rank(
+    ranks: int,
+) -> None:
     assert ask_at_random(ranks, seed=ranks, requests=1000, seconds=100) >= 1000
 
 
@@ -136,10 +144,15 @@ def test_nested_loops_show_as_nested_bars_and_stop_together() -> None:
     run.stop()
     results = run.result(30)
     assert results[0] == results[1]
-    assert results[0] == [(epoch, batch) for epoch in range(1000) for batch in range(5)][: len(results[0])]
+    assert (
+        results[0]
+        == [(epoch, batch) for epoch in range(1000) for batch in range(5)][: len(results[0])]
+    )
 
 
-def test_ranks_that_return_without_a_step_are_not_waited_for_and_a_copied_context_acts_once() -> None:
+def test_ranks_that_return_without_a_step_are_not_waited_for_and_a_copied_context_acts_once() -> (
+    None
+):
     def train() -> list[int]:
         saved: list[int] = []
         if int(os.environ["RANK"]) >= 2:
@@ -228,7 +241,10 @@ def test_launch_agent_waits_while_its_events_are_set_from_another_thread() -> No
 
     events, results = ice.Events(), {}
     config = ice.LaunchConfig(1, 1, 2, max_restarts=0)
-    waiting = threading.Thread(target=lambda: results.update(ice.launch_agent(config, train, [events], events)), daemon=True)
+    waiting = threading.Thread(
+        target=lambda: results.update(ice.launch_agent(config, train, [events], events)),
+        daemon=True,
+    )
     waiting.start()
     wait_for(lambda: events.progress_bar_iter.value > 2)
     events.pause.set()
@@ -295,7 +311,9 @@ def test_a_rank_that_fails_while_it_stops_is_told() -> None:
     run = ice.launch(fails, nproc_per_node=2)
     wait_for(lambda: run.events.progress_bar_iter.value > 2)
     run.stop(grace=60)
-    with pytest.raises(ice.RunStopped, match="meanwhile rank 1 failed: ValueError: the disk is full"):
+    with pytest.raises(
+        ice.RunStopped, match="meanwhile rank 1 failed: ValueError: the disk is full"
+    ):
         run.result(30)
     assert run.state == "STOPPED"
 
@@ -330,7 +348,9 @@ def test_code_that_looks_for_a_stop_itself_is_given_the_grace() -> None:
 
 
 @pytest.mark.parametrize("how", ["dies", "raises"])
-def test_after_a_restart_the_last_checkpoint_is_known_and_the_protocol_is_fresh(runs: Path, how: str) -> None:
+def test_after_a_restart_the_last_checkpoint_is_known_and_the_protocol_is_fresh(
+    runs: Path, how: str
+) -> None:
     def train(folder: str) -> tuple[str | None, int]:
         import torch.distributed as dist
 
@@ -389,7 +409,9 @@ def in_rows(metrics) -> list[dict]:
     return metrics if isinstance(metrics, list) else metrics.to_dict("records")
 
 
-def test_metrics_are_a_frame_where_pandas_is_there_and_pandas_reads_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_are_a_frame_where_pandas_is_there_and_pandas_reads_the_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     pandas = pytest.importorskip("pandas")
 
     def train() -> None:
@@ -413,7 +435,10 @@ def test_metrics_are_a_frame_where_pandas_is_there_and_pandas_reads_the_file(mon
     monkeypatch.undo()
     silent = ice.launch(time.sleep, (0,))
     silent.result(30)
-    assert list(silent.metrics().columns) == ["attempt", "rank", "step", "time"] and len(silent.metrics()) == 0
+    assert (
+        list(silent.metrics().columns) == ["attempt", "rank", "step", "time"]
+        and len(silent.metrics()) == 0
+    )
 
 
 def test_a_loop_tells_how_long_it_is() -> None:
@@ -432,7 +457,16 @@ def test_a_loop_tells_how_long_it_is() -> None:
         left.close()
         return [*told, list(left)]
 
-    assert ice.launch(loops).result(60)[0] == [3, ["a", "b", "c"], 5, ["a", "b", "c"], "a", ["b"], "a", []]
+    assert ice.launch(loops).result(60)[0] == [
+        3,
+        ["a", "b", "c"],
+        5,
+        ["a", "b", "c"],
+        "a",
+        ["b"],
+        "a",
+        [],
+    ]
 
 
 def test_bars_of_tqdm_are_text_in_the_log() -> None:
@@ -461,7 +495,9 @@ def test_bars_of_tqdm_are_text_in_the_log() -> None:
         assert run.logs(rank) == ""
         lines = [line.rpartition("\r")[2] for line in run.logs(rank, "stderr").split("\n")]
         for number in range(4):
-            assert any(line.startswith(f"bar {number}: 100%|██████████| 3/3 [") for line in lines), lines
+            assert any(
+                line.startswith(f"bar {number}: 100%|██████████| 3/3 [") for line in lines
+            ), lines
         assert any(line.startswith("by hand: 100%|██████████| 2/2 [") for line in lines)
 
 
@@ -574,8 +610,22 @@ ctx.checkpoint_saved("/x")
 print(ctx.last_checkpoint)
 """)
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1", str(script)],
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(Path(ice.__file__).parents[1])},
-        capture_output=True, text=True, timeout=100, check=True,
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node=1",
+            str(script),
+        ],
+        env={
+            **os.environ,
+            "CUDA_VISIBLE_DEVICES": "",
+            "PYTHONPATH": str(Path(ice.__file__).parents[1]),
+        },
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
     )
     assert done.stdout == "[(0, False), (1, False), (2, False), (3, False)] None\n/x\n"

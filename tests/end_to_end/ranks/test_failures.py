@@ -36,7 +36,9 @@ def test_all_ranks_that_failed_are_listed_and_equal_ones_folded(runs: Path) -> N
     def all_fail(here: Path) -> None:
         rank = ice.get_context().rank
         (here / f"up-{rank}").touch()
-        while len(list(here.glob("up-*"))) < 4:  # they start one after the other, and should fail together
+        while (
+            len(list(here.glob("up-*"))) < 4
+        ):  # they start one after the other, and should fail together
             time.sleep(0.0005)
         if rank == 3:
             time.sleep(0.005)
@@ -133,8 +135,12 @@ def test_nothing_survives_a_rank_that_cant_be_asked_to_go(runs: Path) -> None:
     assert child is None or not child.alive()
 
 
-def test_frames_of_others_are_left_out_but_users_helpers_stay(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (runs / "my_helper.py").write_text("import torch\n\ndef go():\n    torch.nn.Linear(2, 3)(torch.ones(5))  # wrong shape\n")
+def test_frames_of_others_are_left_out_but_users_helpers_stay(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (runs / "my_helper.py").write_text(
+        "import torch\n\ndef go():\n    torch.nn.Linear(2, 3)(torch.ones(5))  # wrong shape\n"
+    )
     monkeypatch.syspath_prepend(str(runs))
 
     def use() -> None:
@@ -156,7 +162,11 @@ def test_causes_are_told_too() -> None:
             raise ValueError("outer") from error
 
     message = str(fails(chained, nproc=1))
-    assert message.index("KeyError: 'x'") < message.index("direct cause") < message.index("ValueError: outer")
+    assert (
+        message.index("KeyError: 'x'")
+        < message.index("direct cause")
+        < message.index("ValueError: outer")
+    )
 
 
 def test_an_exception_that_cant_be_rebuilt_is_told_by_its_text() -> None:

@@ -27,7 +27,11 @@ def place(marker: str) -> str:
 
 
 def moments(run: ice.Run, kind: str) -> list[str]:
-    return [moment["text"] for moment in read_journal(run._dir.journal, 0)[0] if moment.get("kind") == kind]
+    return [
+        moment["text"]
+        for moment in read_journal(run._dir.journal, 0)[0]
+        if moment.get("kind") == kind
+    ]
 
 
 def hang_together() -> str:
@@ -46,10 +50,20 @@ def hang_together() -> str:
 def test_silent_ranks_are_marked_with_where_they_stand_and_the_mark_goes() -> None:
     run = ice.launch(hang_together, nproc_per_node=4, hang_after=0.6)
     wait_for(lambda: len(run.silent) == 4)
-    assert run.silent == {0: place("the victims"), 1: place("the victims"), 2: place("the culprit"), 3: place("the victims")}
+    assert run.silent == {
+        0: place("the victims"),
+        1: place("the victims"),
+        2: place("the culprit"),
+        3: place("the victims"),
+    }
     said = repr(run)
-    assert said.index(f"rank 2 silent at {place('the culprit')}") < said.index(f"ranks 0, 1, 3 silent at {place('the victims')}")
-    assert any(text.startswith("rank 2 silent for ") and text.endswith(place("the culprit")) for text in moments(run, "silent"))
+    assert said.index(f"rank 2 silent at {place('the culprit')}") < said.index(
+        f"ranks 0, 1, 3 silent at {place('the victims')}"
+    )
+    assert any(
+        text.startswith("rank 2 silent for ") and text.endswith(place("the culprit"))
+        for text in moments(run, "silent")
+    )
     run.events.resume.set()
     wait_for(lambda: moments(run, "heard"))
     wait_for(lambda: len(run.silent) == 4)  # and again, at another place
@@ -151,7 +165,10 @@ def test_stacks_come_from_c_calls_too_and_equal_ones_are_folded() -> None:
     found = run.stacks()
     assert time.monotonic() - started < 3.5
     assert [ranks for ranks, _ in found.folded] == [[1], [0, 2]]
-    assert f"line {line_in('holds the GIL; a signal ends it', __file__)} in sits" in found[1] and "worker/main.py" not in found[1]
+    assert (
+        f"line {line_in('holds the GIL; a signal ends it', __file__)} in sits" in found[1]
+        and "worker/main.py" not in found[1]
+    )
     assert repr(found).startswith("rank 1:\n") and "\nranks 0, 2:\n" in repr(found)
     assert found._repr_html_().count("<details") == 2
     run.kill()
@@ -166,7 +183,9 @@ def test_a_rank_that_is_asked_too_early_lives_on() -> None:
     assert run.state == "SUCCEEDED"
 
 
-def test_the_ranks_of_a_program_are_where_py_spy_sees_them_or_it_is_said_why_not(monkeypatch, runs) -> None:
+def test_the_ranks_of_a_program_are_where_py_spy_sees_them_or_it_is_said_why_not(
+    monkeypatch, runs
+) -> None:
     script = runs / "script.py"
     script.write_text("""
 import os, time
@@ -188,7 +207,11 @@ odd() if os.environ["RANK"] == "1" else even()
     if not any(seen.values()):
         pytest.skip("py-spy is not installed, or may not look into the ranks here")
     assert [ranks for ranks, _ in seen.folded] == [[1], [0, 2]]
-    assert "odd (script.py:3)" in seen[1] and "even (script.py:4)" in seen[0] and "even (script.py:4)" in seen[2]
+    assert (
+        "odd (script.py:3)" in seen[1]
+        and "even (script.py:4)" in seen[0]
+        and "even (script.py:4)" in seen[2]
+    )
 
 
 def test_py_spy_adds_native_frames_where_it_may(monkeypatch, tmp_path) -> None:
@@ -200,7 +223,13 @@ def test_py_spy_adds_native_frames_where_it_may(monkeypatch, tmp_path) -> None:
         return "whole"
 
     run = ice.launch(sits, nproc_per_node=2)
-    wait_for(lambda: all("sits" in text for text in stacks.ask(run._dir, run.story.attempts[-1], 3).values()) if run.pids else False)
+    wait_for(
+        lambda: (
+            all("sits" in text for text in stacks.ask(run._dir, run.story.attempts[-1], 3).values())
+            if run.pids
+            else False
+        )
+    )
     started = time.monotonic()
     seen = stacks.native(run.pids, 20)
     if not seen:

@@ -20,8 +20,15 @@ import icelaunch_nb as ice
 def test_the_context_says_who_a_rank_is() -> None:
     run = ice.launch(jobs.everything_of_me, nproc_per_node=2, max_restarts=4, role="trainer")
     assert run.result(60)[1] == {
-        "rank": 1, "local_rank": 1, "world_size": 2, "local_world_size": 2, "role": "trainer", "restart_count": 0,
-        "max_restarts": 4, "run_id": run.run_id, "device": "cpu",
+        "rank": 1,
+        "local_rank": 1,
+        "world_size": 2,
+        "local_world_size": 2,
+        "role": "trainer",
+        "restart_count": 0,
+        "max_restarts": 4,
+        "run_id": run.run_id,
+        "device": "cpu",
     }
     assert run.devices == {0: "cpu", 1: "cpu"}
 
@@ -30,11 +37,29 @@ def test_the_same_code_runs_under_torchrun(runs: Path) -> None:
     script = runs / "script.py"
     script.write_text("import jobs\nprint(sorted(jobs.everything_of_me().items()))\n")
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1", "--role=tr", str(script)],
-        env={**os.environ, "PYTHONPATH": os.path.dirname(jobs.__file__), "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True, text=True, timeout=100, check=True,
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node=1",
+            "--role=tr",
+            str(script),
+        ],
+        env={
+            **os.environ,
+            "PYTHONPATH": os.path.dirname(jobs.__file__),
+            "CUDA_VISIBLE_DEVICES": "",
+        },
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
     )
-    assert "('device', 'cpu'), ('local_rank', 0), ('local_world_size', 1), ('max_restarts', 0), ('rank', 0)" in done.stdout
+    assert (
+        "('device', 'cpu'), ('local_rank', 0), ('local_world_size', 1), ('max_restarts', 0), ('rank', 0)"
+        in done.stdout
+    )
     assert "('restart_count', 0), ('role', 'tr')" in done.stdout
 
 
@@ -178,7 +203,9 @@ def test_events_given_at_the_launch_are_the_ranks_events() -> None:
 
 def test_it_works_from_another_thread() -> None:
     found: list = []
-    thread = threading.Thread(target=lambda: found.append(ice.launch(jobs.all_reduce, nproc_per_node=2).result(60)))
+    thread = threading.Thread(
+        target=lambda: found.append(ice.launch(jobs.all_reduce, nproc_per_node=2).result(60))
+    )
     thread.start()
     thread.join(60)
     assert found == [{0: 1.0, 1: 1.0}]
@@ -217,7 +244,9 @@ def test_ranks_and_launches_draw_different_numbers() -> None:
 
         return random.random(), float(np.random.rand()), torch.rand(1).item()
 
-    draws = [rank for _ in range(2) for rank in ice.launch(draw, nproc_per_node=2).result(60).values()]
+    draws = [
+        rank for _ in range(2) for rank in ice.launch(draw, nproc_per_node=2).result(60).values()
+    ]
     assert [len(set(numbers)) for numbers in zip(*draws, strict=True)] == [4, 4, 4]
 
 
@@ -239,7 +268,12 @@ def test_large_results_arrive_whole_and_can_be_written_to() -> None:
         import torch
 
         base = torch.arange(1 << 20)
-        return {"array": np.arange(3 << 20), "tensor": base, "view": base[5:], "bytes": bytes(2 << 20)}
+        return {
+            "array": np.arange(3 << 20),
+            "tensor": base,
+            "view": base[5:],
+            "bytes": bytes(2 << 20),
+        }
 
     values = ice.launch(large).result(60)[0]
     assert (values["array"] == np.arange(3 << 20)).all()
@@ -265,7 +299,9 @@ def test_a_run_can_be_looked_at_by_another_process(runs: Path) -> None:
     run = ice.launch(jobs.all_reduce, nproc_per_node=2)
     run.result(60)
     code = f"from icelaunch_nb import Run; run = Run({run.log_dir!r}); print(run.state, run.result(), run.attempt)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
     assert done.stdout == "SUCCEEDED {0: 1.0, 1: 1.0} 0\n"
 
 
@@ -306,7 +342,12 @@ def test_a_run_can_be_looked_at_by_another_process(runs: Path) -> None:
         (lambda: ice.launch(jobs.speak, ("a",), inline=1), "inline"),
         (lambda: ice.launch(jobs.speak, ("a",), post_mortem="yes"), "post_mortem"),
         (lambda: ice.launch("echo", post_mortem=True), "post_mortem"),
-        (lambda: ice.launch(jobs.speak, ("a",), rdzv_endpoint="localhost:0", rdzv_configs={"store_type": "nope"}), "rdzv_configs"),
+        (
+            lambda: ice.launch(
+                jobs.speak, ("a",), rdzv_endpoint="localhost:0", rdzv_configs={"store_type": "nope"}
+            ),
+            "rdzv_configs",
+        ),
         (lambda: ice.launch_agent(ice.LaunchConfig(1, 1, 1), jobs.speak, []), "args"),
         (lambda: ice.launch_agent(None, jobs.speak, []), "config"),
         (lambda: ice.launch_agent(ice.LaunchConfig(1, 1, 1), None, []), "entrypoint"),

@@ -41,8 +41,13 @@ os.kill(os.getpid(), int(sys.argv[3]))
 
 def launch_elsewhere(folder: Path, detach: str, signum: int = signal.SIGKILL) -> Path:
     """Launches from a process that then dies; the run directory."""
-    done = subprocess.run([sys.executable, "-c", LAUNCHER, str(folder), detach, str(int(signum))],
-                          stdout=subprocess.PIPE, text=True, timeout=100, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", LAUNCHER, str(folder), detach, str(int(signum))],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=100,
+        check=False,
+    )
     return Path(done.stdout.strip())
 
 
@@ -102,12 +107,16 @@ def test_a_run_whose_agent_vanished_is_lost_and_its_ranks_are_gone(runs: Path) -
     wait_for(lambda: run.state == "LOST", 5)
     with pytest.raises(ice.RunLost):
         run.result(1)
-    assert not {"call.pkl", "ballast"} & set(os.listdir(run.log_dir)), "only a living run needs them"
+    assert not {"call.pkl", "ballast"} & set(os.listdir(run.log_dir)), (
+        "only a living run needs them"
+    )
     assert ice.launch(jobs.all_reduce, nproc_per_node=2).result(60) == {0: 1.0, 1: 1.0}
 
 
 @pytest.mark.parametrize("victim", ["host", "forkserver"])
-def test_when_host_or_forkserver_is_killed_nothing_stays_and_the_next_launch_works(victim: str, runs: Path) -> None:
+def test_when_host_or_forkserver_is_killed_nothing_stays_and_the_next_launch_works(
+    victim: str, runs: Path
+) -> None:
     run = ice.launch(jobs.leave_children_and_wait, (str(runs / "child"),), nproc_per_node=1)
     wait_for((runs / "child").exists, 20)
     host = psutil.Process(hosts.for_environ(os.environ).process.pid)
@@ -120,7 +129,9 @@ def test_when_host_or_forkserver_is_killed_nothing_stays_and_the_next_launch_wor
 
 
 def test_a_decoy_lives_through_it_all(runs: Path) -> None:
-    decoy = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", "icelaunch_nb.host", "worker.py"])
+    decoy = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(600)", "icelaunch_nb.host", "worker.py"]
+    )
     try:
         run = ice.launch(time.sleep, (60,), nproc_per_node=2)
         wait_for(lambda: run.state == "RUNNING", 20)
@@ -137,9 +148,13 @@ def test_a_decoy_lives_through_it_all(runs: Path) -> None:
 def test_an_agent_that_finds_no_directory_ends_and_takes_its_spare_ranks_along(runs: Path) -> None:
     ice.launch(jobs.environment, nproc_per_node=2).result(60)
     host = psutil.Process(hosts.for_environ(os.environ).process.pid)
-    wait_for(lambda: len(host.children(recursive=True)) >= 2 + 3, 20)  # the next agent with its two ranks
+    wait_for(
+        lambda: len(host.children(recursive=True)) >= 2 + 3, 20
+    )  # the next agent with its two ranks
     for _ in range(3):
         agents = set(host.children(recursive=True))
         hosts.launch(AgentTask(str(runs / "gone"), Surroundings.here(), 2))
-        wait_for(lambda: len(agents & set(host.children(recursive=True))) <= 2, 20)  # forkserver and resource tracker
+        wait_for(
+            lambda: len(agents & set(host.children(recursive=True))) <= 2, 20
+        )  # forkserver and resource tracker
         wait_for(lambda: len(host.children(recursive=True)) >= 2 + 3, 20)

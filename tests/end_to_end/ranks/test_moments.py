@@ -44,7 +44,9 @@ def test_pause_checkpoint_debugger_and_stop_are_told_to_whoever_comes_later(tmp_
     run.stop()
     run.wait(20)
     moments = ice.run.attach_to(run.log_dir).story.moments
-    texts = [moment["text"] for moment in moments if moment["text"] != "asked for a checkpoint"]  # may be answered between two looks
+    texts = [
+        moment["text"] for moment in moments if moment["text"] != "asked for a checkpoint"
+    ]  # may be answered between two looks
     assert texts[:4] == ["waits at cell 5, line 7", "asked to pause", "paused", "resumed"]
     assert texts[4].startswith(f"checkpoint saved: {tmp_path}/step.pt, step ")
     assert texts[5:] == ["asked to stop"]

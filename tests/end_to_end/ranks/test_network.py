@@ -20,15 +20,32 @@ print(json.dumps(sorted(set(sum(values.values(), [])))))
 
 
 @pytest.mark.skipif(
-    os.geteuid() != 0 or not shutil.which("unshare") or not shutil.which("ip"), reason="needs root, unshare and ip for a network namespace"
+    os.geteuid() != 0 or not shutil.which("unshare") or not shutil.which("ip"),
+    reason="needs root, unshare and ip for a network namespace",
 )
 def test_all_of_it_works_and_listens_on_loopback_alone(runs: Path) -> None:
     """In a namespace with loopback and one more address, under a host name that nobody can resolve."""
-    inside = "ip link set lo up; ip link add d0 type veth peer name d1; ip addr add 10.99.0.1/24 dev d0; ip link set d0 up; " \
-             "hostname no-such-name-anywhere; exec \"$@\""
+    inside = (
+        "ip link set lo up; ip link add d0 type veth peer name d1; ip addr add 10.99.0.1/24 dev d0; ip link set d0 up; "
+        'hostname no-such-name-anywhere; exec "$@"'
+    )
     done = subprocess.run(
-        ["unshare", "-nu", "sh", "-ec", inside, "sh", sys.executable, "-c", CODE.format(log_dir=runs)],
-        env={**os.environ, "PYTHONPATH": os.path.dirname(jobs.__file__)}, capture_output=True, text=True, timeout=110, check=False,
+        [
+            "unshare",
+            "-nu",
+            "sh",
+            "-ec",
+            inside,
+            "sh",
+            sys.executable,
+            "-c",
+            CODE.format(log_dir=runs),
+        ],
+        env={**os.environ, "PYTHONPATH": os.path.dirname(jobs.__file__)},
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == '["0100007F"]'

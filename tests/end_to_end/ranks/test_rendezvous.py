@@ -27,8 +27,21 @@ def two_nodes(backend: str, endpoint: str, job: str, folder: Path) -> list[str]:
     env = {**os.environ, "PYTHONPATH": os.path.dirname(jobs.__file__)}
     nodes = [
         subprocess.Popen(
-            [sys.executable, "-c", NODE, backend, endpoint, f"{backend}-{job}", str(folder), str(rank), job],
-            env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            [
+                sys.executable,
+                "-c",
+                NODE,
+                backend,
+                endpoint,
+                f"{backend}-{job}",
+                str(folder),
+                str(rank),
+                job,
+            ],
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         for rank in (0, 1)
     ]
@@ -44,7 +57,10 @@ def test_two_launchers_form_one_world(backend: str, free_port: int, runs: Path) 
 
 
 def test_a_failure_on_one_node_restarts_both(free_port: int, runs: Path) -> None:
-    assert two_nodes("c10d", f"127.0.0.1:{free_port}", "fail", runs) == ['{"0": 1, "1": 1}', '{"2": 1, "3": 1}']
+    assert two_nodes("c10d", f"127.0.0.1:{free_port}", "fail", runs) == [
+        '{"0": 1, "1": 1}',
+        '{"2": 1, "3": 1}',
+    ]
 
 
 @pytest.fixture

@@ -76,5 +76,7 @@ def test_after_a_crash_the_next_attempt_comes_soon() -> None:
 
     ice.launch(jobs.environment, nproc_per_node=2).result(60)
     run = ice.launch(crash_once, nproc_per_node=2, max_restarts=1)
-    crashed = run.result(60) and max(float(re.findall(r"[\d.]+", run.logs(rank, attempt=0))[0]) for rank in (0, 1))
+    crashed = run.result(60) and max(
+        float(re.findall(r"[\d.]+", run.logs(rank, attempt=0))[0]) for rank in (0, 1)
+    )
     assert min(run.result().values()) - crashed < 1.5

@@ -28,8 +28,17 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunDir]:
     """Real runs that are over, as their directories were then; launched a week ago, as far as they say."""
     base = tmp_path_factory.mktemp("recorded")
     runs = {
-        "restarted": ice.launch(jobs.fail_until, (1, 0), nproc_per_node=2, max_restarts=2, log_dir=base, run_id="restarted"),
-        "failed": ice.launch(jobs.end_by, ("SIGKILL",), nproc_per_node=2, log_dir=base, run_id="failed"),
+        "restarted": ice.launch(
+            jobs.fail_until,
+            (1, 0),
+            nproc_per_node=2,
+            max_restarts=2,
+            log_dir=base,
+            run_id="restarted",
+        ),
+        "failed": ice.launch(
+            jobs.end_by, ("SIGKILL",), nproc_per_node=2, log_dir=base, run_id="failed"
+        ),
     }
     for run in runs.values():
         assert run.wait(60)
@@ -42,7 +51,9 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunDir]:
 def copy(recorded: dict[str, RunDir], tmp_path: Path, request: pytest.FixtureRequest) -> RunDir:
     """A directory of which anything can be cut."""
     path = tmp_path / request.param
-    shutil.copytree(recorded[request.param].path, path, ignore=shutil.ignore_patterns("control", "leash"))
+    shutil.copytree(
+        recorded[request.param].path, path, ignore=shutil.ignore_patterns("control", "leash")
+    )
     run_dir = RunDir(path)
     for fifo in (run_dir.control, run_dir.leash):
         os.mkfifo(fifo, 0o600)
@@ -80,13 +91,21 @@ def test_the_journal_cut_at_every_byte(copy: RunDir) -> None:
         cut(copy.journal, data[:length])
         run = looked_at(copy)
         assert run.state == (truth if length == len(data) else "LOST"), length
-        whole = [json.loads(line) for line in data[:length].splitlines(keepends=True) if line.endswith(b"\n")]
+        whole = [
+            json.loads(line)
+            for line in data[:length].splitlines(keepends=True)
+            if line.endswith(b"\n")
+        ]
         assert len(run.story.attempts) == sum(event["event"] == "attempt" for event in whole)
-        assert [dict(restart) for restart in run.story.restarts] == [event for event in whole if event["event"] == "restart"]
+        assert [dict(restart) for restart in run.story.restarts] == [
+            event for event in whole if event["event"] == "restart"
+        ]
         if length in (0, last, len(data) - 1):
             with pytest.raises(ice.RunLost, match="vanished"):
                 run.result(1)
-        assert not retention.lives(copy.path) or not any(event["event"] == "agent" for event in whole)
+        assert not retention.lives(copy.path) or not any(
+            event["event"] == "agent" for event in whole
+        )
 
 
 @every
@@ -97,9 +116,14 @@ def test_what_is_added_after_a_torn_line_is_read(copy: RunDir) -> None:
         with JournalWriter(copy.journal) as journal:
             journal.write("end", state="LOST", note="its agent was killed by SIGKILL")
         events, _ = read_journal(copy.journal, 0)
-        whole = data[: length + 1] if data[length : length + 1] == b"\n" else data[:length]  # a line that lacked only its end
-        assert [event["event"] for event in events[:-1]] == [json.loads(line)["event"] for line in whole.splitlines(keepends=True)
-                                                             if line.endswith(b"\n")], length
+        whole = (
+            data[: length + 1] if data[length : length + 1] == b"\n" else data[:length]
+        )  # a line that lacked only its end
+        assert [event["event"] for event in events[:-1]] == [
+            json.loads(line)["event"]
+            for line in whole.splitlines(keepends=True)
+            if line.endswith(b"\n")
+        ], length
         assert (events[-1]["event"], ice.Run(copy.path).state) == ("end", "LOST")
 
 
@@ -123,7 +147,9 @@ def test_a_living_run_without_its_board_is_never_over(copy: RunDir) -> None:
         copy.board.unlink(missing_ok=True)
         if board is not None:
             copy.board.write_bytes(board)
-        copy.journal.write_text(json.dumps({"t": 1.0, "event": "agent", "pid": me.pid, "started": me.started}) + "\n")
+        copy.journal.write_text(
+            json.dumps({"t": 1.0, "event": "agent", "pid": me.pid, "started": me.started}) + "\n"
+        )
         assert str(ice.Run(copy.path).state) not in OVER
     copy.journal.unlink()  # nobody looks for that agent
 
@@ -149,11 +175,17 @@ def test_a_result_cut_at_every_byte_is_not_claimed(copy: RunDir) -> None:
 
 
 @pytest.mark.parametrize("copy", ["failed"], indirect=True)
-@pytest.mark.parametrize("name", ["error.json", "error.pkl", "metrics.jsonl", "result.pkl", "stacks.txt"])
+@pytest.mark.parametrize(
+    "name", ["error.json", "error.pkl", "metrics.jsonl", "result.pkl", "stacks.txt"]
+)
 def test_a_ranks_files_cut_at_every_byte_change_no_state(name: str, copy: RunDir) -> None:
     for rank in (0, 1):
         path = copy.rank(0, rank).path / name
-        data = path.read_bytes() if path.exists() else b'{"rank": 0, "step": 1, "time": 2.5, "loss": 0.25}\n' * 2
+        data = (
+            path.read_bytes()
+            if path.exists()
+            else b'{"rank": 0, "step": 1, "time": 2.5, "loss": 0.25}\n' * 2
+        )
         for length in range(len(data)):
             path.write_bytes(data[:length])
             run = looked_at(copy)
@@ -162,7 +194,9 @@ def test_a_ranks_files_cut_at_every_byte_change_no_state(name: str, copy: RunDir
 
 
 @every
-@pytest.mark.parametrize("draft", [".spec.json.1", ".result.pkl.1", ".error.json.1", ".checkpoint.json.1"])
+@pytest.mark.parametrize(
+    "draft", [".spec.json.1", ".result.pkl.1", ".error.json.1", ".checkpoint.json.1"]
+)
 def test_half_a_draft_is_passed_over(draft: str, copy: RunDir) -> None:
     truth = ice.Run(copy.path).state
     for folder in (copy.path, copy.rank(0, 0).path):
