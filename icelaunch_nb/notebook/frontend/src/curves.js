@@ -31,10 +31,24 @@ export class Curves {
     for (const { attempt, name, width, whole, bins, ranks, last, left_out: leftOut } of abouts) {
       const key = `${attempt}/${name}`;
       let metric = this.metrics.get(key);
-      if (!metric || whole) this.metrics.set(key, (metric = { attempt, name, width, ranks, last, bins: new Map(), version: metric?.version ?? 0 }));
+      if (!metric || whole)
+        this.metrics.set(
+          key,
+          (metric = {
+            attempt,
+            name,
+            width,
+            ranks,
+            last,
+            bins: new Map(),
+            version: metric?.version ?? 0,
+          }),
+        );
       const steps = new Float64Array(next(8 * bins));
       const means = new Float32Array(next(4 * bins * ranks));
-      steps.forEach((step, number) => metric.bins.set(step, means.subarray(number * ranks, (number + 1) * ranks)));
+      steps.forEach((step, number) =>
+        metric.bins.set(step, means.subarray(number * ranks, (number + 1) * ranks)),
+      );
       metric.last = last;
       metric.version += 1;
       this.leftOut = leftOut;
@@ -53,7 +67,10 @@ export function folded(metric) {
   /** @type {[number[], (number | null)[], (number | null)[], (number | null)[]]} */
   const columns = [steps, [], [], []];
   for (const step of steps) {
-    let count = 0, sum = 0, least = Infinity, greatest = -Infinity;
+    let count = 0,
+      sum = 0,
+      least = Infinity,
+      greatest = -Infinity;
     for (const value of metric.bins.get(step) ?? []) {
       if (Number.isNaN(value)) continue;
       count += 1;
@@ -79,7 +96,8 @@ export function apart(metric) {
     steps.map((step) => {
       const value = metric.bins.get(step)?.[rank];
       return value === undefined || Number.isNaN(value) ? undefined : value; // undefined: uPlot draws on through it; null is a gap
-    }));
+    }),
+  );
   return [steps, ...ranks];
 }
 

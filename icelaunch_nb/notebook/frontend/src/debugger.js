@@ -33,16 +33,37 @@ export function commonStart(words) {
  */
 export function makeDebugger(shared, choose, signal) {
   const where = h("span", { className: "ice-debug-where", role: "status", "aria-live": "polite" });
-  const buttons = h("span", { className: "ice-debug-buttons", role: "toolbar", "aria-label": "Debugger" });
-  const line = /** @type {HTMLInputElement} */ (h("input", {
-    className: "ice-debug-line", type: "text", autocomplete: "off", autocapitalize: "off", spellcheck: "false", "aria-label": "Debugger command",
-    placeholder: "p loss, w, !x = 1, … (h: help)",
-  }));
+  const buttons = h("span", {
+    className: "ice-debug-buttons",
+    role: "toolbar",
+    "aria-label": "Debugger",
+  });
+  const line = /** @type {HTMLInputElement} */ (
+    h("input", {
+      className: "ice-debug-line",
+      type: "text",
+      autocomplete: "off",
+      autocapitalize: "off",
+      spellcheck: "false",
+      "aria-label": "Debugger command",
+      placeholder: "p loss, w, !x = 1, … (h: help)",
+    })
+  );
   const offer = h("div", { className: "ice-debug-offer", hidden: true, role: "status" });
-  const row = h("label", { className: "ice-debug-row" }, h("span", { "aria-hidden": "true" }, "(Pdb)"), line);
+  const row = h(
+    "label",
+    { className: "ice-debug-row" },
+    h("span", { "aria-hidden": "true" }, "(Pdb)"),
+    line,
+  );
   const others = h("span", { className: "ice-debug-others" });
-  const element = h("div", { className: "ice-debug", hidden: true, role: "group", "aria-label": "Debugger" },
-    h("div", { className: "ice-debug-head" }, where, others, buttons), row, offer);
+  const element = h(
+    "div",
+    { className: "ice-debug", hidden: true, role: "group", "aria-label": "Debugger" },
+    h("div", { className: "ice-debug-head" }, where, others, buttons),
+    row,
+    offer,
+  );
 
   let rank = -1;
   let at = 0; // place in the history
@@ -56,7 +77,16 @@ export function makeDebugger(shared, choose, signal) {
     tell(ok ? "" : says);
   };
   for (const [label, command, title] of BUTTONS) {
-    const button = h("button", { type: "button", className: "ice-tool", title: `${title} (${command})`, "data-command": command }, label);
+    const button = h(
+      "button",
+      {
+        type: "button",
+        className: "ice-tool",
+        title: `${title} (${command})`,
+        "data-command": command,
+      },
+      label,
+    );
     button.addEventListener("click", () => send(command), { signal });
     buttons.append(button);
   }
@@ -65,13 +95,22 @@ export function makeDebugger(shared, choose, signal) {
   async function complete() {
     const end = line.selectionStart ?? line.value.length;
     const before = line.value.slice(0, end);
-    const { ok, completions = [], start = end, says } = await shared.ask({ do: "complete", rank, line: before });
+    const {
+      ok,
+      completions = [],
+      start = end,
+      says,
+    } = await shared.ask({ do: "complete", rank, line: before });
     if (line.value.slice(0, end) !== before) return; // typed on meanwhile
     if (!ok) return tell(says);
     const words = /** @type {string[]} */ (completions).map(plain);
     const whole = commonStart(words);
     if (whole.length > before.length - start) line.setRangeText(whole, start, end, "end");
-    tell(words.length > 1 ? words.slice(0, OFFERED).join("   ") + (words.length > OFFERED ? "   …" : "") : "");
+    tell(
+      words.length > 1
+        ? words.slice(0, OFFERED).join("   ") + (words.length > OFFERED ? "   …" : "")
+        : "",
+    );
   }
 
   /** @param {number} step */
@@ -80,19 +119,24 @@ export function makeDebugger(shared, choose, signal) {
     line.value = history[at] ?? "";
   }
 
-  line.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && !event.isComposing) {
-      const command = line.value;
-      if (command.trim() && command !== history.at(-1)) history.push(command);
-      at = history.length;
-      line.value = "";
-      send(command); // an empty one repeats the last, as in pdb
-    } else if (event.key === "ArrowUp") remember(-1);
-    else if (event.key === "ArrowDown") remember(1);
-    else if (event.key === "Tab" && !event.shiftKey && line.value.trim()) complete(); // in an empty line TAB goes on to the next control
-    else return;
-    event.preventDefault();
-  }, { signal });
+  line.addEventListener(
+    "keydown",
+    (event) => {
+      if (event.key === "Enter" && !event.isComposing) {
+        const command = line.value;
+        if (command.trim() && command !== history.at(-1)) history.push(command);
+        at = history.length;
+        line.value = "";
+        send(command); // an empty one repeats the last, as in pdb
+      } else if (event.key === "ArrowUp") remember(-1);
+      else if (event.key === "ArrowDown") remember(1);
+      else if (event.key === "Tab" && !event.shiftKey && line.value.trim())
+        complete(); // in an empty line TAB goes on to the next control
+      else return;
+      event.preventDefault();
+    },
+    { signal },
+  );
 
   /** @param {number} other */
   const link = (other, /** @type {string} */ text) => {
@@ -106,7 +150,9 @@ export function makeDebugger(shared, choose, signal) {
     /** @param {Story} story @param {number} attempt @param {number | "all"} chosen */
     show(story, attempt, chosen) {
       const waiting = attempt === story.attempts.length - 1 && !story.over ? story.debugged : {};
-      const ranks = Object.keys(waiting).map(Number).sort((a, b) => a - b);
+      const ranks = Object.keys(waiting)
+        .map(Number)
+        .sort((a, b) => a - b);
       element.hidden = !ranks.length;
       const here = typeof chosen === "number" && chosen in waiting ? waiting[chosen] : undefined;
       if (here && rank !== chosen) {
@@ -118,13 +164,27 @@ export function makeDebugger(shared, choose, signal) {
       buttons.hidden = row.hidden = !here;
       if (!here) tell("");
       const why = here && here.why !== "breakpoint" ? ` · ${plain(here.why)}` : "";
-      say(where, here ? `rank ${rank} waits at ${plain(here.where)}${here.who ? `, ${plain(here.who)}` : ""}${why}` : "");
+      say(
+        where,
+        here
+          ? `rank ${rank} waits at ${plain(here.where)}${here.who ? `, ${plain(here.who)}` : ""}${why}`
+          : "",
+      );
       const rest = ranks.filter((one) => one !== rank);
       const key = `${rank}|${rest.map((one) => `${one}@${waiting[one].where}`).join()}`;
       if (key === drawn) return;
       drawn = key;
-      others.replaceChildren(...rest.slice(0, SHOWN).map((one) => link(one, here ? `rank ${one} too` : `rank ${one} waits at ${plain(waiting[one].where)}`)),
-        rest.length > SHOWN ? `and ${rest.length - SHOWN} more` : "");
+      others.replaceChildren(
+        ...rest
+          .slice(0, SHOWN)
+          .map((one) =>
+            link(
+              one,
+              here ? `rank ${one} too` : `rank ${one} waits at ${plain(waiting[one].where)}`,
+            ),
+          ),
+        rest.length > SHOWN ? `and ${rest.length - SHOWN} more` : "",
+      );
     },
   };
 }

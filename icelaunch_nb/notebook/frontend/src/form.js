@@ -32,15 +32,21 @@ class Group {
 
   /** @param {Field[]} fields @param {(key: string) => string | boolean | undefined} typed @param {any[]} devices @param {boolean} asked */
   show(fields, typed, devices, asked) {
-    const shape = JSON.stringify(fields.map(({ key, kind, label, choices, hint }) => [key, kind, label, choices, hint]));
+    const shape = JSON.stringify(
+      fields.map(({ key, kind, label, choices, hint }) => [key, kind, label, choices, hint]),
+    );
     if (shape !== this.drawn) {
       this.drawn = shape;
-      this.fields = new Map(fields.map((field) => [field.key, makeField(field, this.prefix, this.change, this.signal)]));
+      this.fields = new Map(
+        fields.map((field) => [field.key, makeField(field, this.prefix, this.change, this.signal)]),
+      );
       this.element.replaceChildren(...[...this.fields.values()].map((field) => field.element));
     }
     for (const field of fields) {
       const value = typed(field.key);
-      this.fields.get(field.key)?.show(value === undefined ? field : { ...field, value }, devices, asked);
+      this.fields
+        .get(field.key)
+        ?.show(value === undefined ? field : { ...field, value }, devices, asked);
     }
   }
 }
@@ -58,32 +64,83 @@ export default () => ({
     let asking = false; // whether it was pressed and the kernel hasn't answered: it may be busy
 
     // What stands where.
-    const chooser = /** @type {HTMLSelectElement} */ (h("select", { className: "ice-input", id: `${prefix}-function`, "aria-describedby": `${prefix}-doc` }));
+    const chooser = /** @type {HTMLSelectElement} */ (
+      h("select", {
+        className: "ice-input",
+        id: `${prefix}-function`,
+        "aria-describedby": `${prefix}-doc`,
+      })
+    );
     const title = h("label", { className: "ice-title", for: `${prefix}-function` }, "Launch");
     const fixed = h("code", { className: "ice-function" });
     const doc = h("span", { className: "ice-doc", id: `${prefix}-doc` });
     const problem = h("div", { className: "ice-error", role: "alert", hidden: true });
-    const change = (/** @type {string} */ key, /** @type {string | boolean} */ value, /** @type {boolean} */ now) => line.type(key, value, now);
+    const change = (
+      /** @type {string} */ key,
+      /** @type {string | boolean} */ value,
+      /** @type {boolean} */ now,
+    ) => line.type(key, value, now);
     const args = new Group(`${prefix}-a`, change, signal);
     const main = new Group(`${prefix}-m`, change, signal);
     const advanced = new Group(`${prefix}-x`, change, signal);
     const argsHead = h("h4", { className: "ice-group" }, "Arguments");
     const none = h("div", { className: "ice-hint" }, "It takes none.");
     const changed = h("span", { className: "ice-hint" });
-    const fold = h("details", { className: "ice-advanced" }, h("summary", {}, "Advanced ", changed), advanced.element);
-    const launch = /** @type {HTMLButtonElement} */ (h("button", { type: "button", className: "ice-launch", title: "Ctrl+Enter in a field does the same" }, "Launch"));
+    const fold = h(
+      "details",
+      { className: "ice-advanced" },
+      h("summary", {}, "Advanced ", changed),
+      advanced.element,
+    );
+    const launch = /** @type {HTMLButtonElement} */ (
+      h(
+        "button",
+        { type: "button", className: "ice-launch", title: "Ctrl+Enter in a field does the same" },
+        "Launch",
+      )
+    );
     const status = h("div", { className: "ice-status", role: "status", "aria-live": "polite" });
     const code = makeCode(signal);
-    const reset = h("button", { type: "button", className: "ice-tool", title: "Puts every field back to its default" }, "Defaults");
+    const reset = h(
+      "button",
+      { type: "button", className: "ice-tool", title: "Puts every field back to its default" },
+      "Defaults",
+    );
     const note = h("div", { className: "ice-note", role: "alert", hidden: true });
-    const root = h("div", { className: "ice-form", "data-lm-suppress-shortcuts": "true", role: "form", "aria-label": "Launch a function" },
-      h("div", { className: "ice-top" }, title, chooser, fixed, doc), problem,
-      h("div", { className: "ice-columns" },
+    const root = h(
+      "div",
+      {
+        className: "ice-form",
+        "data-lm-suppress-shortcuts": "true",
+        role: "form",
+        "aria-label": "Launch a function",
+      },
+      h("div", { className: "ice-top" }, title, chooser, fixed, doc),
+      problem,
+      h(
+        "div",
+        { className: "ice-columns" },
         h("section", { "aria-label": "Arguments" }, argsHead, args.element, none),
-        h("section", { "aria-label": "Ranks and devices" }, h("h4", { className: "ice-group" }, "Ranks and devices"), main.element)),
-      fold, note,
-      h("div", { className: "ice-bottom" }, launch, status, h("span", { className: "ice-gap" }), reset, code.button),
-      code.element);
+        h(
+          "section",
+          { "aria-label": "Ranks and devices" },
+          h("h4", { className: "ice-group" }, "Ranks and devices"),
+          main.element,
+        ),
+      ),
+      fold,
+      note,
+      h(
+        "div",
+        { className: "ice-bottom" },
+        launch,
+        status,
+        h("span", { className: "ice-gap" }),
+        reset,
+        code.button,
+      ),
+      code.element,
+    );
     el.append(root);
 
     function show() {
@@ -104,12 +161,23 @@ export default () => ({
       problem.toggleAttribute("data-missing", now.missing.includes("function"));
       say(problem, now.problem);
       none.hidden = now.arguments.length > 0 || Boolean(now.problem);
-      for (const [group, fields] of /** @type {[Group, Field[]][]} */ ([[args, now.arguments], [main, now.main], [advanced, now.advanced]])) {
+      for (const [group, fields] of /** @type {[Group, Field[]][]} */ ([
+        [args, now.arguments],
+        [main, now.main],
+        [advanced, now.advanced],
+      ])) {
         group.show(fields, typed, model.get("devices"), asked);
       }
-      const others = now.advanced.filter((field) => field.value !== field.default && field.value !== "").length;
+      const others = now.advanced.filter(
+        (field) => field.value !== field.default && field.value !== "",
+      ).length;
       const wrong = now.advanced.filter((field) => field.error).length;
-      say(changed, [others ? `${others} changed` : "", wrong ? `${wrong} to look at` : ""].filter(Boolean).join(", "));
+      say(
+        changed,
+        [others ? `${others} changed` : "", wrong ? `${wrong} to look at` : ""]
+          .filter(Boolean)
+          .join(", "),
+      );
       changed.toggleAttribute("data-wrong", wrong > 0);
       code.show(now.python, now.cell);
       showStatus(now, run);
@@ -129,12 +197,21 @@ export default () => ({
         say(status, `Look at ${loud.join(", ")}.`);
       } else if (lives) say(status, `${run.state}; its panel is below.`);
       else if (now.missing.length) say(status, `Needs ${now.missing.map(nameOf).join(", ")}.`);
-      else say(status, run.state ? `${run.state}${run.state === "SUCCEEDED" && run.results ? `: ${run.results}` : ""} · next: ${now.says}` : now.says);
+      else
+        say(
+          status,
+          run.state
+            ? `${run.state}${run.state === "SUCCEEDED" && run.results ? `: ${run.results}` : ""} · next: ${now.says}`
+            : now.says,
+        );
     }
 
     function nameOf(/** @type {string} */ key) {
       const now = view();
-      return [...now.arguments, ...now.main, ...now.advanced].find((field) => field.key === key)?.label ?? (key === "function" ? "a function" : key);
+      return (
+        [...now.arguments, ...now.main, ...now.advanced].find((field) => field.key === key)
+          ?.label ?? (key === "function" ? "a function" : key)
+      );
     }
 
     function goToWrong() {
@@ -147,10 +224,14 @@ export default () => ({
     }
 
     // What is done with it.
-    chooser.addEventListener("change", () => {
-      asked = false;
-      line.type("function", chooser.value, true);
-    }, { signal });
+    chooser.addEventListener(
+      "change",
+      () => {
+        asked = false;
+        line.type("function", chooser.value, true);
+      },
+      { signal },
+    );
     async function press() {
       if (launch.disabled) return;
       launch.disabled = asking = true;
@@ -161,17 +242,25 @@ export default () => ({
       goToWrong();
     }
     launch.addEventListener("click", press, { signal });
-    reset.addEventListener("click", () => {
-      asked = false;
-      line.ask("reset");
-    }, { signal });
-    root.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
-        event.preventDefault();
-        event.stopPropagation();
-        press();
-      }
-    }, { signal });
+    reset.addEventListener(
+      "click",
+      () => {
+        asked = false;
+        line.ask("reset");
+      },
+      { signal },
+    );
+    root.addEventListener(
+      "keydown",
+      (event) => {
+        if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+          event.preventDefault();
+          event.stopPropagation();
+          press();
+        }
+      },
+      { signal },
+    );
     let looked = Date.now();
     const look = () => {
       if (Date.now() - looked < LOOK) return;

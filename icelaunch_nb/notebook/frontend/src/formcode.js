@@ -5,25 +5,54 @@ const TOLD = 1500; // milliseconds for which a button says that it copied
 
 /** @param {AbortSignal} signal */
 export function makeCode(signal) {
-  const element = h("div", { className: "ice-code", hidden: true, role: "region", "aria-label": "The same launch as code" });
-  const button = h("button", { type: "button", className: "ice-tool", "aria-expanded": "false" }, "Code");
+  const element = h("div", {
+    className: "ice-code",
+    hidden: true,
+    role: "region",
+    "aria-label": "The same launch as code",
+  });
+  const button = h(
+    "button",
+    { type: "button", className: "ice-tool", "aria-expanded": "false" },
+    "Code",
+  );
   const blocks = ["Python", "%%icelaunch cell"].map((name) => {
     const text = h("pre", { tabindex: "0", "aria-label": name });
-    const copy = h("button", { type: "button", className: "ice-tool", "aria-label": `Copy as ${name}` }, "Copy");
-    copy.addEventListener("click", async () => {
-      const done = await put(text);
-      say(copy, done ? "Copied" : "Press Ctrl+C");
-      setTimeout(() => say(copy, "Copy"), TOLD);
-    }, { signal });
-    element.append(h("div", { className: "ice-block" }, h("div", { className: "ice-block-head" }, h("span", {}, name), copy), text));
+    const copy = h(
+      "button",
+      { type: "button", className: "ice-tool", "aria-label": `Copy as ${name}` },
+      "Copy",
+    );
+    copy.addEventListener(
+      "click",
+      async () => {
+        const done = await put(text);
+        say(copy, done ? "Copied" : "Press Ctrl+C");
+        setTimeout(() => say(copy, "Copy"), TOLD);
+      },
+      { signal },
+    );
+    element.append(
+      h(
+        "div",
+        { className: "ice-block" },
+        h("div", { className: "ice-block-head" }, h("span", {}, name), copy),
+        text,
+      ),
+    );
     return text;
   });
-  button.addEventListener("click", () => {
-    element.hidden = !element.hidden;
-    button.setAttribute("aria-expanded", String(!element.hidden));
-  }, { signal });
+  button.addEventListener(
+    "click",
+    () => {
+      element.hidden = !element.hidden;
+      button.setAttribute("aria-expanded", String(!element.hidden));
+    },
+    { signal },
+  );
   return {
-    element, button,
+    element,
+    button,
     /** @param {string} python @param {string} cell */
     show(python, cell) {
       say(blocks[0], python);

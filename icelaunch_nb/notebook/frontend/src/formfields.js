@@ -15,15 +15,33 @@ import { makeDevices } from "./formdevices.js";
  */
 export function makeField(field, prefix, change, signal) {
   const id = `${prefix}-${field.key}`;
-  const control = (CONTROLS[field.kind] ?? makeText)(field, (value, now) => change(field.key, value, now), signal);
+  const control = (CONTROLS[field.kind] ?? makeText)(
+    field,
+    (value, now) => change(field.key, value, now),
+    signal,
+  );
   control.target.id = id;
   control.target.setAttribute("aria-describedby", `${id}-error ${id}-hint`);
-  const ofArgument = [field.hint, field.default === "" ? "" : `default ${field.default}`].filter(Boolean).join(", ");
-  const label = h("label", { className: "ice-label", for: id, title: field.sentence || [field.label, ofArgument].filter(Boolean).join(": ") }, field.label);
+  const ofArgument = [field.hint, field.default === "" ? "" : `default ${field.default}`]
+    .filter(Boolean)
+    .join(", ");
+  const label = h(
+    "label",
+    {
+      className: "ice-label",
+      for: id,
+      title: field.sentence || [field.label, ofArgument].filter(Boolean).join(": "),
+    },
+    field.label,
+  );
   const error = h("div", { className: "ice-error", id: `${id}-error`, "aria-live": "polite" });
   const hint = h("div", { className: "ice-hint", id: `${id}-hint` });
-  const element = h("div", { className: "ice-field", "data-kind": field.kind, "data-key": field.key },
-    label, h("div", { className: "ice-control" }, control.element, error, hint));
+  const element = h(
+    "div",
+    { className: "ice-field", "data-kind": field.kind, "data-key": field.key },
+    label,
+    h("div", { className: "ice-control" }, control.element, error, hint),
+  );
   return {
     element,
     focus: () => control.target.focus(),
@@ -42,28 +60,50 @@ export function makeField(field, prefix, change, signal) {
 }
 
 /** @type {Record<string, (field: Field, typed: Typed, signal: AbortSignal) => Control>} */
-const CONTROLS = { checkbox: makeCheckbox, select: makeSelect, streams: makeStreams, devices: makeDevices, number: makeText, text: makeText, expression: makeText };
+const CONTROLS = {
+  checkbox: makeCheckbox,
+  select: makeSelect,
+  streams: makeStreams,
+  devices: makeDevices,
+  number: makeText,
+  text: makeText,
+  expression: makeText,
+};
 
 /** @param {Field} field @param {Typed} typed @param {AbortSignal} signal @returns {Control} */
 function makeText(field, typed, signal) {
   // Not type="number": it would hide from Python what was typed wrong.
-  const input = /** @type {HTMLInputElement} */ (h("input", {
-    type: "text", className: "ice-input", autocomplete: "off", autocapitalize: "off", spellcheck: "false", placeholder: field.hint,
-    inputmode: field.kind === "number" ? "decimal" : null,
-  }));
+  const input = /** @type {HTMLInputElement} */ (
+    h("input", {
+      type: "text",
+      className: "ice-input",
+      autocomplete: "off",
+      autocapitalize: "off",
+      spellcheck: "false",
+      placeholder: field.hint,
+      inputmode: field.kind === "number" ? "decimal" : null,
+    })
+  );
   input.addEventListener("input", () => typed(input.value, false), { signal });
   input.addEventListener("change", () => typed(input.value, true), { signal });
   if (field.kind === "number") {
-    input.addEventListener("keydown", (event) => {
-      const by = { ArrowUp: 1, ArrowDown: -1 }[event.key];
-      if (!by || !/^(-?\d+|auto|)$/.test(input.value.trim())) return;
-      event.preventDefault();
-      input.value = String(Math.max(Number(field.default) < 0 ? -1 : 0, (parseInt(input.value, 10) || 0) + by));
-      typed(input.value, false);
-    }, { signal });
+    input.addEventListener(
+      "keydown",
+      (event) => {
+        const by = { ArrowUp: 1, ArrowDown: -1 }[event.key];
+        if (!by || !/^(-?\d+|auto|)$/.test(input.value.trim())) return;
+        event.preventDefault();
+        input.value = String(
+          Math.max(Number(field.default) < 0 ? -1 : 0, (parseInt(input.value, 10) || 0) + by),
+        );
+        typed(input.value, false);
+      },
+      { signal },
+    );
   }
   return {
-    element: input, target: input,
+    element: input,
+    target: input,
     show({ value }) {
       if (input.value !== value) input.value = String(value);
     },
@@ -72,10 +112,13 @@ function makeText(field, typed, signal) {
 
 /** @param {Field} _field @param {Typed} typed @param {AbortSignal} signal @returns {Control} */
 function makeCheckbox(_field, typed, signal) {
-  const input = /** @type {HTMLInputElement} */ (h("input", { type: "checkbox", className: "ice-check" }));
+  const input = /** @type {HTMLInputElement} */ (
+    h("input", { type: "checkbox", className: "ice-check" })
+  );
   input.addEventListener("change", () => typed(input.checked, true), { signal });
   return {
-    element: input, target: input,
+    element: input,
+    target: input,
     show({ value }) {
       input.checked = value === true;
     },
@@ -84,12 +127,20 @@ function makeCheckbox(_field, typed, signal) {
 
 /** @param {Field} field @param {Typed} typed @param {AbortSignal} signal @returns {Control} */
 function makeSelect(field, typed, signal) {
-  const select = /** @type {HTMLSelectElement} */ (h("select", { className: "ice-input" },
-    field.choices.includes(String(field.default)) ? null : h("option", { value: "", disabled: true }, "choose …"),
-    ...field.choices.map((choice) => h("option", { value: choice }, choice))));
+  const select = /** @type {HTMLSelectElement} */ (
+    h(
+      "select",
+      { className: "ice-input" },
+      field.choices.includes(String(field.default))
+        ? null
+        : h("option", { value: "", disabled: true }, "choose …"),
+      ...field.choices.map((choice) => h("option", { value: choice }, choice)),
+    )
+  );
   select.addEventListener("change", () => typed(select.value, true), { signal });
   return {
-    element: select, target: select,
+    element: select,
+    target: select,
     show({ value }) {
       select.value = String(value);
     },
@@ -98,21 +149,45 @@ function makeSelect(field, typed, signal) {
 
 /** Which streams: one choice for all ranks, or by local rank. @param {Field} field @param {Typed} typed @param {AbortSignal} signal @returns {Control} */
 function makeStreams(field, typed, signal) {
-  const choices = [["0", "none"], ["1", "stdout"], ["2", "stderr"], ["3", "stdout and stderr"], ["by rank", "by rank …"]];
-  const select = /** @type {HTMLSelectElement} */ (h("select", { className: "ice-input" }, ...choices.map(([value, text]) => h("option", { value }, text))));
-  const input = /** @type {HTMLInputElement} */ (h("input", {
-    type: "text", className: "ice-input", placeholder: "0:1,1:3", "aria-label": `${field.label} by local rank`, title: "local rank:streams, 1 stdout, 2 stderr, 3 both", hidden: true,
-  }));
+  const choices = [
+    ["0", "none"],
+    ["1", "stdout"],
+    ["2", "stderr"],
+    ["3", "stdout and stderr"],
+    ["by rank", "by rank …"],
+  ];
+  const select = /** @type {HTMLSelectElement} */ (
+    h(
+      "select",
+      { className: "ice-input" },
+      ...choices.map(([value, text]) => h("option", { value }, text)),
+    )
+  );
+  const input = /** @type {HTMLInputElement} */ (
+    h("input", {
+      type: "text",
+      className: "ice-input",
+      placeholder: "0:1,1:3",
+      "aria-label": `${field.label} by local rank`,
+      title: "local rank:streams, 1 stdout, 2 stderr, 3 both",
+      hidden: true,
+    })
+  );
   const one = (/** @type {string} */ value) => /^[0-3]?$/.test(value);
-  select.addEventListener("change", () => {
-    const byRank = select.value === "by rank";
-    input.hidden = !byRank;
-    typed(byRank ? input.value || "0:3" : select.value, true);
-    if (byRank) input.focus();
-  }, { signal });
+  select.addEventListener(
+    "change",
+    () => {
+      const byRank = select.value === "by rank";
+      input.hidden = !byRank;
+      typed(byRank ? input.value || "0:3" : select.value, true);
+      if (byRank) input.focus();
+    },
+    { signal },
+  );
   input.addEventListener("input", () => typed(input.value, false), { signal });
   return {
-    element: h("div", { className: "ice-pair" }, select, input), target: select,
+    element: h("div", { className: "ice-pair" }, select, input),
+    target: select,
     show({ value }) {
       const text = String(value);
       if (document.activeElement === input && one(text)) return; // someone is typing its beginning

@@ -39,17 +39,22 @@ export class Line {
     if (before?.value === value && before.n !== Infinity) return; // it is on its way: leaving a field tells again what typing told
     this.unheard.set(key, { value, n: Infinity });
     clearTimeout(this.waiting.get(key));
-    this.waiting.set(key, setTimeout(() => this._send(key), now ? 0 : PAUSE));
+    this.waiting.set(
+      key,
+      setTimeout(() => this._send(key), now ? 0 : PAUSE),
+    );
   }
 
   /** @param {string} what */
   ask(what) {
     for (const key of [...this.waiting.keys()]) this._send(key); // first what was typed before
-    return /** @type {Promise<void>} */ (new Promise((resolve) => {
-      const n = this._number();
-      this.asked.set(n, resolve);
-      this.model.send({ do: what, from: this.me, n });
-    }));
+    return /** @type {Promise<void>} */ (
+      new Promise((resolve) => {
+        const n = this._number();
+        this.asked.set(n, resolve);
+        this.model.send({ do: what, from: this.me, n });
+      })
+    );
   }
 
   close() {

@@ -8,7 +8,7 @@
 /** A version of the code on this page: its module, and who takes the code once a kernel sends it. @typedef {{ module: Promise<any>, take: (files: DataView[]) => void }} Code */
 
 /** By version. @type {Map<string, Code>} */
-const page = (/** @type {any} */ (globalThis).icelaunchCode ??= new Map());
+const page = /** @type {any} */ ((globalThis).icelaunchCode ??= new Map());
 
 const PATIENCE = 2000; // milliseconds that a panel waits for the code that another one asked for; that one's kernel may be busy, or gone
 
@@ -50,7 +50,8 @@ function code(model, closed) {
   const asked = page.get(version);
   const known = asked ?? expect();
   page.set(version, known);
-  const hears = (/** @type {{ kind: string }} */ message, /** @type {DataView[]} */ files) => message.kind === "code" && known.take(files);
+  const hears = (/** @type {{ kind: string }} */ message, /** @type {DataView[]} */ files) =>
+    message.kind === "code" && known.take(files);
   model.on("msg:custom", hears);
   const ask = setTimeout(() => model.send({ do: "code" }), asked ? PATIENCE : 0);
   const leave = () => {

@@ -48,9 +48,12 @@ export class Logs {
   ofAll(attempt) {
     /** @type {Part[]} */
     const all = [];
-    for (const [key, log] of this.logs) if (key.startsWith(`${attempt}/`)) for (const part of log.parts) all.push(part);
+    for (const [key, log] of this.logs)
+      if (key.startsWith(`${attempt}/`)) for (const part of log.parts) all.push(part);
     all.sort((a, b) => a.seq - b.seq);
-    let characters = 0, lines = 0, from = all.length;
+    let characters = 0,
+      lines = 0,
+      from = all.length;
     while (from > 0 && characters < SCREEN.characters && lines < SCREEN.lines) {
       const { text } = all[--from];
       characters += text.length;
@@ -85,7 +88,16 @@ export class Logs {
       log.parts = log.parts.filter((part) => !part.first || part.stream !== stream);
       const common = { seq: (log.parts[0]?.seq ?? this.seq) - 0.5, rank, stream };
       /** @type {Part[]} */
-      const parts = start ? [{ ...common, note: true, first: true, text: this._gap(attempt, rank, stream, start, "before this") }] : [];
+      const parts = start
+        ? [
+            {
+              ...common,
+              note: true,
+              first: true,
+              text: this._gap(attempt, rank, stream, start, "before this"),
+            },
+          ]
+        : [];
       const text = new Sanitiser().take(new TextDecoder().decode(bytes));
       for (let from = 0, to; from < text.length; from = to) {
         to = text.indexOf("\n", from + PIECE) + 1 || text.length;
@@ -94,7 +106,8 @@ export class Logs {
       log.parts = [...parts, ...log.parts];
       log.size += text.length;
     }
-    for (const [attempt, rank] of chunks.slice(0, 1)) for (const listener of this.olderListeners) listener(attempt, rank);
+    for (const [attempt, rank] of chunks.slice(0, 1))
+      for (const listener of this.olderListeners) listener(attempt, rank);
   }
 
   /** @param {number} attempt */
@@ -118,7 +131,8 @@ export class Logs {
       const parts = this._add(attempt, rank, stream, start, bytes);
       if (parts.length) fresh.set(attempt, [...(fresh.get(attempt) ?? []), ...parts]);
     }
-    for (const [attempt, parts] of fresh) for (const listener of this.listeners) listener(attempt, parts);
+    for (const [attempt, parts] of fresh)
+      for (const listener of this.listeners) listener(attempt, parts);
   }
 
   /**
@@ -138,11 +152,25 @@ export class Logs {
     if (start + bytes.length <= next) return []; // sent again, for a view that was opened later
     if (start < next) bytes = bytes.subarray(next - start);
     const gap = Math.max(0, start - next);
-    if (!known || gap) known = log.streams[stream] = { first: known ? known.first : start, next: 0, decoder: new TextDecoder(), sanitiser: new Sanitiser() };
+    if (!known || gap)
+      known = log.streams[stream] = {
+        first: known ? known.first : start,
+        next: 0,
+        decoder: new TextDecoder(),
+        sanitiser: new Sanitiser(),
+      };
     known.next = Math.max(start, next) + bytes.length;
     /** @type {Part[]} */
     const parts = [];
-    if (gap) parts.push({ seq: this.seq, rank, stream, note: true, first: !next, text: this._gap(attempt, rank, stream, gap, next ? "skipped" : "before this") });
+    if (gap)
+      parts.push({
+        seq: this.seq,
+        rank,
+        stream,
+        note: true,
+        first: !next,
+        text: this._gap(attempt, rank, stream, gap, next ? "skipped" : "before this"),
+      });
     const text = known.sanitiser.take(known.decoder.decode(bytes, { stream: true }));
     if (text) parts.push({ seq: this.seq, rank, stream, text });
     for (const part of parts) {

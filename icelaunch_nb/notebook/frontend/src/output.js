@@ -19,7 +19,16 @@ export function makeOutput(logs, ask, signal) {
   const empty = h("div", { className: "ice-empty" });
   const spoken = makeSpoken(signal);
   const element = h("div", { className: "ice-output" }, host, empty, spoken.element);
-  const follow = h("button", { type: "button", className: "ice-tool", "aria-pressed": "true", title: "Keep the newest line in view" }, "Follow");
+  const follow = h(
+    "button",
+    {
+      type: "button",
+      className: "ice-tool",
+      "aria-pressed": "true",
+      title: "Keep the newest line in view",
+    },
+    "Follow",
+  );
   /** @type {ReturnType<typeof openTerminal> | undefined} */
   let terminal;
   /** @type {{ render: (parts: Part[], over: boolean) => string, due: () => number | undefined }} */
@@ -28,7 +37,8 @@ export function makeOutput(logs, ask, signal) {
   /** @type {number | "all"} */
   let chosen = 0;
   let over = false;
-  let timer = 0, asks = 0;
+  let timer = 0,
+    asks = 0;
   let older = false; // lines that aren't drawn yet: somebody reads
 
   /** @param {Part[]} parts */
@@ -39,7 +49,8 @@ export function makeOutput(logs, ask, signal) {
     if (due !== undefined) timer = window.setTimeout(write, due, []);
   };
   const hears = (/** @type {number} */ of, /** @type {Part[]} */ parts) => {
-    const mine = of !== attempt ? [] : chosen === "all" ? parts : parts.filter((part) => part.rank === chosen);
+    const mine =
+      of !== attempt ? [] : chosen === "all" ? parts : parts.filter((part) => part.rank === chosen);
     if (!mine.length) return;
     write(mine);
     empty.hidden = true;
@@ -79,7 +90,8 @@ export function makeOutput(logs, ask, signal) {
     empty.hidden = parts.length > 0;
   }
   return {
-    element, follow,
+    element,
+    follow,
     /** To be called once `element` is in the page, which a terminal measures. */
     open() {
       const opened = (terminal = openTerminal(host, signal));
@@ -103,7 +115,14 @@ export function makeOutput(logs, ask, signal) {
         write([]);
       }
       const who = chosen === "all" ? "The ranks have" : `Rank ${chosen} has`;
-      say(empty, !started ? (over ? "No rank was started." : "The ranks are being started.") : `${who} printed nothing${over ? "" : " yet"}.`);
+      say(
+        empty,
+        !started
+          ? over
+            ? "No rank was started."
+            : "The ranks are being started."
+          : `${who} printed nothing${over ? "" : " yet"}.`,
+      );
     },
   };
 }

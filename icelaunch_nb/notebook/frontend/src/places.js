@@ -40,13 +40,16 @@ const changes = new MutationObserver((mutations) => {
     removed ||= removedNodes.length > 0;
     for (const node of addedNodes) {
       if (!(node instanceof Element)) continue;
-      for (const place of node.matches(PLACE) ? [node] : node.querySelectorAll(PLACE)) places.add(place);
+      for (const place of node.matches(PLACE) ? [node] : node.querySelectorAll(PLACE))
+        places.add(place);
     }
   }
   if (!removed && !places.size) return;
   for (const [name, panel] of panels) {
     const gone = removed ? [...panel.views.keys()].filter((place) => !place.isConnected) : [];
-    const found = [...places].filter((place) => place.isConnected && place.classList.contains(name) && !panel.views.has(place));
+    const found = [...places].filter(
+      (place) => place.isConnected && place.classList.contains(name) && !panel.views.has(place),
+    );
     // An output that is drawn anew: the view goes along, with all that a person did in it.
     for (const place of gone) {
       const next = found.shift();

@@ -16,7 +16,9 @@ export function figure(value) {
   const size = Math.abs(value);
   if (value === 0) return "0";
   if (size >= 1e6 || size < 1e-3) return value.toExponential(2);
-  return size >= 1000 ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(4)));
+  return size >= 1000
+    ? Math.round(value).toLocaleString("en")
+    : String(Number(value.toPrecision(4)));
 }
 
 /** Colours that differ for neighbouring ranks, of one lightness. @param {number} rank @param {boolean} dark */
@@ -26,7 +28,12 @@ const hue = (rank, dark) => `hsl(${(205 + rank * 137.5) % 360} 65% ${dark ? 68 :
 export function makePlots(signal) {
   const cards = h("div", { className: "ice-plots-cards" });
   const rest = h("div", { className: "ice-quiet", hidden: true });
-  const element = h("div", { className: "ice-plots", role: "group", "aria-label": "Metrics", hidden: true }, cards, rest);
+  const element = h(
+    "div",
+    { className: "ice-plots", role: "group", "aria-label": "Metrics", hidden: true },
+    cards,
+    rest,
+  );
   /** @type {Map<string, ReturnType<typeof makePlot>>} */
   const plots = new Map();
   onTheme(() => plots.forEach((plot) => plot.redraw()), signal);
@@ -60,9 +67,19 @@ export function makePlots(signal) {
 /** @param {string} name @param {AbortSignal} signal */
 function makePlot(name, signal) {
   const value = h("span", { className: "ice-plot-value" });
-  const label = h("span", { className: "ice-plot-label" }, h("span", { className: "ice-plot-name" }, plain(name)), value);
+  const label = h(
+    "span",
+    { className: "ice-plot-label" },
+    h("span", { className: "ice-plot-name" }, plain(name)),
+    value,
+  );
   const canvas = h("div", { className: "ice-plot-canvas" });
-  const element = h("button", { type: "button", className: "ice-plot", "aria-pressed": "false" }, label, canvas);
+  const element = h(
+    "button",
+    { type: "button", className: "ice-plot", "aria-pressed": "false" },
+    label,
+    canvas,
+  );
   let unfolded = false;
   /** @type {uPlot | undefined} */
   let plot;
@@ -70,10 +87,12 @@ function makePlot(name, signal) {
   let metric;
   /** @type {number[]} */
   let ranks = [];
-  let drawn = -1, due = 0;
+  let drawn = -1,
+    due = 0;
 
   const dark = () => document.body.dataset.jpThemeLight === "false";
-  const color = (/** @type {string} */ variable) => getComputedStyle(element).getPropertyValue(variable).trim() || "#808080";
+  const color = (/** @type {string} */ variable) =>
+    getComputedStyle(element).getPropertyValue(variable).trim() || "#808080";
 
   function draw() {
     if (!metric || !canvas.clientWidth) return;
@@ -89,15 +108,24 @@ function makePlot(name, signal) {
   function tell(/** @type {number | null | undefined} */ at = undefined) {
     if (!metric || !plot) return;
     const range = unfolded ? "" : spread(at);
-    const shown = at === undefined || at === null ? figure(metric.last) : `step ${plot.data[0][at]}: ${figure(/** @type {number | null} */ (mean(at)))}`;
+    const shown =
+      at === undefined || at === null
+        ? figure(metric.last)
+        : `step ${plot.data[0][at]}: ${figure(/** @type {number | null} */ (mean(at)))}`;
     say(value, range ? `${shown} ${range}` : shown);
     value.toggleAttribute("data-bad", metric.last === null);
-    const how = unfolded ? `${ranks.length} ranks apart` : ranks.length > 1 ? "mean of the ranks; the band is their spread" : "one rank";
+    const how = unfolded
+      ? `${ranks.length} ranks apart`
+      : ranks.length > 1
+        ? "mean of the ranks; the band is their spread"
+        : "one rank";
     element.title = `${plain(name)} by step: ${how}${ranks.length > 1 ? ". Click to " + (unfolded ? "fold the ranks" : "show them apart") : ""}`;
     element.setAttribute("aria-label", `${plain(name)}: ${figure(metric.last)}, ${how}`);
   }
   const mean = (/** @type {number} */ at) => {
-    const values = (plot?.data.slice(1, unfolded ? undefined : 2) ?? []).map((column) => column[at]).filter((one) => typeof one === "number");
+    const values = (plot?.data.slice(1, unfolded ? undefined : 2) ?? [])
+      .map((column) => column[at])
+      .filter((one) => typeof one === "number");
     return values.length ? values.reduce((a, b) => a + b, 0) / values.length : null;
   };
   const spread = (/** @type {number | null | undefined} */ at) => {
@@ -110,32 +138,66 @@ function makePlot(name, signal) {
   /** @param {number} count @returns {uPlot.Options} */
   function options(count) {
     const grid = { stroke: () => color("--ice-line"), width: 0.5 };
-    const axis = { stroke: () => color("--ice-quiet"), font: "10px system-ui, sans-serif", grid, ticks: { show: false }, gap: 3 };
+    const axis = {
+      stroke: () => color("--ice-quiet"),
+      font: "10px system-ui, sans-serif",
+      grid,
+      ticks: { show: false },
+      gap: 3,
+    };
     const line = () => color("--ice-run");
     return {
-      width: canvas.clientWidth, height: HEIGHT, legend: { show: false }, padding: [6, 14, 0, 0], pxAlign: false,
+      width: canvas.clientWidth,
+      height: HEIGHT,
+      legend: { show: false },
+      padding: [6, 14, 0, 0],
+      pxAlign: false,
       cursor: { y: false, points: { size: 5 }, drag: { x: false, y: false, setScale: false } },
       scales: { x: { time: false }, y: { range: (_, least, greatest) => padded(least, greatest) } },
       axes: [
-        { ...axis, size: 18, space: 60, values: (_, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? short(tick) : "")) },
+        {
+          ...axis,
+          size: 18,
+          space: 60,
+          values: (_, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? short(tick) : "")),
+        },
         { ...axis, size: 46, space: 26, values: (_, ticks) => ticks.map(figure) },
       ],
       series: unfolded
-        ? [{}, ...Array.from({ length: count }, (_, place) => ({ stroke: () => hue(ranks[place] ?? place, dark()), width: 1, points: { show: alone } }))]
-        : [{}, { stroke: line, width: 1.5, points: { show: alone } }, { width: 0, points: { show: false } }, { width: 0, points: { show: false } }],
-      bands: unfolded ? [] : [{ series: [3, 2], fill: () => `color-mix(in srgb, ${line()} 22%, transparent)` }],
+        ? [
+            {},
+            ...Array.from({ length: count }, (_, place) => ({
+              stroke: () => hue(ranks[place] ?? place, dark()),
+              width: 1,
+              points: { show: alone },
+            })),
+          ]
+        : [
+            {},
+            { stroke: line, width: 1.5, points: { show: alone } },
+            { width: 0, points: { show: false } },
+            { width: 0, points: { show: false } },
+          ],
+      bands: unfolded
+        ? []
+        : [{ series: [3, 2], fill: () => `color-mix(in srgb, ${line()} 22%, transparent)` }],
       hooks: { setCursor: [(self) => tell(self.cursor.idx)] },
     };
   }
 
-  element.addEventListener("click", () => {
-    if (ranks.length < 2) return;
-    unfolded = !unfolded;
-    element.setAttribute("aria-pressed", String(unfolded));
-    draw();
-  }, { signal });
+  element.addEventListener(
+    "click",
+    () => {
+      if (ranks.length < 2) return;
+      unfolded = !unfolded;
+      element.setAttribute("aria-pressed", String(unfolded));
+      draw();
+    },
+    { signal },
+  );
   const sizes = new ResizeObserver(() => {
-    if (plot && canvas.clientWidth && plot.width !== canvas.clientWidth) plot.setSize({ width: canvas.clientWidth, height: HEIGHT });
+    if (plot && canvas.clientWidth && plot.width !== canvas.clientWidth)
+      plot.setSize({ width: canvas.clientWidth, height: HEIGHT });
     else if (!plot) draw();
   });
   sizes.observe(canvas);
@@ -146,10 +208,13 @@ function makePlot(name, signal) {
       metric = now;
       ranks = names;
       if (now.version === drawn || due) return;
-      due = window.setTimeout(() => {
-        due = 0;
-        draw();
-      }, plot ? DRAWN : 0);
+      due = window.setTimeout(
+        () => {
+          due = 0;
+          draw();
+        },
+        plot ? DRAWN : 0,
+      );
     },
     redraw: () => plot?.redraw(),
     close() {
@@ -172,4 +237,5 @@ function padded(least, greatest) {
 }
 
 /** @param {number} step */
-const short = (step) => (step >= 1e6 ? `${step / 1e6}M` : step >= 1e4 ? `${step / 1e3}k` : String(step));
+const short = (step) =>
+  step >= 1e6 ? `${step / 1e6}M` : step >= 1e4 ? `${step / 1e3}k` : String(step);

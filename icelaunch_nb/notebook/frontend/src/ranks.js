@@ -5,37 +5,59 @@ import { rankState } from "./story.js";
 /** @typedef {import("./story.js").Story} Story */
 /** @typedef {import("./story.js").Pulse} Pulse */
 
-const MARKS = /** @type {Record<string, string>} */ ({ running: "●", done: "✓", failed: "✕", ended: "○", waiting: "◆", silent: "◌" });
+const MARKS = /** @type {Record<string, string>} */ ({
+  running: "●",
+  done: "✓",
+  failed: "✕",
+  ended: "○",
+  waiting: "◆",
+  silent: "◌",
+});
 const QUIET = 5; // seconds of silence that are worth a word
 const BEHIND = 2; // steps behind the foremost rank that are; ranks in step are one apart at most, and are not read at the same moment
-const FEW = 4, SOME = 16; // ranks up to which each has room for its notes, and for its mark and number
+const FEW = 4,
+  SOME = 16; // ranks up to which each has room for its notes, and for its mark and number
 
 /** @param {number} megabytes */
-const inMemory = (megabytes) => (megabytes < 10_000 ? `${megabytes} MB` : `${(megabytes / 1024).toFixed(1)} GB`);
+const inMemory = (megabytes) =>
+  megabytes < 10_000 ? `${megabytes} MB` : `${(megabytes / 1024).toFixed(1)} GB`;
 
 /**
  * @param {(rank: number | "all") => void} choose
  * @param {AbortSignal} signal
  */
 export function makeRanks(choose, signal) {
-  const element = h("div", { className: "ice-ranks", role: "tablist", "aria-label": "Whose output is shown" });
+  const element = h("div", {
+    className: "ice-ranks",
+    role: "tablist",
+    "aria-label": "Whose output is shown",
+  });
   /** @type {HTMLElement[]} */
   let marks = [];
   let drawn = "";
-  element.addEventListener("keydown", (event) => {
-    const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
-    const shown = marks.filter((mark) => !mark.hidden);
-    const at = shown.indexOf(/** @type {HTMLElement} */ (document.activeElement));
-    if (!step || at < 0) return;
-    event.preventDefault();
-    const next = shown[(at + step + shown.length) % shown.length];
-    next.focus();
-    next.click();
-  }, { signal });
+  element.addEventListener(
+    "keydown",
+    (event) => {
+      const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+      const shown = marks.filter((mark) => !mark.hidden);
+      const at = shown.indexOf(/** @type {HTMLElement} */ (document.activeElement));
+      if (!step || at < 0) return;
+      event.preventDefault();
+      const next = shown[(at + step + shown.length) % shown.length];
+      next.focus();
+      next.click();
+    },
+    { signal },
+  );
 
   const tab = (/** @type {number | "all"} */ rank) => {
-    const mark = h("button", { type: "button", className: "ice-rank", role: "tab", "data-rank": rank },
-      h("span", { className: "ice-rank-mark", "aria-hidden": "true" }), h("span", { className: "ice-rank-name" }), h("span", { className: "ice-rank-note" }));
+    const mark = h(
+      "button",
+      { type: "button", className: "ice-rank", role: "tab", "data-rank": rank },
+      h("span", { className: "ice-rank-mark", "aria-hidden": "true" }),
+      h("span", { className: "ice-rank-name" }),
+      h("span", { className: "ice-rank-note" }),
+    );
     mark.addEventListener("click", () => choose(rank), { signal });
     return mark;
   };
@@ -51,7 +73,8 @@ export function makeRanks(choose, signal) {
         element.replaceChildren(...marks);
         say(marks[0].children[0], "≡");
         say(marks[0].children[1], "all");
-        element.dataset.size = entries.length > SOME ? "many" : entries.length > FEW ? "some" : "few";
+        element.dataset.size =
+          entries.length > SOME ? "many" : entries.length > FEW ? "some" : "few";
       }
       marks[0].hidden = entries.length < 2;
       const beats = attempt === story.attempts.length - 1 ? pulse.ranks : [];
@@ -74,11 +97,36 @@ export function makeRanks(choose, signal) {
         say(mark.children[0], MARKS[state]);
         say(mark.children[1], String(rank));
         const quiet = silent > QUIET ? `silent ${duration(silent)}` : "";
-        const notes = [device, step === null ? "" : `step ${step}`, memory && running ? inMemory(memory) : "", quiet].filter(Boolean);
-        say(mark.children[2], state === "failed" ? word.split(":")[0] : stands ? word : behind && entries.length > FEW ? `−${behind}` : notes.join(" · "));
-        const full = [`rank ${rank}: ${word}`, `local rank ${local}`, `pid ${pid}`, ...notes, behind ? `${behind} steps behind` : ""].filter(Boolean).join(", ");
+        const notes = [
+          device,
+          step === null ? "" : `step ${step}`,
+          memory && running ? inMemory(memory) : "",
+          quiet,
+        ].filter(Boolean);
+        say(
+          mark.children[2],
+          state === "failed"
+            ? word.split(":")[0]
+            : stands
+              ? word
+              : behind && entries.length > FEW
+                ? `−${behind}`
+                : notes.join(" · "),
+        );
+        const full = [
+          `rank ${rank}: ${word}`,
+          `local rank ${local}`,
+          `pid ${pid}`,
+          ...notes,
+          behind ? `${behind} steps behind` : "",
+        ]
+          .filter(Boolean)
+          .join(", ");
         if (mark.title !== full) mark.title = full;
-        mark.setAttribute("aria-label", `rank ${rank}: ${state === "failed" || stands ? word : state}${behind ? `, ${behind} steps behind` : ""}`);
+        mark.setAttribute(
+          "aria-label",
+          `rank ${rank}: ${state === "failed" || stands ? word : state}${behind ? `, ${behind} steps behind` : ""}`,
+        );
       });
       for (const mark of marks) {
         const on = mark.dataset.rank === String(chosen);

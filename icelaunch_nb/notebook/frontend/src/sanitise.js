@@ -7,10 +7,12 @@
 const PASSES = /^\x1b\[[0-9;:]{0,64}[mABCDGK]$|^\x1b\[0?J$/;
 
 /** One control sequence, whole: OSC/DCS/APC/PM/SOS with its end, CSI, or a short escape. */
-const SEQUENCE = /\x1b[\]PX^_][^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)|\x1b\[[0-?]*[ -/]*[@-~]|\x1b[ -/]*[0-OQ-WYZ`-~]|\x1b/g;
+const SEQUENCE =
+  /\x1b[\]PX^_][^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)|\x1b\[[0-?]*[ -/]*[@-~]|\x1b[ -/]*[0-OQ-WYZ`-~]|\x1b/g;
 
 /** The beginning of one at the end of a text; what isn't whole within this length is no sequence. */
-const UNFINISHED = /\x1b(?:[\]PX^_][^\x07\x1b\x9c]{0,4096}\x1b?|\[[0-?]{0,64}[ -/]{0,8}|[ -/]{0,4})?$/;
+const UNFINISHED =
+  /\x1b(?:[\]PX^_][^\x07\x1b\x9c]{0,4096}\x1b?|\[[0-?]{0,64}[ -/]{0,8}|[ -/]{0,4})?$/;
 
 /** Controls that do nothing in a log: C0 without \t \n \r \b and ESC, DEL, and C1, which some terminals obey as well. */
 const CONTROLS = /[\x00-\x07\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f]/g;
@@ -28,7 +30,11 @@ const LINK = /^\x1b\]8;/;
 function tame(sequence) {
   if (PASSES.test(sequence)) return sequence;
   if (LINK.test(sequence) || DUMB.test(sequence)) return "";
-  if (sequence.length > 2) return sequence.replace(/\x1b\\$/, "").replaceAll("\x1b", "␛").replace(/\x07/g, "");
+  if (sequence.length > 2)
+    return sequence
+      .replace(/\x1b\\$/, "")
+      .replaceAll("\x1b", "␛")
+      .replace(/\x07/g, "");
   return sequence === "\x1b" ? "␛" : "";
 }
 
@@ -54,5 +60,7 @@ export class Sanitiser {
 
 /** Without any control sequence, as one line of plain text. */
 export function plain(/** @type {unknown} */ text) {
-  return String(text ?? "").replace(SEQUENCE, "").replace(CONTROLS, "");
+  return String(text ?? "")
+    .replace(SEQUENCE, "")
+    .replace(CONTROLS, "");
 }

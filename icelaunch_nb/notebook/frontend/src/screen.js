@@ -15,7 +15,8 @@ const BELOW = 6; // unfinished lines that are shown: half a screen
 const LONGEST = 65536; // characters that are waited for the end of a line
 
 /** @param {string} text */
-const inErr = (text) => ERR + text.replace(/\x1b\[0*m/g, OFF + ERR).replace(/\x1b\[39m/g, ERR) + OFF;
+const inErr = (text) =>
+  ERR + text.replace(/\x1b\[0*m/g, OFF + ERR).replace(/\x1b\[39m/g, ERR) + OFF;
 
 /** One rank: its streams as they came, neither one in the middle of the other's line. */
 export class OneRank {
@@ -77,10 +78,12 @@ export class AllRanks {
     /** @type {Line[]} */
     const unfinished = [];
     const equal = new Map();
-    for (const [, rest] of due) if (visible(rest.text)) fold(unfinished, equal, rest.rank, rest.stream, rest.text);
+    for (const [, rest] of due)
+      if (visible(rest.text)) fold(unfinished, equal, rest.rank, rest.stream, rest.text);
     if (over) return this._draw(lines + unfinished.map(inLine).join(""), "", 0);
     const shown = unfinished.slice(0, BELOW).map(inLine);
-    if (unfinished.length > BELOW) shown.push(`${NOTE}… and ${unfinished.length - BELOW} more unfinished lines${OFF}\n`);
+    if (unfinished.length > BELOW)
+      shown.push(`${NOTE}… and ${unfinished.length - BELOW} more unfinished lines${OFF}\n`);
     return this._draw(lines, shown.join(""), shown.length);
   }
 
@@ -115,9 +118,15 @@ export class AllRanks {
       const key = `${part.rank}/${part.stream}`;
       const before = this.rests.get(key);
       this.rests.delete(key);
-      if (part.note) { // what follows doesn't continue what came before
+      if (part.note) {
+        // what follows doesn't continue what came before
         if (before) fold(lines, equal, part.rank, part.stream, before.text);
-        lines.push({ text: part.text.replace(/\n$/, ""), stream: part.stream, note: true, ranks: [part.rank] });
+        lines.push({
+          text: part.text.replace(/\n$/, ""),
+          stream: part.stream,
+          note: true,
+          ranks: [part.rank],
+        });
         continue;
       }
       const texts = ((before?.text ?? "") + part.text).split("\n");
@@ -125,7 +134,13 @@ export class AllRanks {
       const rest = (texts.pop() ?? "").replace(/^.*\r(?=[^\r])/s, "");
       if (rest) {
         const same = before && !texts.length;
-        this.rests.set(key, { text: rest, rank: part.rank, stream: part.stream, since: same ? before.since : now, shown: !!same && before.shown });
+        this.rests.set(key, {
+          text: rest,
+          rank: part.rank,
+          stream: part.stream,
+          since: same ? before.since : now,
+          shown: !!same && before.shown,
+        });
       }
       for (const text of texts) fold(lines, equal, part.rank, part.stream, text);
     }
@@ -136,7 +151,8 @@ export class AllRanks {
 /** As many lines as a terminal holds: the rest would only keep it busy. @param {string} lines */
 function newest(lines) {
   let at = lines.length - 1;
-  for (let count = 0; count < SCROLLBACK && at > 0; count += 1) at = lines.lastIndexOf("\n", at - 1);
+  for (let count = 0; count < SCROLLBACK && at > 0; count += 1)
+    at = lines.lastIndexOf("\n", at - 1);
   return lines.slice(Math.max(0, at + 1));
 }
 
@@ -162,7 +178,8 @@ function fold(lines, equal, rank, stream, whole) {
 
 /** A line as it stands at last; only colours stay: the lines above are other ranks'. @param {string} line */
 function still(line) {
-  if (line.includes("\x1b") || line.includes("\b")) line = line.replace(/\x1b\[[01]?G/g, "\r").replace(/\x1b\[[0-9;:]*[A-DGJK]|[^\x08]?\x08/g, "");
+  if (line.includes("\x1b") || line.includes("\b"))
+    line = line.replace(/\x1b\[[01]?G/g, "\r").replace(/\x1b\[[0-9;:]*[A-DGJK]|[^\x08]?\x08/g, "");
   return line.includes("\r") ? line.replace(/\r+$/, "").replace(/^.*\r/s, "") : line;
 }
 
@@ -171,6 +188,7 @@ const visible = (text) => /\S/.test(still(text).replace(/\x1b\[[0-9;:]*m/g, ""))
 
 /** @param {Line} line */
 function inLine({ text, stream, note, ranks }) {
-  const [who, hue] = ranks.length > 1 ? [`[×${ranks.length}]`, 1] : [`[${ranks[0]}]`, HUES[ranks[0] % HUES.length]];
+  const [who, hue] =
+    ranks.length > 1 ? [`[×${ranks.length}]`, 1] : [`[${ranks[0]}]`, HUES[ranks[0] % HUES.length]];
   return `\x1b[${hue}m${who}${OFF}${" ".repeat(Math.max(1, MARGIN - who.length))}${note ? NOTE + text + OFF : stream ? inErr(text) : text}${OFF}\n`;
 }

@@ -25,7 +25,14 @@ export class Shared {
      * What is looked at. Of the newest view: an output that is brought up to date is drawn anew, and should look as before.
      * @type {{ chosen: number | "all", byHand: boolean, attempt: number, events: boolean, metrics: boolean, forward: string }}
      */
-    this.look = { chosen: 0, byHand: false, attempt: -1, events: false, metrics: true, forward: "" }; // attempt -1: the newest
+    this.look = {
+      chosen: 0,
+      byHand: false,
+      attempt: -1,
+      events: false,
+      metrics: true,
+      forward: "",
+    }; // attempt -1: the newest
     /** Who takes which kind of message. @type {Record<string, (message: any, buffers: DataView[]) => void>} */
     this.takers = {
       log: (message, buffers) => this.logs.take(message.chunks, buffers[0]),
@@ -37,7 +44,8 @@ export class Shared {
         this.asked.delete(message.id);
       },
     };
-    this.hears = (/** @type {any} */ message, /** @type {DataView[]} */ buffers) => this.takers[message.kind]?.(message, buffers);
+    this.hears = (/** @type {any} */ message, /** @type {DataView[]} */ buffers) =>
+      this.takers[message.kind]?.(message, buffers);
     this.heard = () => this.hearing.heard();
     // A restart of the kernel ends what it had to say. Where the connection is only made anew, the next pulse says so.
     this.ends = () => this.hearing.tell(true);
@@ -51,16 +59,19 @@ export class Shared {
   /** @param {Record<string, unknown>} question @param {(says: string) => void} [meanwhile] what comes first where the answer takes its time */
   ask(question, meanwhile) {
     const id = crypto.randomUUID?.() ?? String(Math.random());
-    return /** @type {Promise<any>} */ (new Promise((resolve) => {
-      this.asked.set(id, { resolve, meanwhile });
-      this.model.send({ ...question, id });
-      if (this.hearing.lost) this.giveUp();
-    }));
+    return /** @type {Promise<any>} */ (
+      new Promise((resolve) => {
+        this.asked.set(id, { resolve, meanwhile });
+        this.model.send({ ...question, id });
+        if (this.hearing.lost) this.giveUp();
+      })
+    );
   }
 
   /** Whoever waits for an answer doesn't any more. */
   giveUp() {
-    for (const { resolve } of this.asked.values()) resolve({ ok: false, lost: true, says: "no word from the kernel" });
+    for (const { resolve } of this.asked.values())
+      resolve({ ok: false, lost: true, says: "no word from the kernel" });
     this.asked.clear();
   }
 

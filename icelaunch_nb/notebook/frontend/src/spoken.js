@@ -35,10 +35,16 @@ export function makeSpoken(signal) {
   function show(lines) {
     const before = [...element.children];
     let gone = 0;
-    while (gone < before.length && !before.slice(gone, -1).every((one, at) => one.textContent === lines[at])) gone += 1;
+    while (
+      gone < before.length &&
+      !before.slice(gone, -1).every((one, at) => one.textContent === lines[at])
+    )
+      gone += 1;
     for (const one of before.splice(0, gone)) one.remove();
     for (const extra of before.splice(lines.length)) extra.remove();
-    lines.forEach((line, at) => (before[at] ? say(before[at], line) : element.append(h("div", {}, line))));
+    lines.forEach((line, at) =>
+      before[at] ? say(before[at], line) : element.append(h("div", {}, line)),
+    );
   }
 
   return {
@@ -51,12 +57,19 @@ export function makeSpoken(signal) {
           show(lastLines(term));
         }, EVERY);
       });
-      term.textarea?.addEventListener("focus", () => element.setAttribute("aria-live", "polite"), { signal });
-      term.textarea?.addEventListener("blur", () => element.setAttribute("aria-live", "off"), { signal });
+      term.textarea?.addEventListener("focus", () => element.setAttribute("aria-live", "polite"), {
+        signal,
+      });
+      term.textarea?.addEventListener("blur", () => element.setAttribute("aria-live", "off"), {
+        signal,
+      });
     },
     /** @param {number | "all"} rank */
     names(rank) {
-      element.setAttribute("aria-label", rank === "all" ? "Last lines of all ranks" : `Last lines of rank ${rank}`);
+      element.setAttribute(
+        "aria-label",
+        rank === "all" ? "Last lines of all ranks" : `Last lines of rank ${rank}`,
+      );
     },
   };
 }

@@ -13,7 +13,16 @@ import { plain } from "./sanitise.js";
 
 /** A mark beside each state's word, so that it is told without colour. */
 export const MARKS = {
-  STARTING: "◌", RUNNING: "●", RESTARTING: "↻", STOPPING: "◍", SUCCEEDED: "✓", FAILED: "✕", STOPPED: "■", LOST: "?", PAUSED: "❙❙", "NO WORD": "?",
+  STARTING: "◌",
+  RUNNING: "●",
+  RESTARTING: "↻",
+  STOPPING: "◍",
+  SUCCEEDED: "✓",
+  FAILED: "✕",
+  STOPPED: "■",
+  LOST: "?",
+  PAUSED: "❙❙",
+  "NO WORD": "?",
 };
 
 /**
@@ -22,7 +31,11 @@ export const MARKS = {
  * @param {Pulse} pulse
  */
 export function wordFor(story, pulse) {
-  return story.state === "RUNNING" && pulse.flags.includes("paused") && pulse.flags.includes("pause") ? "PAUSED" : story.state;
+  return story.state === "RUNNING" &&
+    pulse.flags.includes("paused") &&
+    pulse.flags.includes("pause")
+    ? "PAUSED"
+    : story.state;
 }
 
 /**
@@ -33,18 +46,32 @@ export function wordFor(story, pulse) {
  */
 export function rankState(story, pulse, attempt, place) {
   const entry = story.attempts[attempt].ranks[place];
-  const failure = story.failures.find((one) => one.rank === entry[0] && one.attempt === story.attempts[attempt].attempt);
-  const restart = story.restarts.find((one) => one.attempt === story.attempts[attempt].attempt + 1 && one.rank === entry[0]);
-  if (failure || restart) return { state: "failed", word: failure ? plain(failure.title) : plain(restart?.cause), first: failure === story.failures[0] || !!restart };
+  const failure = story.failures.find(
+    (one) => one.rank === entry[0] && one.attempt === story.attempts[attempt].attempt,
+  );
+  const restart = story.restarts.find(
+    (one) => one.attempt === story.attempts[attempt].attempt + 1 && one.rank === entry[0],
+  );
+  if (failure || restart)
+    return {
+      state: "failed",
+      word: failure ? plain(failure.title) : plain(restart?.cause),
+      first: failure === story.failures[0] || !!restart,
+    };
   const newest = attempt === story.attempts.length - 1;
   const [memory = 0, , returned = false] = (newest && pulse.ranks[place]) || [];
   if (returned) return { state: "done", word: "returned", first: false };
   if (!newest) return { state: "ended", word: "ended with its attempt", first: false };
-  if (story.over) return story.state === "SUCCEEDED" ? { state: "done", word: "ended", first: false } : { state: "ended", word: "ended", first: false };
-  if (!memory && pulse.t - story.attempts[attempt].t > 2) return { state: "ended", word: "ended", first: false };
+  if (story.over)
+    return story.state === "SUCCEEDED"
+      ? { state: "done", word: "ended", first: false }
+      : { state: "ended", word: "ended", first: false };
+  if (!memory && pulse.t - story.attempts[attempt].t > 2)
+    return { state: "ended", word: "ended", first: false };
   const waits = story.debugged[entry[0]];
   if (waits) return { state: "waiting", word: `waits at ${plain(waits.where)}`, first: false };
   const hangs = story.silent[entry[0]];
-  if (hangs !== undefined) return { state: "silent", word: `silent${hangs ? ` at ${plain(hangs)}` : ""}`, first: false };
+  if (hangs !== undefined)
+    return { state: "silent", word: `silent${hangs ? ` at ${plain(hangs)}` : ""}`, first: false };
   return { state: "running", word: "running", first: false };
 }

@@ -7,14 +7,40 @@ import { SCROLLBACK } from "./screen.js";
 import { onTheme } from "./theme.js";
 
 const LIGHT = {
-  black: "#24292f", red: "#b42318", green: "#1a7f37", yellow: "#8a5a00", blue: "#0b5cad", magenta: "#7a3fb0", cyan: "#0f6e7c", white: "#57606a",
-  brightBlack: "#6e7781", brightRed: "#a40e26", brightGreen: "#116329", brightYellow: "#6f4a00", brightBlue: "#0a4a8f",
-  brightMagenta: "#622f92", brightCyan: "#0b5763", brightWhite: "#24292f",
+  black: "#24292f",
+  red: "#b42318",
+  green: "#1a7f37",
+  yellow: "#8a5a00",
+  blue: "#0b5cad",
+  magenta: "#7a3fb0",
+  cyan: "#0f6e7c",
+  white: "#57606a",
+  brightBlack: "#6e7781",
+  brightRed: "#a40e26",
+  brightGreen: "#116329",
+  brightYellow: "#6f4a00",
+  brightBlue: "#0a4a8f",
+  brightMagenta: "#622f92",
+  brightCyan: "#0b5763",
+  brightWhite: "#24292f",
 };
 const DARK = {
-  black: "#484f58", red: "#ff7b72", green: "#5fc77a", yellow: "#d9a648", blue: "#79b8ff", magenta: "#d2a8ff", cyan: "#56d4dd", white: "#c9d1d9",
-  brightBlack: "#8b949e", brightRed: "#ffa198", brightGreen: "#7ee787", brightYellow: "#f2cc60", brightBlue: "#a5d6ff",
-  brightMagenta: "#e2c5ff", brightCyan: "#a2e9f0", brightWhite: "#f0f6fc",
+  black: "#484f58",
+  red: "#ff7b72",
+  green: "#5fc77a",
+  yellow: "#d9a648",
+  blue: "#79b8ff",
+  magenta: "#d2a8ff",
+  cyan: "#56d4dd",
+  white: "#c9d1d9",
+  brightBlack: "#8b949e",
+  brightRed: "#ffa198",
+  brightGreen: "#7ee787",
+  brightYellow: "#f2cc60",
+  brightBlue: "#a5d6ff",
+  brightMagenta: "#e2c5ff",
+  brightCyan: "#a2e9f0",
+  brightWhite: "#f0f6fc",
 };
 
 const GONE = 1000; // milliseconds
@@ -24,12 +50,18 @@ function themeOf(element) {
   const style = getComputedStyle(element);
   const [r = 255, g = 255, b = 255] = (style.backgroundColor.match(/[\d.]+/g) ?? []).map(Number);
   const dark = 0.299 * r + 0.587 * g + 0.114 * b < 128;
-  const hex = (/** @type {number[]} */ rgb) => `#${rgb.map((part) => Math.round(part).toString(16).padStart(2, "0")).join("")}`;
+  const hex = (/** @type {number[]} */ rgb) =>
+    `#${rgb.map((part) => Math.round(part).toString(16).padStart(2, "0")).join("")}`;
   const background = hex([r, g, b]);
   const foreground = hex((style.color.match(/[\d.]+/g) ?? ["0", "0", "0"]).slice(0, 3).map(Number));
   return {
-    ...(dark ? DARK : LIGHT), background, foreground, cursor: background, cursorAccent: background,
-    selectionBackground: dark ? "#3b5b86" : "#b6d6fb", scrollbarSliderBackground: dark ? "#ffffff30" : "#00000026",
+    ...(dark ? DARK : LIGHT),
+    background,
+    foreground,
+    cursor: background,
+    cursorAccent: background,
+    selectionBackground: dark ? "#3b5b86" : "#b6d6fb",
+    scrollbarSliderBackground: dark ? "#ffffff30" : "#00000026",
   };
 }
 
@@ -37,7 +69,11 @@ function themeOf(element) {
 function dressOf(host) {
   const { backgroundColor, color, fontFamily, fontSize } = getComputedStyle(host);
   if (!backgroundColor) return undefined;
-  const options = { fontFamily: fontFamily || "monospace", fontSize: parseFloat(fontSize) || 13, theme: themeOf(host) };
+  const options = {
+    fontFamily: fontFamily || "monospace",
+    fontSize: parseFloat(fontSize) || 13,
+    theme: themeOf(host),
+  };
   return { key: backgroundColor + color + fontFamily + fontSize, options };
 }
 
@@ -49,8 +85,16 @@ export function openTerminal(host, signal) {
   let dressed = dressOf(host);
   const term = new Terminal({
     ...dressed?.options, // each one that changes later makes xterm measure, and the page restyle all its elements
-    convertEol: true, disableStdin: true, scrollback: SCROLLBACK, cursorBlink: false, cursorInactiveStyle: "none", allowProposedApi: true,
-    lineHeight: 1.15, screenReaderMode: false, minimumContrastRatio: 4.5, rows: 14,
+    convertEol: true,
+    disableStdin: true,
+    scrollback: SCROLLBACK,
+    cursorBlink: false,
+    cursorInactiveStyle: "none",
+    allowProposedApi: true,
+    lineHeight: 1.15,
+    screenReaderMode: false,
+    minimumContrastRatio: 4.5,
+    rows: 14,
   });
   const fit = new FitAddon();
   const search = new SearchAddon({ highlightLimit: 500 });
@@ -59,7 +103,8 @@ export function openTerminal(host, signal) {
   term.loadAddon(new Unicode11Addon()); // xterm's own table of widths is of 2010 and takes an emoji for one cell
   term.unicode.activeVersion = "11";
   // What the sanitiser lets through can't reach these; they stand here for what it may overlook one day.
-  for (const code of [0, 1, 2, 4, 8, 9, 10, 11, 12, 52, 104, 133, 777, 1337]) term.parser.registerOscHandler(code, () => true);
+  for (const code of [0, 1, 2, 4, 8, 9, 10, 11, 12, 52, 104, 133, 777, 1337])
+    term.parser.registerOscHandler(code, () => true);
   term.open(host);
   term.textarea?.setAttribute("aria-label", "Output of the ranks, read only");
   term.textarea?.setAttribute("readonly", "");
@@ -86,10 +131,15 @@ export function openTerminal(host, signal) {
   // On their way down: what xterm scrolls by it doesn't let go up again.
   const onTheWayDown = { signal, passive: true, capture: true };
   for (const name of ["wheel", "touchend"]) host.addEventListener(name, afterScroll, onTheWayDown);
-  host.addEventListener("pointerdown", () => {
-    scrolling = true; // by the scroll bar, until it is let go, wherever that is
-    for (const name of ["pointerup", "pointercancel"]) window.addEventListener(name, afterScroll, { ...onTheWayDown, once: true });
-  }, onTheWayDown);
+  host.addEventListener(
+    "pointerdown",
+    () => {
+      scrolling = true; // by the scroll bar, until it is let go, wherever that is
+      for (const name of ["pointerup", "pointercancel"])
+        window.addEventListener(name, afterScroll, { ...onTheWayDown, once: true });
+    },
+    onTheWayDown,
+  );
 
   term.attachCustomKeyEventHandler((event) => {
     if (event.type === "keydown" && (event.ctrlKey || event.metaKey) && event.key === "a") {
@@ -100,8 +150,12 @@ export function openTerminal(host, signal) {
     const page = Math.max(1, term.rows - 1);
     /** @type {Record<string, () => void>} */
     const moves = {
-      ArrowUp: () => term.scrollLines(-1), ArrowDown: () => term.scrollLines(1), PageUp: () => term.scrollLines(-page),
-      PageDown: () => term.scrollLines(page), Home: () => term.scrollToTop(), End: () => term.scrollToBottom(),
+      ArrowUp: () => term.scrollLines(-1),
+      ArrowDown: () => term.scrollLines(1),
+      PageUp: () => term.scrollLines(-page),
+      PageDown: () => term.scrollLines(page),
+      Home: () => term.scrollToTop(),
+      End: () => term.scrollToBottom(),
     };
     if (moves[event.key]) {
       afterScroll();
@@ -130,7 +184,9 @@ export function openTerminal(host, signal) {
   });
   refit();
   return {
-    term, search, follow,
+    term,
+    search,
+    follow,
     following: () => state.following,
     onFollow: (/** @type {() => void} */ listener) => listeners.add(listener),
     /** A following terminal stays at its end; xterm itself leaves one alone that was scrolled up. */

@@ -1,7 +1,14 @@
 /** Tells when the theme of the page changes. One look for all panels: a notebook holds many that ended long ago. */
 
 const LOOK = 500; // milliseconds between looks: a theme's style sheet may arrive long after its name
-const NAMES = ["--jp-layout-color0", "--jp-content-font-color1", "--jp-ui-font-color2", "--jp-border-color2", "--jp-code-font-family", "--jp-code-font-size"];
+const NAMES = [
+  "--jp-layout-color0",
+  "--jp-content-font-color1",
+  "--jp-ui-font-color2",
+  "--jp-border-color2",
+  "--jp-code-font-family",
+  "--jp-code-font-size",
+];
 
 /** @type {Set<() => void>} */
 const listeners = new Set();
@@ -10,7 +17,12 @@ let seen = "";
 
 function theme() {
   const style = getComputedStyle(document.body);
-  return [document.body.dataset.jpThemeLight, style.color, style.backgroundColor, ...NAMES.map((name) => style.getPropertyValue(name))].join();
+  return [
+    document.body.dataset.jpThemeLight,
+    style.color,
+    style.backgroundColor,
+    ...NAMES.map((name) => style.getPropertyValue(name)),
+  ].join();
 }
 
 function look() {
