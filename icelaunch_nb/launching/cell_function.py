@@ -8,16 +8,17 @@ import sys
 import types
 from typing import Any
 
-from icelaunch_nb.context import get_context
+from icelaunch_nb.launching import process_targets
 
 # What every rank finds without having imported or defined it; torch as well, unless the notebook has its own idea of it.
 FROM_THE_RANK = ("rank", "local_rank", "world_size", "device", "ctx")
+_GET_CONTEXT = "icelaunch_nb.worker.context:get_context"
 RESULT = (
     "__icelaunch_result__"  # the global that the body leaves the value of its last expression in
 )
 
 
-class Body:
+class CellFunction:
     """A cell's body as a function without arguments: its value is that of its last expression.
 
     Args:
@@ -31,7 +32,7 @@ class Body:
         self.code, self.carried = code, carried
 
     def __call__(self) -> Any:
-        context, namespace = get_context(), self.carried.__globals__
+        context, namespace = process_targets.find(_GET_CONTEXT)(), self.carried.__globals__
         namespace.update(
             rank=context.rank,
             local_rank=context.local_rank,

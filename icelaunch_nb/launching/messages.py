@@ -1,46 +1,108 @@
-"""What crosses the lines between kernel, host, agent and rank, each with its fields typed."""
+"""What crosses the lines between kernel, host, agent and rank: a class each, with its fields' types.
+
+Kernel and host speak over a socket pair, a JSON object a line: the kernel sends `HostRequest`, the host `HostEvent`. A host hands an
+`AgentLaunch` on to its agent, and an agent a `RankLaunch` to each rank, through pipes of multiprocessing.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar
 
-from icelaunch_nb.surroundings import Surroundings
+from icelaunch_nb.launching.launch_environment import LaunchEnvironment
+from icelaunch_nb.rundir.records import Bool, InvalidValueError, Record, Text, parse_line, whole
 
 
-@dataclass
-class AgentTask:
-    """What the kernel asks the host for: an agent for the run that lies in `run_dir`.
+@dataclass(eq=False, repr=False, kw_only=True)
+class Message(Record):
+    """One line on the socket between a kernel and its host."""
+
+    name: ClassVar[str] = ""
+    _names: ClassVar[dict[str, type[Message]]] = {}
+
+    def __init_subclass__(cls, name: str = "") -> None:
+        cls.name = name
+        if name:
+            Message._names[name] = cls
+
+    def to_line(self) -> bytes:
+        """One line of JSON. Undecodable bytes in variables survive: JSON escapes lone surrogates."""
+        return json.dumps({"message": self.name, **self.to_json()}).encode() + b"\n"
+
+
+def parse_message(line: bytes) -> Message:
+    """The message of a line.
+
+    Raises:
+        ValueError: It is none, or one of its values can't be.
+    """
+    data = parse_line(line)
+    kind = Message._names.get(str(data.pop("message", None)))
+    if kind is None:
+        raise InvalidValueError("no such message")
+    return kind.parse(data)
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class HostRequest(Message):
+    """From the kernel to its host."""
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class AgentLaunch(HostRequest, name="launch"):
+    """Start an agent for the run that lies in `run_dir`; the descriptor of its control FIFO comes along.
 
     Attributes:
         run_dir: The run's directory.
-        surroundings: The launching process.
+        environment: The launching process.
         ranks: How many ranks it will have on this machine.
         detach: Whether it outlives the kernel.
     """
 
-    run_dir: str
-    surroundings: Surroundings
-    ranks: int = 1
-    detach: bool = False
+    run_dir: Text
+    environment: LaunchEnvironment
+    ranks: Annotated[int, whole(0, 100_000)] = 1
+    detach: Bool = False
 
-    def to_line(self) -> bytes:
-        """One line of JSON. Undecodable bytes in variables survive: JSON escapes lone surrogates."""
-        return json.dumps({"op": "launch", **asdict(self)}).encode() + b"\n"
 
-    @classmethod
-    def from_message(cls, message: dict) -> AgentTask:
-        """The way back from `to_line`, once parsed."""
-        return cls(
-            message["run_dir"],
-            Surroundings(**message["surroundings"]),
-            message["ranks"],
-            message["detach"],
-        )
+@dataclass(eq=False, repr=False, kw_only=True)
+class DetachRun(HostRequest, name="detach"):
+    """The run outlives the kernel from here on."""
+
+    run_dir: Text
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class Retire(HostRequest, name="retire"):
+    """End once the last run is over: another host takes the next launches."""
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class HostEvent(Message):
+    """From a host to its kernel."""
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class Warm(HostEvent, name="warm"):
+    """The forkserver has imported torch."""
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class AgentGone(HostEvent, name="gone"):
+    """An agent is gone.
+
+    Attributes:
+        run_dir: Its run.
+        how: How it ended, if it could not say so itself; otherwise empty.
+    """
+
+    run_dir: Text
+    how: Text = ""
 
 
 @dataclass
-class RankTask:
+class RankLaunch:
     """What the agent tells one rank.
 
     Attributes:
@@ -48,7 +110,7 @@ class RankTask:
         attempt: Number of the attempt, from 0.
         local_rank: Rank on this machine.
         rank: Global rank.
-        surroundings: The launching process.
+        environment: The launching process.
         rank_environ: RANK, WORLD_SIZE, MASTER_ADDR and the like, laid over the launch environment.
         program: The program and its arguments, for a run of a program; empty for a function.
         threads: What ``torch.set_num_threads`` should get; None: leave it alone.
@@ -62,7 +124,7 @@ class RankTask:
     attempt: int
     local_rank: int
     rank: int
-    surroundings: Surroundings
+    environment: LaunchEnvironment
     rank_environ: dict[str, str]
     program: list[str] = field(default_factory=list)
     threads: int | None = None

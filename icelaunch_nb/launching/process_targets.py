@@ -1,24 +1,26 @@
-"""The doors between rooms: what a new process is told to run. The rooms themselves never import each other."""
+"""What a new process runs, by name: the process that starts it never imports it, the new one does.
+
+So the rooms stay apart: the host starts agents and imports no agent, the agent starts ranks and imports no rank.
+"""
 
 from __future__ import annotations
 
-from multiprocessing.connection import Connection
+import importlib
+from typing import Any
 
-from icelaunch_nb.tasks import RankTask
-
-
-def run_agent(tasks: Connection, spare_ranks: int) -> None:
-    """From the host into an agent, which gets its task through `tasks` once there is one."""
-    from icelaunch_nb.agent import main
-
-    main.main(tasks, spare_ranks)
+AGENT = "icelaunch_nb.agent.main:main"
+RANK = "icelaunch_nb.worker.main:main"
 
 
-def run_rank(task: RankTask | Connection) -> None:
-    """From the agent into a rank, which has its task, or gets it once there is one."""
-    from icelaunch_nb.worker import main
+def find(name: str) -> Any:
+    """The object of a name, ``module:attribute``, which is imported here if it has to be."""
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
-    main.main(task)
+
+def run(name: str, *args: Any) -> None:
+    """What a new process starts with: calls the function of a name."""
+    find(name)(*args)
 
 
 def nothing() -> None:

@@ -1,0 +1,1 @@
+"""What a new process is told, by the one that starts it."""

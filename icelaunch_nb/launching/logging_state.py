@@ -1,0 +1,103 @@
+"""How the launching process logs, for its ranks: levels, and handlers that write to stdout or stderr.
+
+Left out are handlers of any other kind (ranks that share a file would mix their lines), and those of libraries, which add their own
+once they are imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+
+def capture(logging: Any) -> dict[str, Any]:
+    """This process's logging, as JSON can carry it.
+
+    Args:
+        logging: The module.
+    """
+    loggers = {}
+    for name, logger in _loggers(logging):
+        handlers = (
+            []
+            if _is_a_librarys(name)
+            else [told for handler in logger.handlers if (told := _told(logging, handler))]
+        )
+        if logger.level or handlers or logger.disabled:
+            loggers[name] = [
+                logger.level,
+                logger.propagate or not handlers,
+                logger.disabled,
+                handlers,
+            ]
+    return {"disable": logging.root.manager.disable, "loggers": loggers}
+
+
+def apply(wanted: dict[str, Any]) -> None:
+    """Makes this process log so.
+
+    Args:
+        wanted: What `capture` gave.
+    """
+    import logging
+
+    if logging.root.manager.disable != wanted["disable"]:
+        logging.disable(wanted["disable"])
+    for name, (level, propagate, disabled, handlers) in wanted["loggers"].items():
+        logger = logging.getLogger(name)
+        if logger.level != level:
+            logger.setLevel(level)
+        logger.disabled = disabled
+        if handlers and not logger.handlers:
+            logger.propagate = propagate
+            for handler in handlers:
+                logger.addHandler(_handler(logging, handler))
+
+
+def _loggers(logging: Any) -> Iterator[tuple[str, Any]]:
+    yield "root", logging.root
+    for name, logger in list(logging.root.manager.loggerDict.items()):
+        if isinstance(logger, logging.Logger):  # else the place of one that is still to come
+            yield name, logger
+
+
+def _is_a_librarys(name: str) -> bool:
+    top = name.partition(".")[0]
+    return top in sys.modules and top != "__main__"
+
+
+def _told(logging: Any, handler: Any) -> dict[str, Any] | None:
+    """A handler as it can be made again; None for one that can't."""
+    stream = {id(sys.stdout): "stdout", id(sys.stderr): "stderr"}.get(
+        id(getattr(handler, "stream", None))
+    )
+    formatter = handler.formatter
+    if (
+        stream is None
+        or type(handler) is not logging.StreamHandler
+        or handler.filters
+        or type(formatter) not in (logging.Formatter, type(None))
+    ):
+        return None
+    return {
+        "stream": stream,
+        "level": handler.level,
+        "format": formatter and [formatter._fmt, formatter.datefmt, _style(logging, formatter)],
+    }
+
+
+def _style(logging: Any, formatter: Any) -> str:
+    return next(
+        (style for style, (cls, _) in logging._STYLES.items() if type(formatter._style) is cls), "%"
+    )
+
+
+def _handler(logging: Any, told: dict[str, Any]) -> Any:
+    handler = logging.StreamHandler(getattr(sys, told["stream"]))
+    handler.setLevel(told["level"])
+    if told["format"]:
+        with contextlib.suppress(ValueError):
+            handler.setFormatter(logging.Formatter(*told["format"]))
+    return handler
