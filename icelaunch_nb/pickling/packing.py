@@ -9,6 +9,10 @@ Beyond plain cloudpickle:
 * The source of the cells that the functions come from is collected, for tracebacks, ``inspect.getsource``, torch.compile.
 * A class that came from the kernel goes back as "that class of yours", so ``isinstance`` holds there.
 * What can't be pickled is named by the path to it.
+* Module objects of any class (`modules`), objects that pickle takes by their name in ``__main__`` (`named_objects`), instances that it can't ask
+  (`instances`), weak references (`weak_references`), what ctypes (`ctypes_objects`), torch.compile (`torch_objects`), `torch.library` (`torch_operators`)
+  and TorchScript (`torchscript`) make, and what IPython lays among a notebook's names (`ipython_names`) are carried, each as a script's process has it.
+* What can't travel by its nature (`unpicklable`) is refused with what to do instead.
 
 cloudpickle's private names that this leans on (``globals_ref``, ``_code_reduce``, the class tracker) stand here and nowhere else.
 """
@@ -16,20 +20,17 @@ cloudpickle's private names that this leans on (``globals_ref``, ``_code_reduce`
 from __future__ import annotations
 
 import contextlib
+import contextvars
+import dataclasses
 import errno
 import functools
 import io
-import linecache
 import mmap
 import os
 import pickle
 import struct
 import sys
-import time
 import types
-import typing
-import warnings
-import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -37,15 +38,25 @@ from typing import Any
 import cloudpickle
 from cloudpickle import cloudpickle as _cp
 
-from icelaunch_nb.errors import BigCaptureWarning, PackingError
-from icelaunch_nb.rundir import check_owner
-from icelaunch_nb.tensors import TensorReducer
+from icelaunch_nb.errors import IcelaunchError, UntrustedFileError
+from icelaunch_nb.pickling import named_objects
+from icelaunch_nb.pickling.context_variables import reduce_context_variable
+from icelaunch_nb.pickling.ctypes_objects import reduce_ctypes, reduce_ctypes_class, without_fields
+from icelaunch_nb.pickling.instances import InstanceReducer
+from icelaunch_nb.pickling.ipython_names import as_in_a_rank, reduce_injected
+from icelaunch_nb.pickling.modules import ModuleReducer, made_by_hand
+from icelaunch_nb.pickling.tensors import TensorReducer
+from icelaunch_nb.pickling.torch_objects import reduce_torch_object, vars_of
+from icelaunch_nb.pickling.weak_references import reduce_weak
+from icelaunch_nb.rundir.paths import RunDir
+from icelaunch_nb.system import cpython, safe_open
+from icelaunch_nb.system.files import Draft
 
-BIG = 64 << 20
 _FOOTER = struct.Struct("<QQ8s")  # number of buffers, where their table starts, magic
 _ENTRY = struct.Struct("<QQ")
 _MAGIC = b"icepack1"
 _ALIGN = 64  # torch and numpy like cache lines
+_PIECE = 64 << 10  # see `_write`
 _MAP_FROM = 1 << 20  # below, reading is cheaper than a mapping and its file descriptor
 
 
@@ -72,42 +83,115 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     Args:
         file: Where the pickle goes.
         buffer_callback: Takes the out-of-band buffers.
-        homeward: Whether it goes from a rank to the kernel, which has the classes of its cells already.
+        to_kernel: Whether it goes from a rank to the kernel, which has the classes of its cells already.
+        notice: Takes each object that is no plain one.
     """
+
+    _defining = False  # whether it writes what a class or a named object is, for a process that may not know it
 
     def __init__(
         self,
         file: Any,
         buffer_callback: Callable[[pickle.PickleBuffer], Any] | None,
-        homeward: bool,
+        to_kernel: bool,
+        notice: Callable[[Any], None] | None = None,
     ) -> None:
         super().__init__(file, protocol=5, buffer_callback=buffer_callback)
+        self._notice = notice
         self.functions: list[types.FunctionType] = []
-        self._homeward = homeward
+        self._to_kernel = to_kernel
         self._tensors = TensorReducer()
-        if not homeward:
+        self._modules = ModuleReducer()
+        self._instances = InstanceReducer(self.proto, self.dispatch_table)
+        self._plain: set[type] = set()  # classes none of whose instances is special
+        if not to_kernel:
             main = _MainGlobals()
             main["__name__"] = "__main__"
             self.globals_ref[id(_main_globals())] = main
 
     def reducer_override(self, obj: Any) -> Any:
-        reduced = self._tensors(obj)
+        if self._notice is not None:
+            self._notice(obj)
+        cls = type(obj)  # never isinstance, which takes an instance's word for its class
+        reduced = self._modules(obj) if cls in self._plain else self._special(obj, cls)
         if reduced is not NotImplemented:
             return reduced
-        if self._homeward and isinstance(obj, type) and obj in _class_ids():
-            return _tracked_class, (_class_ids()[obj], cloudpickle.dumps(obj))
-        if (
-            self._homeward
-            and isinstance(obj, BaseException)
-            and type(obj).__reduce__ is BaseException.__reduce__
-        ):
-            return _rebuild_exception, (type(obj), obj.args, obj.__dict__)
-        if isinstance(obj, types.FunctionType):
+        if cls is types.FunctionType or issubclass(cls, type):
+            return self._defined(obj)
+        reduced = self._instances(obj)
+        return self._named(obj) if reduced is NotImplemented else reduced
+
+    def _special(self, obj: Any, cls: type) -> Any:
+        """How to reduce what cells define and cloudpickle 3.1 can't carry; NotImplemented for everything else."""
+        by_kind: tuple[Callable[[Any], Any], ...] = (self._tensors, _reduce_operator, self._modules)
+        for reducer in by_kind:
+            reduced = reducer(obj)
+            if reduced is not NotImplemented:
+                return reduced
+        if self._to_kernel and not self._defining and issubclass(cls, type) and obj in _class_ids():
+            return _tracked_class, (_class_ids()[obj], _definition(obj))
+        if issubclass(cls, BaseException) and cls.__reduce__ is BaseException.__reduce__:
+            return _rebuild_exception, (cls, obj.args, obj.__dict__)
+        if cls is types.FunctionType:
             self.functions.append(obj)
-        special = _special(obj)
-        if special is not NotImplemented:
-            return special
-        return _with_slots(obj, super().reducer_override(obj))
+        of_type = _BY_TYPE.get(cls)
+        for reducer in _REDUCERS if of_type is None else (of_type, *_REDUCERS):
+            reduced = reducer(obj)
+            if reduced is not NotImplemented:
+                return reduced
+        reduced = reduce_weak(obj, not self._to_kernel)
+        if reduced is NotImplemented and not issubclass(cls, _LOOKED_AT) and not _is_of_others(obj):
+            self._plain.add(cls)
+        return reduced
+
+    def _defined(self, obj: Any) -> Any:
+        """What ``reducer_override`` should return for a function or a class."""
+        member = self._modules.member(obj)
+        if member is not NotImplemented:
+            return member
+        by_hand = made_by_hand(obj.__module__)
+        if type(obj) is types.FunctionType:
+            with _naming_what_hides(obj):
+                reduced = (
+                    self._dynamic_function_reduce(obj) if by_hand else super().reducer_override(obj)
+                )
+            return _with_fitting_globals(obj, reduced)
+        made = reduce_ctypes_class(obj)
+        if made is not NotImplemented:
+            return made
+        return _with_all_parts(
+            obj, _cp._dynamic_class_reduce(obj) if by_hand else super().reducer_override(obj)
+        )
+
+    def _named(self, obj: Any) -> Any:
+        """What ``reducer_override`` should return for an object that pickle would take by its name in ``__main__``."""
+        name = named_objects.name_in_main(obj, self.proto, self.dispatch_table)
+        if not isinstance(name, str):
+            return name
+        if not named_objects.lies_in_main(
+            name, obj
+        ):  # a type variable that a function made: cloudpickle knows it again
+            return (
+                NotImplemented
+                if named_objects.is_type_variable(obj)
+                else named_objects.define(obj, None)
+            )
+        if self._defining:
+            return named_objects.define(obj, None)
+        if self._to_kernel:
+            return named_objects.known, (name, pickle.loads, _definition(obj))
+        return named_objects.define(obj, None if "." in name else name)
+
+
+class _Definitions(Pickler):
+    _defining = True
+
+
+def _definition(obj: Any) -> bytes:
+    """The object by value; what it is defined by touches no ``__main__`` where it is loaded."""
+    file = io.BytesIO()
+    _Definitions(file, None, to_kernel=True).dump(obj)
+    return file.getvalue()
 
 
 def _rebuild_exception(
@@ -126,45 +210,190 @@ def _code_from(
     return make(*args).replace(co_filename=filename)
 
 
-def _special(obj: Any) -> Any:
-    """How to reduce what cells define and cloudpickle 3.1 can't carry; NotImplemented for everything else."""
-    if isinstance(
-        obj, types.CodeType
-    ):  # since 3.1.3 it calls every file <dynamic-code>: no traceback would find its source
-        return _code_from, (obj.co_filename, *_cp._code_reduce(obj))
-    if isinstance(obj, functools._lru_cache_wrapper) and not _importable(obj):
-        return _empty_cache, (obj.cache_parameters(),), obj.__wrapped__, None, None, _fill_cache
-    if type(obj) is functools.cached_property:  # holds a lock before Python 3.12
-        return functools.cached_property, (obj.func,), obj.attrname, None, None, _name_property
-    if type(obj) is weakref.WeakKeyDictionary:  # functools.singledispatch has one
-        return weakref.WeakKeyDictionary, (dict(obj),)
-    if type(obj) is typing.NewType and obj.__module__ == "__main__":
-        return typing.NewType, (obj.__name__, obj.__supertype__)
+def _reduce_code(code: types.CodeType) -> Any:
+    """cloudpickle since 3.1.3 calls every file <dynamic-code>: no traceback would find its source."""
+    return _code_from, (code.co_filename, *_cp._code_reduce(code))
+
+
+def _reduce_cache(cache: Any) -> Any:
+    return (
+        NotImplemented
+        if is_importable(cache)
+        else (_empty_cache, (cache.cache_parameters(),), cache.__wrapped__, None, None, _fill_cache)
+    )
+
+
+def _reduce_cached_property(made: functools.cached_property[Any]) -> Any:
+    """Before Python 3.12 it holds a lock."""
+    return functools.cached_property, (made.func,), made.attrname, None, None, _name_property
+
+
+def _reduce_key(key: Any) -> Any:
+    compare, made_of = cpython.cmp_to_key_parts(key)
+    return (functools.cmp_to_key, (compare,)) if not made_of else (_key_of, (compare, *made_of))
+
+
+def _key_of(compare: Any, value: Any) -> Any:
+    return functools.cmp_to_key(compare)(value)
+
+
+def _reduce_super(bound: Any) -> Any:
+    return super, (bound.__thisclass__, bound.__self__)
+
+
+def _reduce_torchs(obj: Any) -> Any:
+    reduced = reduce_torch_object(obj)
+    return (
+        NotImplemented
+        if type(obj) is types.FunctionType and reduced is not NotImplemented and is_importable(obj)
+        else reduced
+    )
+
+
+def _reduce_by_other_name(obj: Any) -> Any:
+    """A class of C++ that a module offers by another name, such as torch.nn.attention.SDPBackend; a sentinel that its module compares with."""
+    if obj is dataclasses.MISSING:
+        return getattr, (dataclasses, "MISSING")
+    if (
+        issubclass(type(obj), type)
+        and obj.__qualname__ != obj.__name__
+        and is_importable(obj, obj.__name__)
+    ):
+        return obj.__name__
     return NotImplemented
 
 
-def _with_slots(obj: Any, reduced: Any) -> Any:
-    """Has the skeleton of a class with slots made with them; else its instances get a ``__dict__`` that the original lacks."""
-    if (
-        isinstance(obj, type)
-        and vars(obj).get("__slots__")
-        and isinstance(reduced, tuple)
-        and reduced[0] is _cp._make_skeleton_class
-    ):
-        reduced[1][3]["__slots__"] = vars(obj)["__slots__"]
+def _reduce_operator(obj: Any) -> Any:
+    if "torch" not in sys.modules:
+        return NotImplemented
+    from icelaunch_nb.pickling import torch_operators
+
+    return torch_operators.reduce_operator(obj)
+
+
+def _reduce_scripted(obj: Any) -> Any:
+    if "torch" not in sys.modules:
+        return NotImplemented
+    from icelaunch_nb.pickling import torchscript
+
+    return torchscript.reduce_scripted(obj)
+
+
+def _refuse(obj: Any) -> Any:
+    if "multiprocessing.managers" not in sys.modules:
+        return NotImplemented
+    from icelaunch_nb.pickling import unpicklable
+
+    reason = unpicklable.refusal(obj)
+    if reason:
+        raise pickle.PicklingError(reason)
+    return NotImplemented
+
+
+_BY_TYPE: dict[type, Callable[[Any], Any]] = {
+    types.CodeType: _reduce_code,
+    contextvars.ContextVar: reduce_context_variable,
+    functools._lru_cache_wrapper: _reduce_cache,
+    functools.cached_property: _reduce_cached_property,
+    type(functools.cmp_to_key(max)): _reduce_key,
+    super: _reduce_super,
+}
+_REDUCERS: tuple[Callable[[Any], Any], ...] = (
+    reduce_injected,
+    _reduce_torchs,
+    _reduce_scripted,
+    reduce_ctypes,
+    _reduce_by_other_name,
+    _refuse,
+)
+_LOOKED_AT = (
+    type,
+    types.FunctionType,
+    types.ModuleType,
+    BaseException,
+)  # of these, some are special and others aren't
+
+
+def _is_of_others(obj: Any) -> bool:
+    """Whether its class is one of those of which some instances are special: of torch, of ctypes, a module of torch."""
+    return bool(vars_of(obj)) or str(type(obj).__module__).startswith(
+        ("torch", "ctypes", "_ctypes", "dataclasses")
+    )
+
+
+@contextlib.contextmanager
+def _naming_what_hides(function: types.FunctionType) -> Iterator[None]:
+    """Names the value of a function that fails when cloudpickle asks what it is."""
+    try:
+        yield
+    except Exception:
+        for name, value in captured(function):
+            try:
+                isinstance(value, types.ModuleType)
+            except Exception as error:
+                raise pickle.PicklingError(
+                    f"`{name}` (a {type_name(value)}) doesn't tell its class: {type(error).__name__}: {error}"
+                ) from error
+        raise
+
+
+def _with_fitting_globals(function: types.FunctionType, reduced: Any) -> Any:
+    """Has a function that goes by value find in a rank what IPython's names mean there, and the operators that it names."""
+    if isinstance(reduced, tuple) and reduced[0] is _cp._make_function:
+        as_in_a_rank(reduced[2][1]["__globals__"], _cp._extract_code_globals(function.__code__))
+        if "torch" in sys.modules:
+            from icelaunch_nb.pickling import torch_operators
+
+            reduced[2][1]["_cloudpickle_submodules"] += torch_operators.needed_by(function.__code__)
     return reduced
+
+
+def _with_all_parts(obj: Any, reduced: Any) -> Any:
+    """Has the skeleton of a class with slots made with them, so that its instances get no ``__dict__``; and an enumeration with its members."""
+    if isinstance(reduced, tuple) and reduced[0] is _cp._make_skeleton_enum:
+        return named_objects.with_members(obj, reduced)
+    if isinstance(reduced, tuple) and reduced[0] is _cp._make_skeleton_class:
+        if vars(obj).get("__slots__"):
+            reduced[1][3]["__slots__"] = vars(obj)["__slots__"]
+        if "__class__" in vars(
+            obj
+        ):  # a finished class takes it for an order to be of another class itself
+            reduced[1][3]["__class__"] = reduced[2][0].pop("__class__")
+    return without_fields(obj, reduced)
 
 
 def _name_property(made: Any, attrname: str | None) -> None:
     made.attrname = attrname
 
 
-def _importable(function: Any) -> bool:
-    """Whether a process that imports its module finds this very object by its name."""
-    module = sys.modules.get(function.__module__ or "")
+def is_importable(obj: Any, name: str = "") -> bool:
+    """Whether a process that imports its module finds this very object there by its own name, or by another."""
+    module = sys.modules.get(obj.__module__ or "")
+    return obj.__module__ != "__main__" and getattr(module, name or obj.__qualname__, None) is obj
+
+
+def captured(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
+    """Names and values of the globals and closure variables that cloudpickle takes along."""
+    if is_importable(function):
+        return
+    names = _cp._extract_code_globals(function.__code__)
+    carried = {name: function.__globals__[name] for name in names if name in function.__globals__}
+    as_in_a_rank(carried, names)
+    yield from carried.items()
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
+        try:
+            yield name, cell.cell_contents
+        except ValueError:
+            continue
+
+
+def type_name(value: Any) -> str:
+    """The name of a value's class, with its module where that is no cell's."""
+    cls = type(value)
     return (
-        function.__module__ != "__main__"
-        and getattr(module, function.__qualname__, None) is function
+        cls.__qualname__
+        if cls.__module__ in ("builtins", "__main__")
+        else f"{cls.__module__}.{cls.__qualname__}"
     )
 
 
@@ -189,60 +418,57 @@ def _class_ids() -> Any:
     return _cp._DYNAMIC_CLASS_TRACKER_BY_CLASS
 
 
-class NotWritten(OSError):
+class PickleWriteError(OSError):
     """The file of a pickle could not be written. An OSError that an object raised while it was pickled is not this one."""
 
 
-class _Sheet:
+@contextlib.contextmanager
+def _as_write_error() -> Iterator[None]:
+    """Raises an OSError as a `PickleWriteError`."""
+    try:
+        yield
+    except OSError as error:
+        raise PickleWriteError(error.errno, error.strerror) from error
+
+
+class _CheckedFile:
     """A file whose errors can be told from those of the objects written to it."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
 
     def write(self, data: Any) -> int:
-        try:
+        with _as_write_error():
             return int(self._file.write(data))
-        except OSError as error:
-            raise NotWritten(error.errno, error.strerror) from error
 
 
-def dump(obj: Any, path: Path, *, homeward: bool = False) -> list[types.FunctionType]:
+def dump(
+    obj: Any, path: Path, *, to_kernel: bool = False, notice: Callable[[Any], None] | None = None
+) -> list[types.FunctionType]:
     """Writes `obj` to a file that appears whole, mode 0600.
 
     Args:
         obj: Anything that cloudpickle can carry.
         path: The file.
-        homeward: See `Pickler`.
+        to_kernel: See `Pickler`.
+        notice: See `Pickler`.
 
     Returns:
         The functions that went by value or by name.
 
     Raises:
         Exception: Whatever pickling raised; `explain` finds the culprit.
-        NotWritten: The disk is full, or the directory is gone.
+        PickleWriteError: The disk is full, or the directory is gone.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise NotWritten(error.errno, error.strerror) from error
-    file = open(fd, "wb", buffering=1 << 20)
-    try:
+    with _as_write_error():
+        draft = Draft(path, buffering=1 << 20)
+    with draft:
         buffers: list[pickle.PickleBuffer] = []
-        pickler = Pickler(_Sheet(file), buffers.append, homeward)
+        pickler = Pickler(_CheckedFile(draft.file), buffers.append, to_kernel, notice)
         pickler.dump(obj)
-        try:
-            _append_buffers(file, buffers)
-            file.close()
-            draft.rename(path)
-        except OSError as error:
-            raise NotWritten(error.errno, error.strerror) from error
-    except BaseException:
-        with contextlib.suppress(OSError):  # a full disk again, for what was buffered
-            file.close()
-        with contextlib.suppress(OSError):
-            draft.unlink()
-        raise
+        with _as_write_error():
+            _append_buffers(draft.file, buffers)
+            draft.replace()
     return pickler.functions
 
 
@@ -253,15 +479,27 @@ def _append_buffers(file: Any, buffers: list[pickle.PickleBuffer]) -> None:
         position += -position % _ALIGN
         table.append((position, view.nbytes))
         position += view.nbytes
-    _reserve(file.fileno(), position + len(table) * _ENTRY.size + _FOOTER.size)
-    for view, (offset, _) in zip(views, table, strict=True):
-        file.write(b"\0" * (offset - file.tell()))
-        file.write(view)
-    file.write(
-        b"".join(_ENTRY.pack(*entry) for entry in table)
-        + _FOOTER.pack(len(table), position, _MAGIC)
-    )
     file.flush()
+    fd, last = (
+        file.fileno(),
+        b"".join(_ENTRY.pack(*entry) for entry in table)
+        + _FOOTER.pack(len(table), position, _MAGIC),
+    )
+    _reserve(fd, position + len(last))
+    for view, (offset, _) in zip(views, table, strict=True):
+        _write(fd, view, offset)
+    _write(fd, memoryview(last), position)
+
+
+def _write(fd: int, data: memoryview, offset: int) -> None:
+    """Writes all of it, in pieces.
+
+    Linux caches what one call writes in pages as large, and large ones are what a virtual machine gives back to its host while they
+    are free: 256 MB in one call then took 350 ms of the CPU's time, and 40 where the host had them still; in pieces 60 to 130.
+    """
+    done = 0
+    while done < len(data):
+        done += os.pwrite(fd, data[done : done + _PIECE - (offset + done) % _PIECE], offset + done)
 
 
 def _reserve(fd: int, size: int) -> None:
@@ -278,16 +516,26 @@ def _reserve(fd: int, size: int) -> None:
             raise
 
 
-def load(path: Path) -> Any:
+def load(path: Path, run_dir: RunDir | None = None) -> Any:
     """Reads what `dump` wrote. Large buffers are mapped, copy on write: they cost no memory until they are changed.
 
+    Args:
+        path: The file.
+        run_dir: The run whose file it is, as it was when it was attached; None: whatever lies at `path`.
+
     Raises:
-        IcelaunchError: Somebody else owns the file.
+        UntrustedFileError: Somebody else owns the file, or it is no file.
+        IcelaunchError: It can't be opened.
         ValueError: It is no such file, or not whole.
         Exception: Whatever unpickling raised.
     """
-    check_owner(path)
-    with open(path, "rb") as file:
+    try:
+        fd = run_dir.open(path) if run_dir is not None else safe_open.open_file(path)
+    except UntrustedFileError:
+        raise
+    except OSError as error:
+        raise IcelaunchError(f"{path}: {error.strerror}") from None
+    with open(fd, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size >= _MAP_FROM:
             data = memoryview(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY))
@@ -299,65 +547,37 @@ def load(path: Path) -> Any:
     if magic != _MAGIC or start + count * _ENTRY.size + _FOOTER.size != size:
         raise ValueError(f"{path} is not whole")
     table = _ENTRY.iter_unpack(data[start : size - _FOOTER.size])
-    return pickle.loads(
-        data[:start], buffers=[data[offset : offset + length] for offset, length in table]
-    )
+    buffers = [data[offset : offset + length] for offset, length in table]
+    return _Unpickler(io.BytesIO(data[:start]), buffers=buffers).load()
 
 
-def cell_sources(functions: list[types.FunctionType]) -> dict[str, dict[str, str]]:
-    """Source and name of the cells that `functions` come from, by code filename; real files are left out."""
-    found: dict[str, dict[str, str]] = {}
-    for filename in {function.__code__.co_filename for function in functions}:
-        if not os.path.exists(filename) and (lines := linecache.getlines(filename)):
-            found[filename] = {"name": _cell_name(filename), "source": "".join(lines)}
-    return found
+# Modules of this package by the name that they had when older runs were packed.
+_RENAMED = {
+    f"icelaunch_nb.{old}": f"icelaunch_nb.{new}"
+    for old, new in {
+        "body": "launching.cell_function",
+        "context": "worker.context",
+        "contextvariables": "pickling.context_variables",
+        "injected": "pickling.ipython_names",
+        "modules": "pickling.modules",
+        "named": "pickling.named_objects",
+        "packing": "pickling.packing",
+        "run": "client.run",
+        "story": "rundir.run_state",
+        "tensors": "pickling.tensors",
+        "torchobjects": "pickling.torch_objects",
+    }.items()
+}
 
 
-def _cell_name(filename: str) -> str:
-    """``Cell In[3]``, as the notebook's own tracebacks name it."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython else None
-    label = getattr(getattr(shell, "compile", None), "format_code_name", lambda _: None)(filename)
-    return " ".join(label) if label else filename
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        return super().find_class(_RENAMED.get(module, module), name)
 
 
-def warn_of_big_captures(
-    functions: list[types.FunctionType], path: Path, *, stacklevel: int
-) -> None:
-    """Names the globals over 64 MB that functions took along. Measures only where the payload is that large at all."""
-    if path.stat().st_size < BIG:
-        return
-    seen: set[int] = set()
-    for function in functions:
-        for name, value in _captured(function):
-            if id(value) in seen or isinstance(value, types.ModuleType | types.FunctionType | type):
-                continue
-            seen.add(id(value))
-            size = _packed_size(value)
-            if size > BIG:
-                warnings.warn(
-                    f"{function.__qualname__} captures `{name}` ({size / (1 << 20):,.0f} MB), which is written at every launch; "
-                    "load it inside the function, or pass a path",
-                    BigCaptureWarning,
-                    stacklevel=stacklevel + 1,
-                )
+class ByteCounter(io.RawIOBase):
+    """A file that counts what is written to it, and keeps nothing."""
 
-
-def _captured(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
-    """Names and values of the globals and closure variables that cloudpickle takes along."""
-    if _importable(function):
-        return
-    for name in _cp._extract_code_globals(function.__code__):
-        if name in function.__globals__:
-            yield name, function.__globals__[name]
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
-        try:
-            yield name, cell.cell_contents
-        except ValueError:
-            continue
-
-
-class _Counter(io.RawIOBase):
     size = 0
 
     def writable(self) -> bool:
@@ -366,123 +586,6 @@ class _Counter(io.RawIOBase):
     def write(self, data: Any) -> int:
         self.size += len(data)
         return len(data)
-
-
-def _packed_size(value: Any) -> int:
-    counter, outside = _Counter(), 0
-
-    def count(buffer: pickle.PickleBuffer) -> None:
-        nonlocal outside
-        outside += buffer.raw().nbytes
-
-    try:
-        Pickler(counter, count, False).dump(value)
-    except Exception:
-        return 0
-    return counter.size + outside
-
-
-def explain(error: BaseException, roots: dict[str, Any], *, seconds: float = 5.0) -> PackingError:
-    """Finds what made pickling fail.
-
-    Args:
-        error: What pickling raised.
-        roots: Candidates by the name to show (``{"args[0]": model}``).
-        seconds: How long to look at most; then the innermost culprit so far is named.
-
-    Returns:
-        The error to raise, with the path to the innermost object that can't be pickled by itself.
-    """
-    deadline = time.monotonic() + seconds
-    for name, value in roots.items():
-        reason = _why_not(value)
-        if reason is None:
-            continue
-        path, culprit, seen = name, value, {id(value)}
-        while time.monotonic() < deadline:
-            for step, child in _children(culprit):
-                if id(child) in seen:
-                    continue
-                seen.add(id(child))
-                child_reason = _why_not(child)
-                if child_reason is not None:
-                    path, culprit, reason = path + step, child, child_reason
-                    break
-            else:
-                break
-        return PackingError(path, _type_name(culprit), reason)
-    return PackingError(next(iter(roots), "?"), "?", f"{type(error).__name__}: {error}")
-
-
-def fits(value: Any) -> bool:
-    """Whether a value can be packed by itself."""
-    return _why_not(value) is None
-
-
-def _why_not(value: Any) -> str | None:
-    try:
-        Pickler(_Counter(), lambda _: None, False).dump(value)
-    except Exception as error:
-        return (
-            f"{type(error).__name__}: {error}" if not isinstance(error, TypeError) else str(error)
-        )
-    return None
-
-
-def _children(value: Any) -> Iterator[tuple[str, Any]]:
-    """Parts of a value and how one reaches each, as far as the value lets itself be looked at."""
-    with contextlib.suppress(Exception):
-        yield from _parts(value)
-
-
-def _parts(value: Any) -> Iterator[tuple[str, Any]]:
-    """Parts of a value and how one reaches each."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield f"[{key!r}]", item
-    elif isinstance(value, list | tuple):
-        for index, item in enumerate(value):
-            yield f"[{index}]", item
-    elif isinstance(value, set | frozenset):
-        for item in value:
-            yield "{…}", item
-    elif isinstance(value, types.MethodType):
-        yield ".__self__", value.__self__
-    elif isinstance(value, types.FunctionType):
-        for name, item in _captured(value):
-            yield f" → {name}", item
-        for name, item in (value.__kwdefaults__ or {}).items():
-            yield f" → default {name}", item
-        for name, item in zip(_default_names(value), value.__defaults__ or (), strict=False):
-            yield f" → default {name}", item
-    elif isinstance(value, type):
-        for name, item in vars(value).items():
-            if not name.startswith("__"):
-                yield f".{name}", item
-    if not isinstance(value, type | types.FunctionType | types.ModuleType):
-        for name, item in getattr(value, "__dict__", {}).items():
-            yield f".{name}", item
-        for cls in type(value).__mro__:
-            slots = vars(cls).get("__slots__", ())
-            for name in (slots,) if isinstance(slots, str) else slots:
-                if name not in ("__dict__", "__weakref__") and hasattr(value, name):
-                    yield f".{name}", getattr(value, name)
-        for name in ("func", "args", "keywords") if type(value).__name__ == "partial" else ():
-            yield f".{name}", getattr(value, name)
-
-
-def _default_names(function: types.FunctionType) -> tuple[str, ...]:
-    names = function.__code__.co_varnames[: function.__code__.co_argcount]
-    return names[len(names) - len(function.__defaults__ or ()) :]
-
-
-def _type_name(value: Any) -> str:
-    cls = type(value)
-    return (
-        cls.__qualname__
-        if cls.__module__ in ("builtins", "__main__")
-        else f"{cls.__module__}.{cls.__qualname__}"
-    )
 
 
 def adopt_main_classes() -> None:

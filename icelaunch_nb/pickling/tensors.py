@@ -22,18 +22,21 @@ class TensorReducer:
     def __init__(self) -> None:
         torch = sys.modules.get("torch")
         self._typed = getattr(getattr(torch, "storage", None), "TypedStorage", None)
+        self._untyped = getattr(torch, "UntypedStorage", None)
         self._by_address: dict[int, _Bytes] = {}
 
     def __call__(self, obj: object) -> Any:
         """What ``reducer_override`` should return, or NotImplemented for what is no storage."""
-        if self._typed is None or type(obj) is not self._typed:
+        if self._typed is None or type(obj) not in (self._typed, self._untyped):
             return NotImplemented
-        untyped = obj._untyped_storage  # type: ignore[attr-defined]
+        untyped: Any = obj if type(obj) is self._untyped else obj._untyped_storage  # type: ignore[attr-defined]
         if untyped.device.type == "meta":
             return NotImplemented
         shared = self._by_address.get(untyped._cdata)
         if shared is None:
             shared = self._by_address[untyped._cdata] = _Bytes(untyped)
+        if obj is untyped:
+            return _same, (shared,)
         return _typed_storage, (shared, obj.dtype)  # type: ignore[attr-defined]
 
 
@@ -60,6 +63,10 @@ def _untyped_storage(data: Any) -> Any:
     if memoryview(data).readonly:
         data = bytearray(data)
     return torch.frombuffer(data, dtype=torch.uint8).untyped_storage()
+
+
+def _same(untyped: Any) -> Any:
+    return untyped
 
 
 def _typed_storage(untyped: Any, dtype: Any) -> Any:

@@ -1,0 +1,123 @@
+"""Instances that pickle can't ask: ``__class__`` names another class, or ``__getattr__`` answers, or fails, before there are attributes.
+
+pickle takes an instance's word for its class, and asks one that has no attributes yet for its ``__setstate__``: a ``__getattr__`` that looks
+into an attribute then calls itself without end. Such an instance travels by what it holds, and is filled without a question to it.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+
+class InstanceReducer:
+    """Reduces the instances of one pickle.
+
+    Args:
+        protocol: Pickle's.
+        reducers: What the pickler itself knows to reduce.
+    """
+
+    def __init__(self, protocol: int, reducers: Mapping[type, Any]) -> None:
+        self._protocol, self._reducers = protocol, reducers
+        self._odd: dict[type, bool] = {}
+
+    def __call__(self, obj: Any) -> Any:
+        """What ``reducer_override`` should return, or NotImplemented for what pickle carries as it is."""
+        cls = type(obj)
+        odd = self._odd.get(cls)
+        if odd is None:
+            odd = self._odd[cls] = not issubclass(cls, type) and _is_odd(cls)
+        if not odd or cls in self._reducers:
+            return NotImplemented
+        own_words = _defines(
+            cls,
+            "__reduce_ex__",
+            "__reduce__",
+            "__getstate__",
+            "__getnewargs__",
+            "__getnewargs_ex__",
+        )
+        base = None if own_words else _base_of_attributes_alone(cls)
+        if base is not None:
+            items = list.__iter__(obj) if base is list else None
+            reduced: Any = (
+                _new,
+                (cls,),
+                _attributes(obj),
+                items,
+                iter(dict.items(obj)) if base is dict else None,
+            )
+        else:
+            reduced = cls.__reduce_ex__(obj, self._protocol)  # type: ignore[arg-type, call-arg]
+        if not isinstance(reduced, tuple) or reduced[0] not in (_new, copyreg.__newobj__):  # type: ignore[attr-defined]
+            return reduced
+        _, args, state, items, pairs, setter = (*reduced, None, None, None, None)[:6]
+        if state is not None and setter is None and not _defines(cls, "__setstate__"):
+            setter = _fill
+        return _new, args, state, items, pairs, setter
+
+
+def _is_odd(cls: type) -> bool:
+    if _defines(cls, "__class__"):
+        return True
+    return _defines(cls, "__getattr__", "__getattribute__") and not _defines(
+        cls, "__setstate__", "__reduce__", "__reduce_ex__"
+    )
+
+
+def _defines(cls: type, *names: str) -> bool:
+    """Whether Python code of a class, or of one that it derives from, defines one of these."""
+    return any(
+        type(vars(base).get(name, _FROM_C)) is not _FROM_C_TYPE
+        for base in cls.__mro__[:-1]
+        for name in names
+    )
+
+
+_FROM_C: Any = object.__getattribute__
+_FROM_C_TYPE = type(object.__dict__["__getattribute__"])
+
+
+def _base_of_attributes_alone(cls: type) -> type | None:
+    """`object`, `list` or `dict`, where instances have nothing besides but a ``__dict__`` and slots; None for all others."""
+    base = next(
+        (base for base in cls.__mro__ if base is object or base is list or base is dict), object
+    )
+    pointer = struct.calcsize("P")
+    parts = bool(cls.__dictoffset__) + bool(cls.__weakrefoffset__) + len(copyreg._slotnames(cls))  # type: ignore[attr-defined]
+    return (
+        base
+        if not cls.__itemsize__ and cls.__basicsize__ <= base.__basicsize__ + pointer * parts
+        else None
+    )
+
+
+def _attributes(obj: Any) -> Any:
+    """The state that pickle takes of an instance: its ``__dict__``, and with it its slots where it has any."""
+    try:
+        attributes = dict(object.__getattribute__(obj, "__dict__"))
+    except AttributeError:
+        attributes = {}
+    slots = {}
+    for name in copyreg._slotnames(type(obj)):  # type: ignore[attr-defined]
+        try:
+            slots[name] = object.__getattribute__(obj, name)
+        except AttributeError:
+            continue
+    return (attributes, slots) if slots else attributes or None
+
+
+def _new(cls: Any, *args: Any) -> Any:
+    """``copyreg.__newobj__``, for which pickle would compare the class with the instance's ``__class__``."""
+    return cls.__new__(cls, *args)
+
+
+def _fill(made: Any, state: Any) -> None:
+    attributes, slots = state if isinstance(state, tuple) and len(state) == 2 else (state, None)
+    if attributes:
+        object.__getattribute__(made, "__dict__").update(attributes)
+    for name, value in (slots or {}).items():
+        object.__setattr__(made, name, value)

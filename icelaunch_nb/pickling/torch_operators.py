@@ -1,0 +1,329 @@
+"""torch's custom operators in pickles: those of cells travel by what they were registered with, those of modules by the modules.
+
+An operator is known to its process alone, by name: ``torch.ops.mine.twice`` finds it, whoever registered it. A function that names a namespace
+of operators takes along what fills that namespace. What a cell registers through `torch.library.Library` can't be read again, and is refused.
+
+This is the door to torch's private names for operators; ``tests/system/test_cpython.py`` fails where one has moved. Nothing here imports torch
+on behalf of somebody who doesn't use it.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import linecache
+import os
+import pickle
+import re
+import sys
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from icelaunch_nb.pickling.torch_objects import closure_of
+from icelaunch_nb.pickling.unpicklable import OPERATORS
+
+_CUSTOM_OPS = "torch._library.custom_ops"
+_TORCHS_OWN = {
+    "aten",
+    "prim",
+    "prims",
+    "rngprims",
+    "quantized",
+    "mkldnn",
+    "sparse",
+    "profiler",
+    "c10d",
+    "_c10d_functional",
+    "inductor",
+}
+_DISPATCH_MODE = "FunctionalTensorMode"  # what a triton_op is registered with besides
+
+
+def reduce_operator(obj: Any) -> Any:
+    """What ``reducer_override`` should return, or NotImplemented for what is no operator."""
+    cls = type(obj)
+    if cls.__module__ == _CUSTOM_OPS and cls.__name__ == "CustomOpDef":
+        return _reduce_definition(obj)
+    if cls.__module__ == "torch._ops":
+        return _reduce_by_name(obj)
+    return NotImplemented
+
+
+def _reduce_by_name(obj: Any) -> Any:
+    """``torch.ops.aten.add``, one of its overloads or its namespace, by that name."""
+    ops = sys.modules["torch"].ops
+    if type(obj).__name__ == "_OpNamespace":
+        return (
+            (_follow, ((obj.name,), _fillers(obj.name), ops))
+            if obj.name not in _TORCHS_OWN
+            else NotImplemented
+        )
+    path = tuple(str(obj).split("."))
+    try:
+        known = functools.reduce(getattr, path, ops)
+    except (AttributeError, RuntimeError):
+        return NotImplemented
+    return (_follow, (path, _fillers(path[0]), ops)) if known is obj else NotImplemented
+
+
+def _follow(path: tuple[str, ...], fillers: Any, ops: Any) -> Any:
+    return functools.reduce(getattr, path, ops)
+
+
+def needed_by(code: types.CodeType) -> list[Any]:
+    """What has to travel with a function that names operators.
+
+    Raises:
+        pickle.PicklingError: It names one that a cell has registered in a way that can't be read again.
+    """
+    return [filler for name in _namespaces(code) for filler in _fillers(name)]
+
+
+def _namespaces(code: types.CodeType) -> Iterator[str]:
+    """The names that follow ``ops`` in a function and those within it."""
+    names = code.co_names
+    if "ops" in names:
+        yield from (name for name in names if name in _known_namespaces())
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _namespaces(constant)
+
+
+def _known_namespaces() -> set[str]:
+    """Every namespace of operators but torch's own."""
+    torch = sys.modules["torch"]
+    names = (*torch._C._dispatch_get_all_op_names(), *torch.library._defs, *_definitions())
+    return {name.partition("::")[0] for name in names} - _TORCHS_OWN
+
+
+def _definitions() -> Any:
+    """The operators that `torch.library.custom_op` has made in this process, by name."""
+    return getattr(sys.modules.get(_CUSTOM_OPS), "OPDEFS", {})
+
+
+def _fillers(namespace: str) -> list[Any]:
+    """Operators, modules and libraries that fill a namespace."""
+    if namespace in _TORCHS_OWN:
+        return []
+    prefix, definitions, torch = f"{namespace}::", dict(_definitions()), sys.modules["torch"]
+    fillers = [
+        _definer(definition) for name, definition in definitions.items() if name.startswith(prefix)
+    ]
+    others = [
+        name for name in torch.library._defs if name.startswith(prefix) and name not in definitions
+    ]
+    fillers += [_module_of(name) for name in others]
+    if not fillers and (module := sys.modules.get(namespace)) is not None:
+        fillers.append(module)  # torchvision's operators come with torchvision
+    elif not fillers:
+        fillers += [
+            _Library(path)
+            for path in sorted(torch.ops.loaded_libraries)
+            if not path.startswith(torch.__path__[0])
+        ]
+    return list({id(filler): filler for filler in fillers if filler is not None}.values())
+
+
+def _definer(definition: Any) -> Any:
+    """What makes an operator in another process: itself, or the import of its module."""
+    return definition if _is_a_cells(definition) else sys.modules[_original(definition).__module__]
+
+
+class _Library:
+    """A file that `torch.ops.load_library` has loaded."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _load_library, (self._path,)
+
+
+def _load_library(path: str) -> None:
+    import torch
+
+    torch.ops.load_library(path)
+
+
+def _module_of(name: str) -> types.ModuleType | None:
+    """The module that registered an operator through `torch.library.Library`; None where that is torch itself, or can't be told.
+
+    Raises:
+        pickle.PicklingError: A cell did.
+    """
+    registered = re.search(r"registered at (.*):\d+", sys.modules["torch"]._C._dispatch_dump(name))
+    file = registered[1] if registered else ""
+    if (
+        _is_a_cells_file(file)
+        or _a_cells_library_has(name)
+        or (file.endswith(f"torch{os.sep}library.py") and _cells_name(name))
+    ):
+        raise pickle.PicklingError(
+            f"the operator torch.ops.{name.replace('::', '.')} is registered by the notebook alone, and what it does can't be read again; "
+            f"{OPERATORS}"
+        )
+    for module in list(sys.modules.values()):
+        if (
+            issubclass(type(module), types.ModuleType)
+            and object.__getattribute__(module, "__dict__").get("__file__") == file
+        ):
+            return module
+    return None
+
+
+def _is_a_cells_file(file: str) -> bool:
+    main = getattr(sys.modules.get("__main__"), "__file__", None)
+    return file == main or (file in linecache.cache and not os.path.exists(file))
+
+
+def _a_cells_library_has(name: str) -> bool:
+    """Whether a notebook's or a script's own names have the Library that defined an operator: torch 2.6 tells of its caller's caller."""
+    library = sys.modules["torch"].library.Library
+    return any(
+        type(value) is library and name in value._op_defs
+        for value in list(vars(sys.modules["__main__"]).values())
+    )
+
+
+def _cells_name(name: str) -> bool:
+    """Whether the text of a cell, or of the script, has an operator's name."""
+    main = getattr(sys.modules.get("__main__"), "__file__", None)
+    files = [file for file in list(linecache.cache) if not os.path.exists(file)] + (
+        [main] if main else []
+    )
+    return any(name in line for file in files for line in linecache.getlines(file))
+
+
+# Operators made by `torch.library.custom_op`.
+
+
+def _is_a_cells(definition: Any) -> bool:
+    """Whether no import of a module makes this operator."""
+    function = _original(definition)
+    module = sys.modules.get(function.__module__ or "")
+    return (
+        module is None or function.__module__ == "__main__" or "<locals>" in function.__qualname__
+    )
+
+
+def _original(definition: Any) -> Any:
+    """The function that somebody made an operator of."""
+    function = definition._init_fn
+    return closure_of(function).get("fn", function) if _is_triton_op(definition) else function
+
+
+def _is_triton_op(definition: Any) -> bool:
+    return (
+        any(cls.__name__ == _DISPATCH_MODE for cls in definition._torch_dispatch_fns)
+        and definition._init_fn.__module__ == "torch._library.triton"
+    )
+
+
+def _reduce_definition(definition: Any) -> Any:
+    qualname, function, is_triton = (
+        definition._qualname,
+        _original(definition),
+        _is_triton_op(definition),
+    )
+    if not _is_a_cells(definition):
+        return _defined_by_module, (qualname, sys.modules[function.__module__])
+    kernels = {device: _kernel(definition, device) for device in definition._backend_fns}
+    own = [device for device, kernel in kernels.items() if kernel is definition._init_fn]
+    tags = [tag.name for tag in getattr(definition, "_tags", ()) if tag.name != "pt2_compliant_tag"]
+    state = {
+        "kernels": {device: kernel for device, kernel in kernels.items() if device not in own},
+        "fake": None
+        if is_triton and definition._abstract_fn is function
+        else definition._abstract_fn,
+        "autograd": definition._backward_fn
+        and (definition._backward_fn, definition._setup_context_fn),
+        "vmap": definition._vmap_fn,
+        "autocast": dict(getattr(definition, "_autocast_dtype", {})),
+        "dispatch": {
+            cls: rule
+            for cls, rule in definition._torch_dispatch_fns.items()
+            if not (is_triton and cls.__name__ == _DISPATCH_MODE)
+        },
+    }
+    args = (
+        qualname,
+        is_triton,
+        definition._schema,
+        _mutated(definition),
+        None if None in own or not own else own,
+        tags,
+        function,
+    )
+    return _make, args, state, None, None, _register
+
+
+def _kernel(definition: Any, device: str | None) -> Any:
+    """The function that somebody registered for a device, without what torch has wrapped around it."""
+    kernel = closure_of(inspect.unwrap(definition._backend_fns[device])).get("fn")
+    if kernel is None:
+        raise pickle.PicklingError(
+            f"this version of torch doesn't tell the kernel of {definition._qualname}; define it in the function"
+        )
+    return kernel
+
+
+def _mutated(definition: Any) -> tuple[str, ...]:
+    arguments = definition._opoverload._schema.arguments
+    return tuple(
+        argument.name
+        for argument in arguments
+        if argument.alias_info is not None and argument.alias_info.is_write
+    )
+
+
+def _defined_by_module(qualname: str, module: types.ModuleType) -> Any:
+    return _definitions()[qualname]
+
+
+_made: set[int] = set()  # those whose registrations are still to come
+
+
+def _make(
+    qualname: str,
+    is_triton: bool,
+    schema: str,
+    mutates_args: tuple[str, ...],
+    devices: list[str] | None,
+    tags: list[str],
+    function: Callable[..., Any],
+) -> Any:
+    """The operator of that name; one that this process knows already is as it was."""
+    import torch
+
+    known = _definitions().get(qualname)
+    if known is not None:
+        return known
+    options: dict[str, Any] = {"mutates_args": mutates_args, "schema": schema}
+    if not is_triton:
+        options["device_types"] = devices
+    if tags:
+        options["tags"] = [getattr(torch.Tag, tag) for tag in tags]
+    made = (torch.library.triton_op if is_triton else torch.library.custom_op)(
+        qualname, function, **options
+    )
+    _made.add(id(made))
+    return made
+
+
+def _register(definition: Any, state: dict[str, Any]) -> None:
+    if id(definition) not in _made:
+        return
+    _made.discard(id(definition))
+    for device, kernel in state["kernels"].items():
+        definition.register_kernel(device, kernel)
+    if state["fake"] is not None:
+        definition.register_fake(state["fake"])
+    if state["autograd"] is not None:
+        definition.register_autograd(state["autograd"][0], setup_context=state["autograd"][1])
+    if state["vmap"] is not None:
+        definition.register_vmap(state["vmap"])
+    for device, dtype in state["autocast"].items():
+        definition.register_autocast(device, dtype)
+    for cls, rule in state["dispatch"].items():
+        definition.register_torch_dispatch(cls, rule)

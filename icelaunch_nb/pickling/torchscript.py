@@ -1,0 +1,95 @@
+"""Functions and modules of TorchScript, and exported programs, in pickles, which pickle refuses: each as torch writes it into a file.
+
+A function that a cell has scripted is scripted again where it arrives, of its own source, so that what is scripted there can call it. Where that
+fails, and for one that was traced, the code is what was compiled, as a module.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import pickle
+import sys
+import warnings
+from typing import Any
+
+
+def reduce_scripted(obj: Any) -> Any:
+    """What ``reducer_override`` should return, or NotImplemented for what is no TorchScript."""
+    torch, cls = sys.modules["torch"], type(obj)
+    jit = getattr(torch, "jit", None)
+    if jit is None:  # another thread is importing it just now
+        return NotImplemented
+    if cls is jit.ScriptFunction:
+        return _function, (
+            getattr(obj, "_torchdynamo_inline", None) if _is_scripted(obj) else None,
+            _saved(obj),
+        )
+    if issubclass(cls, jit.ScriptModule):
+        tensors = dict(obj.state_dict(keep_vars=True))
+        return _load, (_saved(obj),), tensors, None, None, _put
+    if cls.__module__ == "torch.export.exported_program" and cls.__name__ == "ExportedProgram":
+        return _load_program, (_saved_program(torch, obj),)
+    return NotImplemented
+
+
+def _is_scripted(function: Any) -> bool:
+    """Whether it was scripted, so that its code names its source, and not traced: then the code has what the example inputs made of it."""
+    ranges = filter(
+        None, (node.sourceRange() for node in function.graph.nodes())
+    )  # a constant has none
+    return all('  File "' in found for found in ranges)
+
+
+def _saved(obj: Any) -> bytes:
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that TorchScript is old
+        try:
+            sys.modules["torch"].jit.save(obj, file)
+        except RuntimeError as error:
+            raise pickle.PicklingError(
+                f"torch.jit.save: {str(error).strip().splitlines()[0]}"
+            ) from error
+    return file.getvalue()
+
+
+def _saved_program(torch: Any, program: Any) -> bytes:
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    return file.getvalue()
+
+
+def _function(original: Any, data: bytes) -> Any:
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if original is not None:
+            with contextlib.suppress(
+                Exception
+            ):  # its source isn't here, or it names what only the text of an annotation names
+                return torch.jit.script(original)
+        return torch.jit.load(io.BytesIO(data))
+
+
+def _load(data: bytes) -> Any:
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.load(io.BytesIO(data), map_location="cpu")
+
+
+def _put(module: Any, tensors: dict[str, Any]) -> None:
+    """Has the module's parameters be those that an optimizer of the same call has."""
+    for name, tensor in tensors.items():
+        *path, last = name.split(".")
+        setattr(functools.reduce(getattr, path, module), last, tensor)
+
+
+def _load_program(data: bytes) -> Any:
+    import torch
+
+    return torch.export.load(io.BytesIO(data))
