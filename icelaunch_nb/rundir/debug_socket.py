@@ -1,9 +1,4 @@
-"""The socket of a rank's debugger: where it lies, who may speak, and what is said: a JSON object a line.
-
-To the rank go ``{"command": "p x"}`` and ``{"complete": "p x.fo"}``. From it come ``{"text": …}``; ``{"prompt": "(Pdb) ", "answered": 2}``
-once it has carried out so many commands of this connection and waits for one; ``{"completions": […], "start": 2}``; and last of
-all ``{"end": …}``. ``from`` and ``to`` beside these say where in the rank's stdout stands what was said.
-"""
+"""The socket of a rank's debugger: where it lies, who may speak, and the messages that are spoken."""
 
 from __future__ import annotations
 
@@ -13,14 +8,19 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, ClassVar
 
-from icelaunch_nb.rundir import RankDir
+from icelaunch_nb.rundir.paths import RunDir
+from icelaunch_nb.rundir.records import InvalidValueError, Record, Text, items, parse_line, whole
+from icelaunch_nb.system import safe_open
 
 _ADDRESS = 100  # bytes; Linux takes 108, macOS 104, with a zero at the end
 _LONGEST = 1 << 20  # bytes of a line; more is nonsense
+
+Position = Annotated[int, whole(0, 1 << 62)]
 
 
 def listen(path: Path) -> socket.socket:
@@ -71,18 +71,18 @@ def check_peer(connection: socket.socket) -> None:
         raise PermissionError(f"user {uid} is at the other end of the debugger's socket")
 
 
-def in_debugger(attempt: Path) -> set[int]:
+def in_debugger(run_dir: RunDir, attempt: int) -> set[int]:
     """Local ranks of an attempt that are in the debugger now: they, or children of theirs, hold the lock."""
     return {
-        int(lock.parent.name)
-        for lock in attempt.glob(f"*/{RankDir(attempt).debugger_lock.name}")
-        if _is_held(lock)
+        rank_dir.local_rank
+        for rank_dir in run_dir.ranks(attempt)
+        if _is_held(rank_dir.debugger_lock)
     }
 
 
 def _is_held(lock: Path) -> bool:
     try:
-        with open(lock, "rb") as file:
+        with open(safe_open.open_file(lock, any_owner=True), "rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return False
     except BlockingIOError:
@@ -104,23 +104,113 @@ def _address(path: Path) -> Iterator[str]:
         os.close(folder)
 
 
-def say(connection: socket.socket, message: Mapping[str, Any]) -> None:
-    """Sends a message."""
-    connection.sendall(json.dumps(message).encode() + b"\n")
+@dataclass(eq=False, repr=False, kw_only=True)
+class DebugMessage(Record):
+    """What is said on the socket: a JSON object a line, ``{"message": "command", "command": "p x"}``."""
+
+    name: ClassVar[str] = ""
+    _names: ClassVar[dict[str, type[DebugMessage]]] = {}
+
+    def __init_subclass__(cls, name: str) -> None:
+        cls.name = name
+        DebugMessage._names[name] = cls
 
 
-class Hearer:
+@dataclass(eq=False, repr=False, kw_only=True)
+class Command(DebugMessage, name="command"):
+    """To the rank: carry out one line of pdb's."""
+
+    command: Text
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class Complete(DebugMessage, name="complete"):
+    """To the rank: what does TAB offer at the end of this line?"""
+
+    line: Text
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class Output(DebugMessage, name="output"):
+    """From the rank: text.
+
+    Attributes:
+        text: The text.
+        start: Where in the rank's stdout that begins which is said first, in bytes.
+    """
+
+    text: Text
+    start: Position | None = None
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class Prompt(DebugMessage, name="prompt"):
+    """From the rank: it waits for a command.
+
+    Attributes:
+        prompt: ``(Pdb) ``.
+        answered: How many commands of this connection it has carried out.
+        end: Where in the rank's stdout that ends which was said, in bytes.
+    """
+
+    prompt: Text
+    answered: Position
+    end: Position
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class Completions(DebugMessage, name="completions"):
+    """From the rank: what TAB offers, and where in the line that begins."""
+
+    found: Annotated[list[Text], items(0, 100_000)]
+    start: Position
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class Left(DebugMessage, name="left"):
+    """From the rank, last of all: it goes on.
+
+    Attributes:
+        end: Where in the rank's stdout that ends which was said, in bytes.
+    """
+
+    end: Position
+
+
+def send(connection: socket.socket, message: DebugMessage) -> None:
+    """Sends a message.
+
+    Raises:
+        OSError: The other end is gone, or doesn't read.
+    """
+    connection.sendall(json.dumps({"message": message.name, **message.to_json()}).encode() + b"\n")
+
+
+def parse_message(line: bytes) -> DebugMessage:
+    """The message of a line.
+
+    Raises:
+        ValueError: It is none, or one of its values can't be.
+    """
+    data = parse_line(line)
+    kind = DebugMessage._names.get(str(data.pop("message", None)))
+    if kind is None:
+        raise InvalidValueError("no such message")
+    return kind.parse(data)
+
+
+class MessageReader:
     """Puts what comes from a connection together to messages.
 
     Attributes:
-        heard: How many commands came, and were carried out.
+        commands: How many commands came, and were carried out.
     """
 
     def __init__(self, connection: socket.socket) -> None:
-        self.connection, self.heard = connection, 0
+        self.connection, self.commands = connection, 0
         self._rest = b""
 
-    def hear(self) -> list[dict[str, Any]] | None:
+    def read(self) -> list[DebugMessage] | None:
         """Reads what is there, waiting for something; the messages that are whole now, None at the end."""
         try:
             data = self.connection.recv(65536)
@@ -132,7 +222,5 @@ class Hearer:
         messages = []
         for line in lines:
             with contextlib.suppress(ValueError):
-                message = json.loads(line)
-                if isinstance(message, dict):
-                    messages.append(message)
+                messages.append(parse_message(line))
         return messages

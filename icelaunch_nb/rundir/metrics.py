@@ -9,11 +9,18 @@ import operator
 import os
 import time
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from icelaunch_nb.rundir.records import InvalidValueError, parse_line
+from icelaunch_nb.system import safe_open
+from icelaunch_nb.system.files import open_private
+
 COLUMNS = ("attempt", "rank", "step", "time")
+_SPECIAL = ("inf", "-inf")
+_LATEST = 1e11  # seconds since the epoch
+_LONGEST_ROW = 1 << 20  # bytes
 
 
 class Metrics:
@@ -54,9 +61,7 @@ class Metrics:
         """A disk that is full costs metrics, not the run."""
         with contextlib.suppress(OSError):
             if self._fd is None:
-                self._fd = os.open(
-                    self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
-                )
+                self._fd = open_private(self._path, os.O_WRONLY | os.O_APPEND)
                 weakref.finalize(
                     self, os.close, self._fd
                 ).atexit = False  # functions that run then may report too
@@ -64,28 +69,70 @@ class Metrics:
             self._torn = os.write(self._fd, line) < len(line)
 
 
-def read(files: Iterable[tuple[int, Path]]) -> list[dict[str, Any]]:
+def read(
+    files: Iterable[tuple[int, Path]], open_file: Callable[[Path], int] = safe_open.open_file
+) -> list[dict[str, Any]]:
     """The rows of all files, in order of time.
 
     Args:
         files: Number of the attempt, and a rank's file.
+        open_file: Gives a descriptor of a file.
     """
     rows: list[dict[str, Any]] = []
     for attempt, path in files:
-        with contextlib.suppress(FileNotFoundError):
-            for line in path.read_bytes().splitlines():
+        try:
+            fd = open_file(path)
+        except OSError:  # not reported, or no file
+            continue
+        try:
+            for line in _lines(fd):
                 with contextlib.suppress(ValueError):  # the last line of a rank that was killed
-                    row = json.loads(line)
+                    row = parse(line)
                     rows.append(
                         {
                             "attempt": attempt,
                             **{
-                                name: math.nan if value is None else _back(value)
+                                name: _back(value)
                                 for name, value in row.items()
+                                if name != "attempt"
                             },
                         }
                     )
+        finally:
+            os.close(fd)
     return sorted(rows, key=lambda row: row["time"])
+
+
+def _lines(fd: int) -> Iterator[bytes]:
+    """The lines of a file, and what follows the last newline: a full disk may have kept that out alone."""
+    end = 0
+    for line, after in safe_open.read_lines(fd, 0, _LONGEST_ROW):
+        end = after
+        yield line
+    yield os.pread(fd, _LONGEST_ROW, end)
+
+
+def parse(line: bytes) -> dict[str, Any]:
+    """A row as `Metrics` wrote it; of a metric whose value can't be, the row has none.
+
+    Raises:
+        ValueError: It is no row.
+    """
+    row = parse_line(line)
+    if (
+        type(row.get("rank")) is not int
+        or row["rank"] < 0
+        or type(row.get("time")) not in (int, float)
+        or not 0 <= row["time"] <= _LATEST
+    ):
+        raise InvalidValueError("a row has a rank and a time")
+    if row.get("step") is not None and type(row["step"]) is not int:
+        raise InvalidValueError("a step is a whole number")
+    return {
+        name: value
+        for name, value in row.items()
+        if type(value) in (int, float) or value is None or value in _SPECIAL
+    }
 
 
 def number(name: str, value: Any) -> float:
@@ -117,4 +164,4 @@ def _special(value: float) -> str | None:
 
 
 def _back(value: Any) -> Any:
-    return float(value) if isinstance(value, str) else value
+    return math.nan if value is None else float(value) if isinstance(value, str) else value

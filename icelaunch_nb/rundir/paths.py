@@ -7,32 +7,34 @@ folders; whoever looks on reads. Whole files appear by write-then-rename, so a r
         spec.json  call.pkl  sources.json        what was asked (the kernel writes it; call.pkl goes when the run is over)
         journal.jsonl  agent.log                 what happened (the agent)
         events.board                             flags and counters that all of them see
-        ballast                                  space for the last words on a full disk, until the run is over
+        disk.reserve                             space for the last words on a full disk, until the run is over
         checkpoint.json                          the newest checkpoint that a rank told of (that rank)
-        control  leash                           FIFOs: wishes and moments to the agent; the agent's life, for the ranks
+        control  leash                           FIFOs: requests to the agent; the agent's life, for the ranks
         watchers/                                a mark of each process that looks at the run (retention.py)
-        attempt_<k>/steps.board                  how the ranks of one attempt agree on a step (they make it, if they use it)
+        attempt_<k>/steps.board                  how the ranks of one attempt agree on a step (the agent makes it, of several)
         attempt_<k>/<local_rank>/                stdout.log  stderr.log  error.json  error.pkl  result.pkl
                                                  metrics.jsonl  stacks.txt  debugger.lock  debugger.sock
+                                                 error.reserve (while the rank lives)
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
-import select
-import stat
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from icelaunch_nb.disk import write_whole
-from icelaunch_nb.errors import ConfigError, IcelaunchError
+from icelaunch_nb.errors import ConfigError, NotARunError, UnreadableRunError, UntrustedFileError
+from icelaunch_nb.system import safe_open
+from icelaunch_nb.system.files import write_atomically
+from icelaunch_nb.system.userdirs import own_dir, own_dirs, temporary_dirs
 
-_LONGEST = select.PIPE_BUF  # bytes of a line that a FIFO takes whole or not at all; 4096 on Linux
+RUN_DIR_VARIABLE = "ICELAUNCH_RUN_DIR"  # in the environment of every process of a run
+_DISK_RESERVE = "disk.reserve"
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,16 @@ class RankDir:
         return self.path / "error.json"
 
     @property
+    def error_reserve(self) -> Path:
+        """Open in the rank from its start, for an error file that can't be written; gone when the rank is."""
+        return self.path / "error.reserve"
+
+    @property
+    def disk_reserve(self) -> Path:
+        """The run's, which makes room where the rank finds the disk full."""
+        return self.run_dir.disk_reserve
+
+    @property
     def exception(self) -> Path:
         """The exception itself, packed."""
         return self.path / "error.pkl"
@@ -74,10 +86,29 @@ class RankDir:
         """Where faulthandler writes the stacks of all threads on request."""
         return self.path / "stacks.txt"
 
+    def child_main(self, number: int) -> tuple[Path, Path]:
+        """What the rank's children by spawn or forkserver run first, and what that loads."""
+        return self.path / f"child_main_{number}.py", self.path / f"child_main_{number}.pkl"
+
     @property
     def debugger(self) -> Path:
         """The socket of the rank's debugger; there while the rank is in it."""
         return self.path / "debugger.sock"
+
+    @property
+    def run_dir(self) -> RunDir:
+        """The run's directory on this rank's machine."""
+        return RunDir(self.path.parent.parent)
+
+    @property
+    def attempt(self) -> int:
+        """Number of the attempt."""
+        return int(self.path.parent.name.rpartition("_")[2])
+
+    @property
+    def local_rank(self) -> int:
+        """The rank whose folder it is."""
+        return int(self.path.name)
 
     @property
     def debugger_lock(self) -> Path:
@@ -87,9 +118,82 @@ class RankDir:
 
 @dataclass(frozen=True)
 class RunDir:
-    """Every path of a run, named once."""
+    """Every path of a run, named once.
+
+    Attributes:
+        path: The directory.
+        identity: Which directory that was when the run was made or attached; None: not asked yet. Whoever may rename in the base can
+            put another one there, and nothing is read from that. A descriptor would do the same, but each run that a notebook
+            shows would hold one.
+    """
 
     path: Path
+    identity: safe_open.Identity | None = field(default=None, compare=False, repr=False)
+
+    @classmethod
+    def at(cls, path: str | os.PathLike[str]) -> RunDir:
+        """The run directory that lies there now.
+
+        Raises:
+            NotARunError: There is none.
+            UntrustedFileError: Somebody else owns it.
+            UnreadableRunError: It can't be opened.
+        """
+        try:
+            fd = safe_open.open_directory(path)
+        except UntrustedFileError:
+            raise
+        except OSError as error:
+            kind = (
+                NotARunError if error.errno in (errno.ENOENT, errno.ENOTDIR) else UnreadableRunError
+            )
+            raise kind(f"{path} is not the directory of a run: {error.strerror}") from None
+        try:
+            found = os.fstat(fd)
+        finally:
+            os.close(fd)
+        return cls(Path(path), (found.st_dev, found.st_ino))
+
+    def open(
+        self, path: Path, flags: int = os.O_RDONLY, *, fifo: bool = False, any_owner: bool = False
+    ) -> int:
+        """A descriptor of one of the run's files, sure to be that: see `safe_open`.
+
+        Args:
+            path: The file, below the directory.
+            flags: As `os.open` takes them.
+            fifo: Whether it must be a FIFO; otherwise a regular file.
+            any_owner: Whether it may be another user's, since it is only shown.
+
+        Raises:
+            UntrustedFileError: It is something else, or somebody else's.
+            OSError: It can't be opened.
+        """
+        directory = safe_open.open_directory(self.path, self.identity)
+        try:
+            return safe_open.open_below(
+                directory, path.parts[len(self.path.parts) :], flags, fifo=fifo, any_owner=any_owner
+            )
+        finally:
+            os.close(directory)
+
+    def open_log(self, path: Path) -> int:
+        """A descriptor of what a rank wrote for people to read, as `open`; a rank may have changed its user meanwhile.
+
+        Raises:
+            UntrustedFileError: It is no file, or lies in a directory of somebody else's.
+            OSError: It can't be opened.
+        """
+        return self.open(path, any_owner=True)
+
+    def read(self, path: Path) -> bytes:
+        """All of one of the run's files.
+
+        Raises:
+            UntrustedFileError: It is something else, somebody else's, or far too large.
+            OSError: It can't be opened.
+        """
+        return safe_open.read_whole(self.open(path), path)
 
     @property
     def spec(self) -> Path:
@@ -116,6 +220,11 @@ class RunDir:
         return self.path / "events.board"
 
     @property
+    def disk_reserve(self) -> Path:
+        """Space that makes room for the last words on a full disk."""
+        return self.path / _DISK_RESERVE
+
+    @property
     def checkpoint(self) -> Path:
         return self.path / "checkpoint.json"
 
@@ -127,42 +236,50 @@ class RunDir:
     def leash(self) -> Path:
         return self.path / "leash"
 
-    def attempt(self, number: int) -> Path:
-        return self.path / f"attempt_{number}"
+    @property
+    def watchers(self) -> Path:
+        """Holds a mark of each process that looks at the run."""
+        return self.path / "watchers"
 
-    def steps(self, attempt: int) -> Path:
+    def node(self, node: int) -> Path:
+        """Where the files of a node lie; those of the first, the home node, in the directory itself."""
+        return self.path / "nodes" / str(node) if node else self.path
+
+    def journal_of(self, node: int) -> Path:
+        """The journal of a node's agent."""
+        return self.node(node) / self.journal.name
+
+    def attempt(self, number: int, node: int = 0) -> Path:
+        """An attempt's folder on a node."""
+        return self.node(node) / f"attempt_{number}"
+
+    def steps(self, attempt: int, node: int = 0) -> Path:
         """How the ranks of one attempt agree on a step."""
-        return self.attempt(attempt) / "steps.board"
+        return self.attempt(attempt, node) / "steps.board"
 
-    def rank(self, attempt: int, local_rank: int) -> RankDir:
-        return RankDir(self.attempt(attempt) / str(local_rank))
+    def rank(self, attempt: int, local_rank: int, node: int = 0) -> RankDir:
+        """A rank's folder in an attempt."""
+        return RankDir(self.attempt(attempt, node) / str(local_rank))
+
+    def ranks(self, attempt: int, node: int = 0) -> list[RankDir]:
+        """The folders that an attempt has on a node."""
+        try:
+            names = os.listdir(self.attempt(attempt, node))
+        except OSError:
+            return []
+        return [
+            self.rank(attempt, int(name), node)
+            for name in sorted(names)
+            if name.isascii() and name.isdigit()
+        ]
 
     def write(self, path: Path, text: str) -> None:
         """Writes a whole file that appears at once, readable by its owner alone."""
-        write_whole(path, text.encode())
-
-    def read_spec(self) -> dict[str, Any]:
-        """What was asked, as `launch` wrote it.
-
-        Raises:
-            IcelaunchError: The directory is not a run's, or belongs to somebody else.
-        """
-        check_owner(self.path)
-        try:
-            return json.loads(self.spec.read_bytes())
-        except (OSError, ValueError) as error:
-            raise IcelaunchError(f"{self.path} is not the directory of a run: {error}") from None
+        write_atomically(path, text.encode())
 
     def write_json(self, path: Path, value: object) -> None:
         """Writes a whole JSON file, as `write` does."""
         self.write(path, json.dumps(value))
-
-    def read_checkpoint(self) -> dict[str, Any] | None:
-        """The newest checkpoint that a rank told of: ``path``, ``time``, ``rank``, ``step``; None: there is none."""
-        try:
-            return json.loads(self.checkpoint.read_bytes())
-        except (OSError, ValueError):
-            return None
 
 
 def make_run_dir(log_dir: str | None, run_id: str) -> RunDir:
@@ -189,7 +306,7 @@ def make_run_dir(log_dir: str | None, run_id: str) -> RunDir:
             str(base),
             f"a run's directory can't be made there: {getattr(error, 'strerror', error)}",
         ) from None
-    return run_dir
+    return RunDir.at(run_dir.path)
 
 
 def make_private(path: Path) -> None:
@@ -203,55 +320,45 @@ def make_private(path: Path) -> None:
             folder.mkdir(exist_ok=True, mode=0o700)
 
 
-def default_log_dir() -> Path:
+def default_log_dir(*, shared: bool = False) -> Path:
     """The user's own directory for runs in the temporary directory, made if need be.
 
-    Raises:
-        ConfigError: Somebody else owns a directory of that name.
-    """
-    path = Path(tempfile.gettempdir()) / f"icelaunch_nb-{os.geteuid()}"
-    with contextlib.suppress(FileExistsError):
-        path.mkdir(mode=0o700)
-    found = path.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-        raise ConfigError("log_dir", None, f"{path} belongs to somebody else; set log_dir")
-    if stat.S_IMODE(found.st_mode) != 0o700:
-        path.chmod(0o700)
-    return path
+    Where that directory takes none, in the next one that Python would use.
 
-
-def check_owner(path: Path) -> None:
-    """Refuses what another user could have put there; nothing is unpickled before this was asked.
+    Args:
+        shared: In the machine's temporary directory, whatever TMPDIR says.
 
     Raises:
-        IcelaunchError: `path` is missing, or neither the caller nor root owns it.
+        ConfigError: No temporary directory takes it.
     """
-    try:
-        owner = path.stat().st_uid
-    except OSError as error:
-        raise IcelaunchError(f"{path}: {error.strerror}") from None
-    if owner not in (os.geteuid(), 0):
-        raise IcelaunchError(f"{path} belongs to user {owner}, not to you: nothing in it is loaded")
+    trouble = "there is none"
+    for folder in temporary_dirs(shared=shared):
+        try:
+            return own_dir(folder, _default_name())
+        except OSError as error:
+            trouble = f"{folder}: {error.strerror}"
+    raise ConfigError(
+        "log_dir",
+        None,
+        f"a run's directory can't be made in a temporary directory ({trouble}); set log_dir",
+    )
 
 
-def tell_agent(run_dir: RunDir, line: str) -> bool:
-    """Says a line to a run's agent (`agent.wishes` knows which); whether it is on its way.
+def default_log_dirs(*, shared: bool = False) -> list[Path]:
+    """The directories that `default_log_dir` may have answered; none is made."""
+    found: list[Path] = []
+    for folder in temporary_dirs(shared=shared):
+        found += own_dirs(folder, _default_name())
+        with contextlib.suppress(OSError):
+            os.rmdir(tempfile.mkdtemp(dir=folder))
+            break  # nobody went further than this
+    return found
 
-    Never waits, and never raises for an agent that is gone or doesn't read.
 
-    Raises:
-        ValueError: It is so long that a FIFO wouldn't take it whole, between the lines of others.
-    """
-    data = line.encode() + b"\n"
-    if len(data) > _LONGEST:
-        raise ValueError(f"a line of {len(data)} bytes: at most {_LONGEST}")
-    try:
-        fd = os.open(run_dir.control, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        return os.write(fd, data) == len(data)
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
+def is_default_log_dir(base: Path) -> bool:
+    """Whether runs in it are removed by themselves."""
+    return base.name == _default_name() or base.name.startswith(f"{_default_name()}-")
+
+
+def _default_name() -> str:
+    return f"icelaunch_nb-{os.geteuid()}"

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import secrets
 import shutil
 import stat
 import time
@@ -24,15 +23,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from icelaunch_nb.errors import ConfigError
-from icelaunch_nb.journal import read_journal
-from icelaunch_nb.processes import Process
-from icelaunch_nb.rundir import RunDir
+from icelaunch_nb.rundir.journal import read_events
+from icelaunch_nb.rundir.journal_events import AgentStarted, Ended
+from icelaunch_nb.rundir.paths import RunDir
+from icelaunch_nb.system.processes import Process
 
 _GONE = ".gone-"  # what a directory's name begins with while it is being removed
 _UNBORN = 86400.0  # seconds after which a directory without an agent is nobody's
 
 
-class Kept(NamedTuple):
+class Limits(NamedTuple):
     """How much is kept.
 
     Attributes:
@@ -44,7 +44,7 @@ class Kept(NamedTuple):
     bytes: float = 10e9
 
 
-def kept(environ: Mapping[str, str]) -> Kept:
+def limits(environ: Mapping[str, str]) -> Limits:
     """What the environment says.
 
     Raises:
@@ -52,8 +52,8 @@ def kept(environ: Mapping[str, str]) -> Kept:
     """
     values = []
     for name, default in (
-        ("ICELAUNCH_KEEP_RUNS", Kept().runs),
-        ("ICELAUNCH_KEEP_BYTES", Kept().bytes),
+        ("ICELAUNCH_KEEP_RUNS", Limits().runs),
+        ("ICELAUNCH_KEEP_BYTES", Limits().bytes),
     ):
         text = environ.get(name, "")
         try:
@@ -63,10 +63,10 @@ def kept(environ: Mapping[str, str]) -> Kept:
         if not value >= 0:
             raise ConfigError(name, text, "must be a number, 0 or more, or inf")
         values.append(value)
-    return Kept(*values)
+    return Limits(*values)
 
 
-def tidy(base: Path, keep: Kept, sizes: dict[Path, int] | None = None) -> list[Path]:
+def remove_old(base: Path, keep: Limits, sizes: dict[Path, int] | None = None) -> list[Path]:
     """Removes the oldest runs in `base`, and what an earlier removal left half done.
 
     Args:
@@ -90,14 +90,14 @@ def tidy(base: Path, keep: Kept, sizes: dict[Path, int] | None = None) -> list[P
         for path in sizes.keys() - set(paths):
             del sizes[path]
         for path in set(paths) - sizes.keys():
-            if not lives(path):
+            if not is_living(path):
                 sizes[path] = size(path)
-        return sift(paths, keep, sizes)
+        return prune(paths, keep, sizes)
     return []
 
 
-def sift(
-    newest_first: Iterable[Path], keep: Kept, sizes: Mapping[Path, int] | None = None
+def prune(
+    newest_first: Iterable[Path], keep: Limits, sizes: Mapping[Path, int] | None = None
 ) -> list[Path]:
     """Removes those beyond what is kept, except living ones and ones that somebody looks at; these count, too.
 
@@ -114,25 +114,25 @@ def sift(
         number, used = number + 1, used + (known[path] if path in known else size(path))
         if (
             (number > keep.runs or used > keep.bytes)
-            and not lives(path)
-            and not watched(path)
+            and not is_living(path)
+            and not pinned(path)
             and remove(path)
         ):
             removed.append(path)
     return removed
 
 
-def lives(path: Path) -> bool:
+def is_living(path: Path) -> bool:
     """Whether something may still happen in a run: its journal has no end, and nobody knows its agent to be gone."""
     try:
-        events, _ = read_journal(RunDir(path).journal, 0)
+        events, _ = read_events(RunDir(path).journal, 0)
     except OSError:
         return True
-    if any(event["event"] == "end" for event in events):
+    if any(isinstance(event, Ended) for event in events):
         return False
     for event in events:
-        if event["event"] == "agent":
-            return Process(event["pid"], event["started"]).alive()
+        if isinstance(event, AgentStarted):
+            return event.process.alive()
     return _age(path) < _UNBORN
 
 
@@ -147,29 +147,30 @@ def remove(path: Path) -> bool:
     return True
 
 
-def watch(path: Path) -> Callable[[], object]:
+def pin(path: Path) -> Callable[[], object]:
     """Marks a run as looked at by this process, until the answer is called."""
     me = Process.of(os.getpid())
-    mark = path / "watchers" / f"{os.getpid()}-{me.started if me else 0}-{secrets.token_hex(4)}"
+    run_dir = RunDir(path)
+    mark = run_dir.watchers / f"{os.getpid()}-{me.started if me else 0}-{os.urandom(4).hex()}"
     try:
         mark.parent.mkdir(mode=0o700, exist_ok=True)
-        os.close(os.open(mark, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        os.close(run_dir.open(mark, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
     except OSError:  # a full disk, somebody else's directory
         return lambda: None
     return lambda: _unmark(mark)
 
 
-def watch_while(holder: object, path: Path) -> None:
+def pin_while(holder: object, path: Path) -> None:
     """Marks a run as looked at as long as `holder` lives."""
-    weakref.finalize(holder, watch(path))
+    weakref.finalize(holder, pin(path))
 
 
-def watched(path: Path) -> bool:
+def pinned(path: Path) -> bool:
     """Whether a living process looks at a run."""
     with contextlib.suppress(OSError):
-        for mark in os.listdir(path / "watchers"):
+        for mark in os.listdir(RunDir(path).watchers):
             pid, _, rest = mark.partition("-")
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, OverflowError):
                 if Process(int(pid), float(rest.partition("-")[0])).alive():
                     return True
     return False

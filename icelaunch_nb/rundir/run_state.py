@@ -1,7 +1,7 @@
-"""The story of a run: what its journal adds up to.
+"""The state of a run: what its journal adds up to.
 
 A value, never changed: each event makes the next one. So whoever is interrupted between two events (a KeyboardInterrupt can
-come anywhere) still holds a whole story.
+come anywhere) still holds a whole state.
 """
 
 from __future__ import annotations
@@ -9,12 +9,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any
 
 from icelaunch_nb.errors import Failure
-from icelaunch_nb.processes import Process
+from icelaunch_nb.rundir.journal_events import (
+    AgentStarted,
+    AttemptStarted,
+    Ended,
+    Event,
+    RankEntry,
+    RanksFailed,
+    RankUnkillable,
+    Restarted,
+    Stopping,
+    TimelineEvent,
+    unreadable_end,
+)
+from icelaunch_nb.system.processes import Process
 
-_MOMENTS = 200  # more than anybody reads
+_TIMELINE = 200  # events; more than anybody reads
 HOST_ENDED = "its host ended"  # all that an agent can know; the kernel, whose child the host was, completes it
 STOPPED_ITSELF = "stop_all_tasks was set"
 ORPHANS_GRACE = 2.0  # seconds that ranks get whose kernel or host is gone
@@ -23,7 +35,8 @@ ORPHANS_GRACE = 2.0  # seconds that ranks get whose kernel or host is gone
 class State(str, Enum):
     """The life of a run; each member equals its name as a string.
 
-    PAUSED isn't in the journal: `Run.state` says so of a running run whose ``events.paused`` is set.
+    PAUSED isn't in the journal: `Run.state` says so of a running run whose ``events.paused`` is set. UNREADABLE is said of a run whose
+    files were damaged, made up, or written by a newer version.
     """
 
     STARTING = "STARTING"
@@ -35,61 +48,67 @@ class State(str, Enum):
     FAILED = "FAILED"
     STOPPED = "STOPPED"
     LOST = "LOST"
+    UNREADABLE = "UNREADABLE"
 
     __str__ = str.__str__
 
     @property
     def over(self) -> bool:
         """Whether nothing will happen any more."""
-        return self in (State.SUCCEEDED, State.FAILED, State.STOPPED, State.LOST)
+        return self in (State.SUCCEEDED, State.FAILED, State.STOPPED, State.LOST, State.UNREADABLE)
 
 
 @dataclass(frozen=True)
-class Story:
+class RunState:
     """A run so far.
 
     Attributes:
         state: Where it stands.
-        agent: Its agent, once there is one.
-        attempts: The journal's ``attempt`` events: ``attempt``, ``world_size`` and ``ranks``, each with ``rank``,
-            ``local_rank``, ``pid``, ``started`` and ``device``.
-        restarts: The ``restart`` events: ``attempt``, ``rank``, ``cause``, ``failed_at`` and ``t``.
+        agents: Its agents, by node.
+        attempts: The attempts that were started, each with the ranks of all nodes.
+        restarts: The restarts between them.
         failures: Every failed rank of the newest attempt that failed, the cause first.
-        moments: The newest ``moment`` events: ``kind``, ``text``, ``t`` and, where it is about one, ``rank``.
-        stopping: The newest ``stopping`` event: when ranks were told to end (``t``), and how many seconds they were given (``grace``).
-        debugged: The moment that tells of it, for each rank that is in the debugger: ``where`` it waits (``cell 5, line 7``),
-            ``function``, ``why`` (``breakpoint``, or the exception), ``who`` (empty, or which thread or child).
-        silent: Where each rank stands that the hang watch calls silent; empty where that can't be told.
-        end: The ``end`` event, or what stands for it where there is none; empty before.
+        timeline: The newest events beside the attempts.
+        stopping: The newest order to end: when, and how many seconds the ranks were given.
+        debugged: The event that tells of it, for each rank that is in the debugger.
+        silent: Where each rank stands that the hang detector calls silent; empty where that can't be told.
+        end: How it ended, or what stands for it where there is none; None before.
     """
 
     state: State = State.STARTING
-    agent: Process | None = None
-    attempts: tuple[Mapping[str, Any], ...] = ()
-    restarts: tuple[Mapping[str, Any], ...] = ()
+    agents: Mapping[int, Process] = field(default_factory=dict)
+    attempts: tuple[AttemptStarted, ...] = ()
+    restarts: tuple[Restarted, ...] = ()
     failures: tuple[Failure, ...] = ()
-    moments: tuple[Mapping[str, Any], ...] = ()
-    stopping: Mapping[str, Any] | None = None
-    debugged: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    timeline: tuple[TimelineEvent, ...] = ()
+    stopping: Stopping | None = None
+    debugged: Mapping[int, TimelineEvent] = field(default_factory=dict)
     silent: Mapping[int, str] = field(default_factory=dict)
-    end: Mapping[str, Any] | None = None
+    end: Ended | None = None
 
-    def after(self, event: Mapping[str, Any]) -> Story:
-        """The story once `event` has happened; events of a newer version change nothing."""
-        match event["event"]:
-            case "agent":
-                return replace(self, agent=Process(event["pid"], event["started"]))
-            case "attempt":
+    @property
+    def agent(self) -> Process | None:
+        """The agent of the home node, once there is one."""
+        return self.agents.get(0)
+
+    @property
+    def ranks(self) -> list[RankEntry]:
+        """The ranks of the newest attempt."""
+        return self.attempts[-1].ranks if self.attempts else []
+
+    def after(self, event: Event) -> RunState:
+        """The state once `event` has happened; events of a newer version change nothing."""
+        match event:
+            case AgentStarted():
+                return replace(self, agents={**self.agents, event.node: event.process})
+            case AttemptStarted():
                 state = self.state if self.state == State.STOPPING else State.RUNNING
                 return replace(
-                    self, state=state, attempts=(*self.attempts, event)
+                    self, state=state, attempts=self._with_attempt(event)
                 )  # its first ranks may be in the debugger already
-            case "failure":
-                return replace(
-                    self,
-                    failures=tuple(Failure.from_json(failure) for failure in event["failures"]),
-                )
-            case "restart":
+            case RanksFailed():
+                return replace(self, failures=tuple(failed.failure() for failed in event.failures))
+            case Restarted():
                 return replace(
                     self,
                     state=State.RESTARTING,
@@ -97,58 +116,67 @@ class Story:
                     debugged={},
                     silent={},
                 )
-            case "moment":
-                return self._after_moment(event)
-            case "unkillable":
+            case TimelineEvent():
+                return self._after_timeline_event(event)
+            case RankUnkillable():
                 ranks = [
-                    entry["rank"]
+                    entry.rank
                     for attempt in self.attempts
-                    for entry in attempt["ranks"]
-                    if entry["pid"] == event["pid"]
+                    for entry in attempt.ranks
+                    if (entry.node, entry.pid) == (event.node, event.pid)
                 ]
-                text = f"pid {event['pid']} outlives SIGKILL: it waits in the operating system"
-                return self._after_moment(
-                    {
-                        "t": event["t"],
-                        "kind": "unkillable",
-                        "text": text,
-                        "rank": ranks[-1] if ranks else None,
-                    }
+                text = f"pid {event.pid} outlives SIGKILL: it waits in the operating system"
+                return self._after_timeline_event(
+                    TimelineEvent(
+                        t=event.t, kind="unkillable", text=text, rank=ranks[-1] if ranks else None
+                    )
                 )
-            case "stopping":
+            case Stopping():
                 return replace(self, state=State.STOPPING, stopping=event)
-            case "end":
-                return replace(self, state=State(event["state"]), end=event, debugged={}, silent={})
+            case Ended():
+                if event.state not in State.__members__ or not State(event.state).over:
+                    event = unreadable_end(
+                        event.t, f"how it ended can't be read: state={event.state!r:.100}"
+                    )
+                return replace(self, state=State(event.state), end=event, debugged={}, silent={})
         return self
 
-    def _after_moment(self, moment: Mapping[str, Any]) -> Story:
-        kind = moment["kind"]
-        story = (
+    def _with_attempt(self, event: AttemptStarted) -> tuple[AttemptStarted, ...]:
+        """The attempts with one more; the nodes of one attempt tell of it one by one."""
+        entries = [replace(entry, node=event.node) for entry in event.ranks]
+        last = self.attempts[-1] if self.attempts else None
+        if (
+            last is not None
+            and last.attempt == event.attempt
+            and event.node not in {entry.node for entry in last.ranks}
+        ):
+            return (
+                *self.attempts[:-1],
+                replace(last, ranks=sorted([*last.ranks, *entries], key=lambda entry: entry.rank)),
+            )
+        return (*self.attempts, replace(event, ranks=entries) if event.node else event)
+
+    def _after_timeline_event(self, event: TimelineEvent) -> RunState:
+        state = (
             self
-            if kind == "debugger_step"
-            else replace(self, moments=(*self.moments, moment)[-_MOMENTS:])
+            if event.kind == "debugger_step"
+            else replace(self, timeline=(*self.timeline, event)[-_TIMELINE:])
         )
-        if kind in ("debugger_start", "debugger_step"):
-            return replace(story, debugged={**self.debugged, moment["rank"]: moment})
-        if kind == "debugger_end":
+        if event.kind in ("debugger_start", "debugger_step") and event.rank is not None:
+            return replace(state, debugged={**self.debugged, event.rank: event})
+        if event.kind == "debugger_end":
             return replace(
-                story,
-                debugged={
-                    other: at for other, at in self.debugged.items() if other != moment["rank"]
-                },
+                state,
+                debugged={other: at for other, at in self.debugged.items() if other != event.rank},
             )
-        if kind == "silent":
+        if event.kind == "silent":
+            return replace(state, silent={**self.silent, **dict.fromkeys(event.ranks, event.where)})
+        if event.kind == "recovered":
             return replace(
-                story, silent={**self.silent, **dict.fromkeys(moment["ranks"], moment["where"])}
+                state,
+                silent={rank: at for rank, at in self.silent.items() if rank not in event.ranks},
             )
-        if kind == "heard":
-            return replace(
-                story,
-                silent={
-                    rank: at for rank, at in self.silent.items() if rank not in moment["ranks"]
-                },
-            )
-        return story
+        return state
 
     def hangs(self) -> list[tuple[list[int], str]]:
         """Silent ranks by where they stand, the fewest ranks first: the odd one out is where to look."""

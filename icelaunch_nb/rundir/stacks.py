@@ -6,27 +6,30 @@ Where py-spy is installed and may look into the ranks, the frames of C and C++ c
 from __future__ import annotations
 
 import contextlib
-import html
+import faulthandler
 import os
 import re
 import shutil
-import signal
+import stat
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from icelaunch_nb import places
-from icelaunch_nb.moments import in_words
-from icelaunch_nb.processes import Process
-from icelaunch_nb.rundir import RunDir
+from icelaunch_nb.rundir import source_locations, stack_signal
+from icelaunch_nb.rundir.journal_events import RankEntry
+from icelaunch_nb.rundir.paths import RUN_DIR_VARIABLE, RunDir
+from icelaunch_nb.rundir.timeline import format_ranks
+from icelaunch_nb.system.plaintext import in_lines
+from icelaunch_nb.system.processes import is_marked
 
 _LOOK = 0.02  # seconds between two looks at what was written
 _TOO_SHORT = 0.5  # seconds in which py-spy can't even start
 _LETTING_GO = 0.4  # seconds that it may take to end it
 _FRAME = re.compile(r'  File "(?P<file>.*)", line (?P<line>\d+) in .*')
+_THREAD = re.compile(r"(?:Current t|T)hread (0x[0-9a-f]+)")
 _BELOW = os.path.join("icelaunch_nb", "worker", "main.py")  # what calls the user's function
 _LINE = 160  # characters
 _INSTALLED = re.compile(r'File "[^"\n]*/(?:site|dist)-packages/')
@@ -34,7 +37,13 @@ _COLOR = re.compile(r"\x1b\[[0-9;]*m")
 _ADDRESS = re.compile(r"0x[0-9a-f]+")
 _SPIED_THREAD = re.compile(r"^Thread \d+ \(\w+\)", re.MULTILINE)  # its id, and whether it was idle
 _NATIVE = "\nwith native frames, by py-spy:\n"
-_SILENT = "no answer: the rank was not ready for the signal, or is stopped\n"
+_LONGEST = (
+    8 << 20
+)  # bytes of an answer; faulthandler writes at most 100 threads with 100 frames each
+_SILENT = (
+    "no answer: the rank is not ready yet, or is stopped, or its code blocks or handles the signal that asks for stacks "
+    f"({stack_signal.SIGNUM.name}), or has become another program\n"
+)
 _SILENT_PROGRAM = (
     "no answer: nothing in a program's ranks listens to the signal that asks for stacks; py-spy tells where they are, where it is "
     "installed and allowed to look into them\n"
@@ -43,49 +52,110 @@ _SILENT_PROGRAM = (
 
 def ask(
     run_dir: RunDir,
-    attempt: Mapping[str, Any],
+    attempt: int,
+    ranks: Sequence[RankEntry],
     timeout: float,
     given_up: Callable[[], bool] = lambda: False,
 ) -> dict[int, str]:
-    """The stacks of all threads of every rank of an attempt, by global rank; empty for a rank that didn't answer.
+    """The stacks of all threads of ranks of an attempt, by global rank; empty for a rank that didn't answer.
 
     Args:
         run_dir: The run directory.
-        attempt: The journal's ``attempt`` event.
+        attempt: Number of the attempt.
+        ranks: Its ranks.
         timeout: Seconds to wait at most.
         given_up: Asked now and then whether nobody wants to know any more.
     """
-    asked: dict[int, tuple[Path, int]] = {}
-    for entry in attempt["ranks"]:
-        path = run_dir.rank(attempt["attempt"], entry["local_rank"]).stacks
-        with contextlib.suppress(OSError):
-            # The file is there once the rank has a handler for the signal; before that, it would end the rank.
-            size = path.stat().st_size
-            if Process(entry["pid"], entry["started"]).send(signal.SIGUSR1):
-                asked[entry["rank"]] = (path, size)
-    found, deadline = {entry["rank"]: "" for entry in attempt["ranks"]}, time.monotonic() + timeout
-    while asked and time.monotonic() < deadline and not given_up():
-        for rank, (path, before) in list(asked.items()):
-            text = path.read_bytes()[before:].decode(errors="replace")
-            if text.endswith("\n") and text == found[rank]:
-                del asked[rank]
-            found[rank] = text
-        time.sleep(_LOOK)
+    found, asked = {entry.rank: "" for entry in ranks}, dict[int, tuple[int, int]]()
+    deadline = time.monotonic() + timeout
+    try:
+        for entry in ranks:
+            if entry.pid == os.getpid():
+                found[entry.rank] = _own()
+                continue
+            with contextlib.suppress(OSError):
+                fd = _open(run_dir.rank(attempt, entry.local_rank, entry.node).stacks)
+                asked[entry.rank] = fd, os.fstat(fd).st_size
+                if not _send(entry, fd):
+                    os.close(asked.pop(entry.rank)[0])
+        while asked and time.monotonic() < deadline and not given_up():
+            for rank, (fd, before) in list(asked.items()):
+                text = os.pread(fd, _LONGEST, before).decode(errors="replace")
+                if text.endswith("\n") and text == found[rank]:
+                    os.close(asked.pop(rank)[0])
+                found[rank] = text
+            time.sleep(_LOOK)
+    finally:
+        for fd, _ in asked.values():
+            os.close(fd)
     return {rank: _newest(text) for rank, text in found.items()}
+
+
+def known_pids(run_dir: RunDir, attempt: int, ranks: Sequence[RankEntry]) -> dict[int, int]:
+    """Pid by global rank, of those processes that prove to be the run's; a journal that somebody sent may name any.
+
+    Args:
+        run_dir: The run directory.
+        attempt: Number of the attempt.
+        ranks: Its ranks.
+    """
+    known = {}
+    for entry in ranks:
+        if entry.pid == os.getpid() or not entry.process.alive():
+            continue
+        ours = is_marked(entry.pid, f"{RUN_DIR_VARIABLE}={run_dir.path}")  # a program's rank
+        with contextlib.suppress(OSError):
+            fd = _open(run_dir.rank(attempt, entry.local_rank, entry.node).stacks)
+            try:
+                ours = ours or stack_signal.holder(fd, stack_signal.RANK) == entry.pid
+            finally:
+                os.close(fd)
+        if ours:
+            known[entry.rank] = entry.pid
+    return known
+
+
+def _own() -> str:
+    """The stacks of a rank that asks for itself. It must not open its file: closing that would drop its locks."""
+    with tempfile.TemporaryFile() as file:
+        faulthandler.dump_traceback(file, all_threads=True)
+        file.seek(0)
+        return file.read().decode(errors="replace")
+
+
+def _open(path: Path) -> int:
+    """A rank's file, for reading.
+
+    Raises:
+        OSError: There is none, or it is no plain file of the user's.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+        os.close(fd)
+        raise OSError(f"{path} is no plain file")
+    return fd
+
+
+def _send(entry: RankEntry, fd: int) -> bool:
+    """Asks a rank where its handler is in place; whether it was asked."""
+    pid = entry.pid
+    if stack_signal.holder(fd, stack_signal.HANDLER) != pid or not stack_signal.handles_signal(pid):
+        return False
+    return entry.process.send(stack_signal.SIGNUM)
 
 
 def _newest(text: str) -> str:
     """The last answer in a text: somebody else may have asked at the same time."""
     blocks = text.strip("\n").split("\n\n")
-    current = [number for number, block in enumerate(blocks) if block.startswith("Current thread")]
-    return (
-        "\n\n".join(blocks[current[-2] + 1 :] if len(current) > 1 else blocks) + "\n"
-        if text
-        else ""
-    )
+    threads = [found[1] if (found := _THREAD.match(block)) else None for block in blocks]
+    ends = [
+        number for number, thread in enumerate(threads) if thread == threads[-1]
+    ]  # an answer ends with the main thread
+    return "\n\n".join(blocks[ends[-2] + 1 :] if len(ends) > 1 else blocks) + "\n" if text else ""
 
 
-def stands(text: str, names: Mapping[str, str]) -> str:
+def user_location(text: str, names: Mapping[str, str]) -> str:
     """Where a rank stands in its user's code: ``cell 5, line 7``; empty where that can't be told.
 
     Args:
@@ -98,8 +168,8 @@ def stands(text: str, names: Mapping[str, str]) -> str:
         for found in map(_FRAME.fullmatch, main.split("\n"))
         if found
     ]
-    users = [frame for frame in frames if not places.is_library(frame[0])] or frames
-    return places.place(*users[0], names) if users else ""
+    users = [frame for frame in frames if not source_locations.is_library(frame[0])] or frames
+    return source_locations.format_location(*users[0], names) if users else ""
 
 
 def readable(text: str, names: Mapping[str, str]) -> str:
@@ -160,11 +230,15 @@ class Stacks(dict[int, str]):
         return Stacks(self | more, program=self._program)
 
     def __repr__(self) -> str:
-        return "\n".join(f"{in_words(ranks)}:\n{text}" for ranks, text in self.folded)
+        return in_lines("\n".join(f"{format_ranks(ranks)}:\n{text}" for ranks, text in self.folded))
 
     def _repr_html_(self) -> str:
+        import html
+
+        # Jupyter would take a key that is pressed with the focus on a summary for a shortcut.
         return "".join(
-            f"<details open><summary>{in_words(ranks)}</summary><pre>{html.escape(text)}</pre></details>"
+            f'<details open><summary data-lm-suppress-shortcuts="true">{html.escape(format_ranks(ranks))}</summary>'
+            f"<pre>{html.escape(in_lines(text))}</pre></details>"
             for ranks, text in self.folded
         )
 

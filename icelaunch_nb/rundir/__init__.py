@@ -1,0 +1,1 @@
+"""The run directory: the protocol between kernel, host, agent and ranks, in files."""
