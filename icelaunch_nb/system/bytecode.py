@@ -1,4 +1,4 @@
-"""Imports in a rank: always the code that is on disk now."""
+"""Imports in a rank: always of the code that is on disk now."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ import time
 from importlib.machinery import SourceFileLoader
 from typing import Any
 
-_RECENT = 60  # seconds; some images set all times alike, so equal ones are suspicious only where somebody just wrote
+# Seconds. Some container images set all times alike. So equal times of source and bytecode are
+# suspicious only where the source was written recently.
+_RECENT = 60
 
 
-def trust_only_fresh_bytecode() -> None:
-    """Passes over cached bytecode that is older than its source.
+def ignore_stale_bytecode() -> None:
+    """Makes imports ignore cached bytecode that is older than its source.
 
-    Python compares whole seconds and the size, so a helper that was edited twice within a second can run as it was. A person
-    who edits and launches again takes longer; a warm launch after a scripted edit doesn't.
+    Python compares whole seconds and the file's size. A module that is edited twice within a second
+    can therefore run in its first version. A person who edits and launches again takes longer; a
+    warm launch after a scripted edit doesn't.
     """
     importlib.invalidate_caches()
     SourceFileLoader.path_stats = _path_stats  # type: ignore[method-assign, assignment]
@@ -31,7 +34,6 @@ def _path_stats(loader: SourceFileLoader, path: str) -> dict[str, Any]:
     else:
         age = cached.st_mtime_ns - source.st_mtime_ns
         if age < 0 or (age == 0 and time.time() - source.st_mtime < _RECENT):
-            raise OSError(
-                "cached bytecode is older than its source"
-            )  # importlib then compiles the source
+            # importlib then compiles the source.
+            raise OSError("cached bytecode is older than its source")
     return {"mtime": source.st_mtime, "size": source.st_size}

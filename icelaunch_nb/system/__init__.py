@@ -1,0 +1,1 @@
+"""What every process of the package uses of the operating system and CPython."""
