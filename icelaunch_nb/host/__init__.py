@@ -1,1 +1,1 @@
-"""THE HOST: a small process in a session of its own that holds the warm forkserver and starts agents."""
+"""A small process in its own session. It holds the warm forkserver and starts agents."""

@@ -1,15 +1,17 @@
-"""The host from its first line to its last: ``python -m icelaunch_nb.host <socket fd> <kernel pid> <directory>``.
+"""The host process: ``python -m icelaunch_nb.host <socket fd> <kernel pid> <directory>``.
 
-Its one connection is a socket pair whose other end the kernel holds, so nobody else can reach it. Three things keep it from
-outliving its kernel unnoticed: the socket's end, a pidfd of the kernel (a forked child of the kernel can hold the socket
-open), and a look at its parent every second where there are no pidfds.
+The host has one connection, a socket pair whose other end the kernel holds. No other process can
+connect to it. The host notices the end of its kernel in three ways:
+
+* The socket is closed.
+* The kernel's pidfd becomes readable, even if a forked child of the kernel holds the socket open.
+* Where there are no pidfds, the host checks its parent pid every second.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import json
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.forkserver
@@ -23,46 +25,62 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from icelaunch_nb import cpython
-from icelaunch_nb.context import RUN_DIR_VARIABLE
-from icelaunch_nb.disk import drop_ballast
-from icelaunch_nb.entry import nothing
-from icelaunch_nb.host.agents import Agent, Servers, open_pidfd
-from icelaunch_nb.host.tidying import Tidying
-from icelaunch_nb.journal import JournalWriter, read_journal
-from icelaunch_nb.processes import Process, end_marked, end_sessions
-from icelaunch_nb.rundir import RunDir
-from icelaunch_nb.story import ORPHANS_GRACE
-from icelaunch_nb.tasks import AgentTask
+from icelaunch_nb.host.agent_processes import Agent, ForkserverExits, open_pidfd
+from icelaunch_nb.host.cleanup import Cleanup
+from icelaunch_nb.host.orphans import ActiveRun, Orphans, process_clock
+from icelaunch_nb.launching.messages import (
+    AgentGone,
+    AgentLaunch,
+    DetachRun,
+    Message,
+    Retire,
+    Warm,
+    parse_message,
+)
+from icelaunch_nb.launching.process_targets import nothing
+from icelaunch_nb.rundir import control, disk_reserve
+from icelaunch_nb.rundir.journal import JournalWriter, read_events
+from icelaunch_nb.rundir.journal_events import AttemptStarted, Ended, Event
+from icelaunch_nb.rundir.paths import RUN_DIR_VARIABLE, RunDir
+from icelaunch_nb.rundir.run_state import ORPHANS_GRACE
+from icelaunch_nb.system import cpython
+from icelaunch_nb.system.processes import kill_marked, kill_sessions
 
 PRELOAD = [
     "torch",
     "torch.distributed",
     "icelaunch_nb.agent.main",
     "icelaunch_nb.worker.main",
-    "icelaunch_nb.body",
-    "icelaunch_nb.host.frozen",
+    "icelaunch_nb.launching.cell_function",
+    "icelaunch_nb.pickling.torch_operators",  # needs torch; the launching process may not have it
+    "decimal",  # saves 2 ms in each rank whose launching process has imported it
+    "icelaunch_nb.host.gc_freeze",
 ]
-_SPARE_RANKS = 64  # at most so many are started ahead; each holds about 8 MB
-_SPARE_AFTER = (
-    0.1  # seconds without a launch after which the next agent is started ahead of its task
-)
-_TRIES = 5  # to start an agent while somebody kills forkservers
-_AGENT_PATIENCE = (
-    3.5  # seconds an agent may take to end its ranks and itself once the kernel is gone
-)
+_MAX_PREFORKED = 64  # ranks of an agent that are started ahead; each holds about 8 MB
+_MAX_FDS = 64  # descriptors that one read takes from the socket
+# Seconds without a launch after which the host starts the next agent ahead of its launch.
+_PRESTART_DELAY = 0.1
+# Seconds per rank. The host starts nothing ahead while the newest run still starts its ranks, and
+# waits at most this long for it. Many ranks need this time to start.
+_START_TIME_PER_RANK = 0.01
+_START_POLL_INTERVAL = 0.02  # seconds between two checks whether the newest run is over
+_MAX_TRIES = 5  # to start an agent while somebody kills forkservers
+# Seconds at the host's end for SIGKILLed processes and resource trackers to disappear.
+_ORPHANS_TIMEOUT = 1.0
+# Seconds for an agent to end its ranks and itself once the kernel is gone.
+_AGENT_TIMEOUT = 3.5
 
 
 class Host:
     """Holds the forkserver and the agents.
 
     Args:
-        kernel: The socket.
-        kernel_pid: Whose life this one's depends on.
+        kernel: The socket to the kernel.
+        kernel_pid: Pid of the kernel. The host ends when this process ends.
     """
 
     def __init__(self, kernel: socket.socket, kernel_pid: int) -> None:
@@ -70,53 +88,76 @@ class Host:
         self._kernel_pidfd = open_pidfd(kernel_pid)
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(PRELOAD)
-        self._wanted: queue.SimpleQueue[AgentTask | None] = queue.SimpleQueue()
-        self._agents: dict[Agent, AgentTask] = {}
-        self._servers, self._tidying = Servers(), Tidying()
+        self._launches: queue.SimpleQueue[AgentLaunch | None] = queue.SimpleQueue()
+        self._agents: dict[Agent, AgentLaunch] = {}
+        self._active_runs: dict[str, ActiveRun] = {}
+        self._orphans, self._orphans_left = Orphans(), False
+        self._forkserver_exits, self._cleanup = ForkserverExits(), Cleanup()
         self._lock = threading.Lock()
         self._retired = False
         self._detached: set[str] = set()
         self._pending = b""
+        # Descriptors of control FIFOs. Each belongs to the next launch message.
+        self._control_fds: list[int] = []
+        self._control_fd_of: dict[str, int] = {}  # by run directory, for runs that are under way
         self._starting = 0
         self._wake_r, self._wake_w = os.pipe()
+        os.set_blocking(self._wake_w, False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        # An orphan that ends wakes the main thread.
+        signal.set_wakeup_fd(self._wake_w, warn_on_full_buffer=False)
 
     def serve(self) -> None:
-        """Starts agents until the kernel is gone, then ends what is not detached, and waits for what is."""
+        """Starts agents until the kernel is gone.
+
+        Then it ends the runs that are not detached, and waits for the detached ones.
+        """
         threading.Thread(target=self._start_agents, name="icelaunch-starter", daemon=True).start()
         while self._kernel_lives() and not (self._retired and self._idle()):
-            ready = self._wait(
+            ready = self._wait_for(
                 [self._kernel, *([self._kernel_pidfd] if self._kernel_pidfd is not None else [])]
             )
-            if self._kernel_pidfd in ready or (self._kernel in ready and not self._listen()):
+            if self._kernel_pidfd in ready or (
+                self._kernel in ready and not self._handle_messages()
+            ):
                 break
         self._kernel.setblocking(False)
-        while self._listen():  # what it said last: a launch to detach, say
+        while self._handle_messages():  # the kernel's last messages, such as a detach
             pass
         self._end()
 
-    def _listen(self) -> bool:
-        """Obeys what the kernel says; whether there was anything."""
+    def _handle_messages(self) -> bool:
+        """Reads and handles the kernel's messages. Returns whether there was anything to read."""
         try:
-            data = self._kernel.recv(1 << 20)
+            data, fds, _, _ = socket.recv_fds(self._kernel, 1 << 20, _MAX_FDS)
         except OSError:
-            data = b""
+            data, fds = b"", []
+        for fd in fds:
+            os.set_inheritable(fd, False)
+        self._control_fds += fds
         *lines, self._pending = (self._pending + data).split(b"\n")
         for line in lines:
-            self._obey(json.loads(line))
+            try:
+                self._handle_message(parse_message(line))
+            except ValueError:  # a message of a newer kernel, for example
+                traceback.print_exc()
         return bool(data)
 
-    def _obey(self, message: dict[str, Any]) -> None:
-        if message["op"] == "retire":
-            self._retired = True
-        elif message["op"] == "detach":
-            self._detached.add(message["run_dir"])
-        else:
-            task = AgentTask.from_message(message)
-            if task.detach:
-                self._detached.add(task.run_dir)
-            with self._lock:
-                self._starting += 1
-            self._wanted.put(task)
+    def _handle_message(self, message: Message) -> None:
+        match message:
+            case Retire():
+                self._retired = True
+            case DetachRun():
+                self._detached.add(message.run_dir)
+            case AgentLaunch():
+                if message.detach:
+                    self._detached.add(message.run_dir)
+                with self._lock:
+                    # The FIFO keeps a request that comes before the agent reads, as long as a
+                    # descriptor is open. So this one stays open until the agent is gone.
+                    self._control_fd_of[message.run_dir] = self._control_fds.pop(0)
+                    self._starting += 1
+                self._launches.put(message)
 
     def _idle(self) -> bool:
         with self._lock:
@@ -125,168 +166,203 @@ class Host:
     def _kernel_lives(self) -> bool:
         return self._kernel_pidfd is not None or os.getppid() == self._kernel_pid
 
-    def _wait(self, others: list[Any]) -> list[Any]:
-        """Waits for any of `others`; forgets agents that ended meanwhile."""
+    def _wait_for(self, others: list[Any]) -> list[Any]:
+        """Waits up to a second for any of `others`, and cleans up after agents that have ended."""
         with self._lock:
             agents = {agent.gone: agent for agent in self._agents}
         ready = multiprocessing.connection.wait([*others, self._wake_r, *agents], 1.0)
-        if self._wake_r in ready:
+        woken = self._wake_r in ready
+        if woken:
             os.read(self._wake_r, 4096)
         for gone in ready:
             if gone in agents:
                 with self._lock:
-                    task = self._agents.pop(agents[gone])
-                self._look_after(task, agents[gone])
+                    launch = self._agents.pop(agents[gone])
+                    del self._active_runs[launch.run_dir]
+                self._clean_up_after(launch, agents[gone])
+                self._orphans.add_ended(launch.run_dir)
+                woken = True
+        if woken or self._orphans_left:
+            self._orphans_left = self._end_orphans()
         return ready
 
-    def _start_agents(self) -> None:
-        """In a thread: starting blocks while the forkserver imports torch, and the kernel may die meanwhile.
+    def _end_orphans(self) -> bool:
+        with self._lock:
+            active_runs = list(self._active_runs.values())
+        return self._orphans.kill(active_runs)
 
-        One agent is always started ahead of its task, as soon as launches leave a moment for it.
+    def _start_agents(self) -> None:
+        """Starts an agent for each launch, and always one agent ahead of the next launch.
+
+        It runs in a thread. To start an agent blocks while the forkserver imports torch, and the
+        kernel may end meanwhile.
         """
         with contextlib.suppress(OSError, EOFError):
-            warmer = self._context.Process(target=nothing)
-            warmer.start()
-            warmer.join()
+            first = self._context.Process(target=nothing)
+            first.start()
+            first.join()
         with contextlib.suppress(OSError):
-            self._kernel.sendall(b'{"event": "warm"}\n')
-        spare: Agent | None = None
-        ranks = 1
+            self._kernel.sendall(Warm().to_line())
+        prestarted: Agent | None = None
+        newest: Agent | None = None
+        ranks, undisturbed_until = 1, 0.0
+        pause = _PRESTART_DELAY
         while True:
             try:
-                task = self._wanted.get(timeout=_SPARE_AFTER if spare is None else None)
+                launch = self._launches.get(timeout=pause if prestarted is None else None)
             except queue.Empty:
-                with contextlib.suppress(
-                    OSError, EOFError
-                ):  # the forkserver was killed; the next try starts another
-                    spare = self._new_agent(ranks)
+                with self._lock:
+                    busy = newest in self._agents and time.monotonic() < undisturbed_until
+                if busy:
+                    pause = _START_POLL_INTERVAL
+                    continue
+                # If the forkserver was killed, the next try starts another one.
+                with contextlib.suppress(OSError, EOFError):
+                    prestarted = self._new_agent(ranks)
                 continue
-            if task is None:
+            if launch is None:
                 return
-            ranks = min(task.ranks, _SPARE_RANKS)  # the next launch probably wants as many
-            agent = self._give(
-                task, spare
-            )  # without the lock: a new forkserver takes seconds to import torch
             with self._lock:
-                self._agents[agent] = task
+                self._active_runs[launch.run_dir] = active = ActiveRun(
+                    launch.run_dir, process_clock()
+                )
+            ranks = min(launch.ranks, _MAX_PREFORKED)  # the next launch probably wants as many
+            # Without the lock: a new forkserver needs seconds to import torch.
+            agent = self._start_agent(launch, prestarted)
+            with self._lock:
+                self._agents[agent] = launch
+                self._active_runs[launch.run_dir] = replace(
+                    active, agent=agent.identity.pid if agent.identity else None
+                )
                 self._starting -= 1
-            spare = None
+            newest, prestarted, pause = agent, None, _PRESTART_DELAY
+            undisturbed_until = (
+                time.monotonic() + _PRESTART_DELAY + _START_TIME_PER_RANK * launch.ranks
+            )
             os.write(self._wake_w, b"!")
-            self._tidying.after(task)
+            self._cleanup.schedule(launch)
 
     def _new_agent(self, ranks: int) -> Agent:
-        self._servers.look()  # multiprocessing is about to forget a dead one
+        self._forkserver_exits.poll()  # starting a process makes multiprocessing forget a dead one
         return Agent(self._context, ranks)
 
-    def _give(self, task: AgentTask, spare: Agent | None) -> Agent:
-        """Hands a task to the spare agent, or to a new one; a killed forkserver is started again by the next try."""
-        for _ in range(_TRIES):
-            if spare is not None and not spare.usable():
-                spare.close()
-                spare = None
+    def _start_agent(self, launch: AgentLaunch, prestarted: Agent | None) -> Agent:
+        """Sends a launch to the prestarted agent, or to a new one.
+
+        The forkserver may have been killed. Then a further try starts another one.
+        """
+        for _ in range(_MAX_TRIES):
+            if prestarted is not None and not prestarted.usable():
+                prestarted.close()
+                prestarted = None
             try:
-                agent = spare or self._new_agent(0)
-                agent.take(task)
+                agent = prestarted or self._new_agent(0)
+                agent.send_launch(launch)
                 return agent
             except (OSError, EOFError):
                 traceback.print_exc()
-                spare = None
-        os._exit(1)  # the kernel sees that, and says what was just printed
+                prestarted = None
+        os._exit(1)  # the kernel reports what was just printed
 
-    def _look_after(self, task: AgentTask, agent: Agent) -> None:
-        """After an agent's end: ends what it could not, and says what it could not say."""
-        run_dir = RunDir(Path(task.run_dir))
-        events, _ = read_journal(run_dir.journal, 0)
-        end_sessions(
-            Process(rank["pid"], rank["started"])
+    def _clean_up_after(self, launch: AgentLaunch, agent: Agent) -> None:
+        """Ends what an agent left behind, and writes the end that it could not write."""
+        run_dir = RunDir(Path(launch.run_dir))
+        events: list[Event] = []
+        with contextlib.suppress(OSError):
+            events, _ = read_events(run_dir.journal, 0)
+        kill_sessions(
+            entry.process
             for event in events
-            if event["event"] == "attempt"
-            for rank in event["ranks"]
+            if isinstance(event, AttemptStarted)
+            for entry in event.ranks
         )
-        end_marked(f"{RUN_DIR_VARIABLE}={task.run_dir}")
-        drop_ballast(run_dir.path)
-        with contextlib.suppress(OSError):  # an agent that was killed left it
+        kill_marked(f"{RUN_DIR_VARIABLE}={launch.run_dir}")
+        disk_reserve.release(run_dir.disk_reserve)
+        with contextlib.suppress(OSError):  # only an agent that was killed leaves it
             run_dir.call.unlink()
-        end = next((event for event in events if event["event"] == "end"), None)
+        end, how = next((event for event in events if isinstance(event, Ended)), None), ""
         if end is None:
-            _write_end(run_dir, "LOST", f"its agent {agent.end(self._servers)}")
-        elif end["state"] == "FAILED" and (said := agent.servers_end(self._servers)):
-            _write_end(
-                run_dir,
-                "FAILED",
-                "; ".join(filter(None, [end.get("note"), f"the forkserver {said}"])),
-            )
+            how = f"its agent {agent.describe_exit(self._forkserver_exits)}"
+            _write_end(run_dir, "LOST", how)
+        elif end.state == "FAILED" and (
+            forkserver_exit := agent.describe_forkserver_exit(self._forkserver_exits)
+        ):
+            note = "; ".join(filter(None, [end.note, f"the forkserver {forkserver_exit}"]))
+            _write_end(run_dir, "FAILED", note)
         agent.close()
-        with contextlib.suppress(OSError):  # a kernel that doesn't listen, or is gone
-            self._kernel.send(
-                json.dumps({"event": "gone", "run_dir": task.run_dir}).encode() + b"\n",
-                socket.MSG_DONTWAIT,
-            )
+        self._close_control(launch)
+        with contextlib.suppress(OSError):  # the kernel doesn't read, or is gone
+            message = AgentGone(run_dir=launch.run_dir, how=how)
+            self._kernel.send(message.to_line(), socket.MSG_DONTWAIT)
+
+    def _close_control(self, launch: AgentLaunch) -> None:
+        """Closes the control FIFO of a run that is over."""
+        with self._lock:
+            fd = self._control_fd_of.pop(launch.run_dir, None)
+        if fd is not None:
+            os.close(fd)
 
     def _end(self) -> None:
-        """Ends what is not detached, lets the rest finish, and takes the forkserver along."""
+        """Stops the runs that are not detached, waits for the others, and ends the forkserver."""
         waiting = []
         with contextlib.suppress(queue.Empty):
-            while (task := self._wanted.get_nowait()) is not None:
-                waiting.append(task)
-        for task in waiting:
-            if task.run_dir in self._detached:
-                self._wanted.put(task)
+            while (launch := self._launches.get_nowait()) is not None:
+                waiting.append(launch)
+        for launch in waiting:
+            if launch.run_dir in self._detached:
+                self._launches.put(launch)
                 continue
             with self._lock:
                 self._starting -= 1
-            _write_end(RunDir(Path(task.run_dir)), "STOPPED", "its kernel ended before it began")
-        self._wanted.put(None)
-        told: dict[Agent, Callable[[], None]] = {}
-        deadline = time.monotonic() + _AGENT_PATIENCE
+            _write_end(RunDir(Path(launch.run_dir)), "STOPPED", "its kernel ended before it began")
+            self._close_control(launch)
+        self._launches.put(None)
+        requested: set[Agent] = set()
+        deadline = time.monotonic() + _AGENT_TIMEOUT
         while not self._idle():
             with self._lock:
                 attached = {
-                    agent: task
-                    for agent, task in self._agents.items()
-                    if task.run_dir not in self._detached
+                    agent: launch
+                    for agent, launch in self._agents.items()
+                    if launch.run_dir not in self._detached
                 }
                 detached = len(self._agents) + self._starting - len(attached)
             late = time.monotonic() > deadline
-            for agent, task in attached.items():
-                if agent not in told:
-                    told[agent] = _ask_to_stop(agent, task)
+            for agent, launch in attached.items():
+                if agent not in requested:
+                    requested.add(agent)
+                    _request_stop(agent, launch)
                 elif late:
-                    agent.send(signal.SIGKILL)  # its ranks hang on its leash
+                    agent.send_signal(signal.SIGKILL)  # its ranks end with it
             if late and not detached and time.monotonic() > deadline + 1:
                 break
-            self._wait([])
+            self._wait_for([])
+        deadline = time.monotonic() + _ORPHANS_TIMEOUT
+        while self._end_orphans() and time.monotonic() < deadline:
+            time.sleep(0.005)
         pid = cpython.forkserver_pid()
         if pid is not None:
-            os.kill(
-                pid, signal.SIGKILL
-            )  # our own child, not reaped yet: the pid can't be anybody else's
+            # The forkserver is our child and not reaped yet, so no other process has its pid.
+            os.kill(pid, signal.SIGKILL)
 
 
-def _ask_to_stop(agent: Agent, task: AgentTask) -> Callable[[], None]:
-    """Says why, by the run's FIFO; whoever holds the answer keeps that open, so that the wish outlives its reader's start."""
-    try:
-        fifo = open(
-            RunDir(Path(task.run_dir)).control,
-            "r+b",
-            buffering=0,
-            opener=lambda path, _: os.open(path, os.O_RDWR | os.O_NONBLOCK),
-        )
-        fifo.write(f"stop {ORPHANS_GRACE} its kernel ended\n".encode())
-        return fifo.close
-    except OSError:  # the directory is gone
-        agent.send(signal.SIGTERM)
-        return lambda: None
+def _request_stop(agent: Agent, launch: AgentLaunch) -> None:
+    request = control.Stop(grace=ORPHANS_GRACE, reason="its kernel ended")
+    if not control.send(RunDir(Path(launch.run_dir)), request):  # the directory is gone
+        agent.send_signal(signal.SIGTERM)
 
 
 def _write_end(run_dir: RunDir, state: str, note: str) -> None:
-    """A journal's last line, in an agent's place; where the directory is gone or the disk full, the kernel hears it otherwise."""
+    """Writes the journal's last line in place of an agent.
+
+    This fails where the directory is gone or the disk is full. `AgentGone` informs the kernel then.
+    """
     with contextlib.suppress(OSError), JournalWriter(run_dir.journal) as journal:
-        journal.write("end", state=state, note=note)
+        journal.write(Ended(state=state, note=note))
 
 
 def main() -> None:
-    """Reads its three arguments and serves."""
+    """Reads the three arguments and serves."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     tempfile.tempdir = sys.argv[3]
     atexit.register(shutil.rmtree, sys.argv[3], ignore_errors=True)

@@ -1,47 +1,50 @@
-"""Removes old runs in a thread of the host, in quiet moments after launches, so that no launch waits for it."""
+"""Removes old runs in a thread of the host.
+
+The thread works a moment after a launch, so that no launch waits for it.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import time
 from pathlib import Path
 
-from icelaunch_nb import retention
 from icelaunch_nb.errors import ConfigError
-from icelaunch_nb.tasks import AgentTask
+from icelaunch_nb.launching.messages import AgentLaunch
+from icelaunch_nb.rundir import retention
+from icelaunch_nb.rundir.paths import is_default_log_dir
 
-_QUIET = 0.5  # seconds after a launch
-_SHARE = 50  # so many times as long as it took it rests: at most 2 % of a core
+_DELAY = 0.5  # seconds between a launch and the cleanup
+_REST_FACTOR = 50  # rests 50 times as long as a cleanup took, so it uses at most 2 % of a core
 
 
-class Tidying:
-    """The thread, once a run lies where runs are removed by themselves."""
+class Cleanup:
+    """Removes old runs of the default log directory. The thread starts with the first such run."""
 
     def __init__(self) -> None:
-        self._wanted = threading.Event()
+        self._scheduled = threading.Event()
         self._base: Path | None = None
-        self._kept = retention.Kept()
+        self._limits = retention.Limits()
         self._sizes: dict[Path, int] = {}
 
-    def after(self, task: AgentTask) -> None:
-        """There is one run more."""
-        base = Path(task.run_dir).parent
-        if base.name != f"icelaunch_nb-{os.geteuid()}":
+    def schedule(self, launch: AgentLaunch) -> None:
+        """Schedules a cleanup after a launch."""
+        base = Path(launch.run_dir).parent
+        if not is_default_log_dir(base):
             return
         with contextlib.suppress(ConfigError):
-            self._kept = retention.kept(task.surroundings.environ)
+            self._limits = retention.limits(launch.environment.environ)
         if self._base is None:
-            threading.Thread(target=self._tidy, name="icelaunch-tidying", daemon=True).start()
+            threading.Thread(target=self._remove_old, name="icelaunch-cleanup", daemon=True).start()
         self._base = base
-        self._wanted.set()
+        self._scheduled.set()
 
-    def _tidy(self) -> None:
-        while self._wanted.wait():
-            time.sleep(_QUIET)
-            self._wanted.clear()
+    def _remove_old(self) -> None:
+        while self._scheduled.wait():
+            time.sleep(_DELAY)
+            self._scheduled.clear()
             began = time.monotonic()
             if self._base is not None:
-                retention.tidy(self._base, self._kept, self._sizes)
-            time.sleep(_SHARE * (time.monotonic() - began))
+                retention.remove_old(self._base, self._limits, self._sizes)
+            time.sleep(_REST_FACTOR * (time.monotonic() - began))

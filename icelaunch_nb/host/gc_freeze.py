@@ -1,13 +1,18 @@
-"""Imported last by the forkserver: its children get what is there now as it is, and leave it alone.
+"""Prepares a forkserver for its forks. The forkserver imports this module last.
 
-Frozen for the garbage collector: the first collection in each rank would touch, and so copy, most of the pages that the fork
-shared.
+It freezes all objects for the garbage collector. Otherwise the first collection in each rank would
+touch, and so copy, most of the pages that the fork shares.
 """
 
 import gc
 
-from icelaunch_nb import cpython
+from icelaunch_nb.host import huge_pages
+from icelaunch_nb.launching import process_state
+from icelaunch_nb.system import cpython
 
-cpython.keep_finalizers_from_children()
+process_state.read_fresh_torch()
+cpython.disable_finalizers_at_exit()
+cpython.disable_log_handlers_at_exit()
 gc.collect()
 gc.freeze()
+huge_pages.collapse()
