@@ -1,1 +1,1 @@
-"""THE AGENT: torch's LocalElasticAgent, subclassed; one process per run. The only room that knows torch elastic's insides."""
+"""torch's LocalElasticAgent, subclassed; one process per run and machine. The only room that knows torch elastic's insides."""

@@ -8,15 +8,17 @@ started, watched and ended:
 * torch takes KeyboardInterrupt and SystemExit in a rank for success and then waits for ever for its value (pytorch#194439).
 * torch pickles the arguments of all ranks once per rank; here ranks read one file.
 
-The private names of torch that this overrides or reads are listed in ``TORCH_NAMES``; ``tests/test_doors.py`` checks them.
+The private names of torch that this overrides or reads are listed in ``TORCH_NAMES``; ``tests/system/test_cpython.py`` checks them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 import time
+from pathlib import Path
 from typing import Any
 
 from torch.distributed.elastic.agent.server import api as _api
@@ -31,18 +33,27 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from torch.distributed.elastic.utils import macros
 
-from icelaunch_nb import breakpoints, steps
-from icelaunch_nb.agent.failures import OomWatch, by_cause, failure_of, is_incurable
-from icelaunch_nb.agent.hangs import HangWatch
-from icelaunch_nb.agent.ranks import Ranks, SpareRanks
-from icelaunch_nb.agent.wishes import Wishes, term_patience
-from icelaunch_nb.errors import Failure, fold
-from icelaunch_nb.events import Events
-from icelaunch_nb.journal import JournalWriter
-from icelaunch_nb.rankenv import Place, rank_environ
-from icelaunch_nb.rundir import RunDir
-from icelaunch_nb.surroundings import Surroundings
-from icelaunch_nb.tasks import RankTask
+from icelaunch_nb.agent.control import ControlListener, term_patience
+from icelaunch_nb.agent.failures import OomWatch, adopt_reserve, by_cause, failure_of, is_incurable
+from icelaunch_nb.agent.hang_detector import HangDetector
+from icelaunch_nb.agent.rank_processes import PreforkedRanks, RankProcesses
+from icelaunch_nb.errors import Failure, group_failures
+from icelaunch_nb.launching.launch_environment import LaunchEnvironment
+from icelaunch_nb.launching.messages import RankLaunch
+from icelaunch_nb.launching.rank_environment import RankAssignment, breakpoint_environ, rank_environ
+from icelaunch_nb.rundir import step_board
+from icelaunch_nb.rundir.board import Board
+from icelaunch_nb.rundir.journal import JournalWriter
+from icelaunch_nb.rundir.journal_events import (
+    AttemptStarted,
+    FailedRank,
+    RankEntry,
+    RanksFailed,
+    RankUnkillable,
+    Restarted,
+)
+from icelaunch_nb.rundir.paths import RunDir
+from icelaunch_nb.rundir.spec import RunSpec
 
 TORCH_NAMES = (
     "_start_workers",
@@ -68,8 +79,14 @@ def ask_no_dns() -> None:
     _api._get_fq_hostname = socket.gethostname
 
 
+def record_no_events() -> None:
+    """torch copies and serialises an event for each rank's start and end, 0.3 ms each, for a handler that drops it."""
+    assert callable(_api.record)
+    _api.record = lambda event, destination="null": None
+
+
 class Stopped(Exception):
-    """Somebody wished the run to stop; its ranks are gone."""
+    """Somebody asked the run to stop; its ranks are gone."""
 
 
 class IceAgent(LocalElasticAgent):
@@ -78,43 +95,44 @@ class IceAgent(LocalElasticAgent):
     Args:
         spec: torch's worker spec; its ``monitor_interval`` must be tiny, the waiting is done here.
         run_dir: The run.
+        board: Its flags.
         journal: Where to say what happens.
-        surroundings: The launching process, for the ranks.
-        settings: ``spec.json``.
-        wishes: What the kernel wishes.
+        environment: The launching process, for the ranks.
+        run_spec: What was asked.
+        control: Says when to stop.
         close_fds: Descriptors that ranks forked from this process must close.
-        spares: Ranks that were started ahead.
-        hangs: Looks for ranks that hang; None: nobody does.
+        preforked: Ranks that were started ahead.
+        hang_detector: Looks for ranks that hang.
     """
 
     def __init__(
         self,
         spec: WorkerSpec,
         run_dir: RunDir,
+        board: Board,
         journal: JournalWriter,
-        surroundings: Surroundings,
-        settings: dict[str, Any],
-        wishes: Wishes,
+        environment: LaunchEnvironment,
+        run_spec: RunSpec,
+        control: ControlListener,
         close_fds: list[int],
-        spares: SpareRanks,
-        hangs: HangWatch | None = None,
+        preforked: PreforkedRanks,
+        hang_detector: HangDetector,
     ) -> None:
         super().__init__(
-            spec,
-            DefaultLogsSpecs(log_dir="/dev/null"),
-            start_method=settings["config"]["start_method"],
+            spec, DefaultLogsSpecs(log_dir="/dev/null"), start_method=run_spec.config.start_method
         )
-        self._run_dir, self._journal, self._surroundings, self._settings = (
-            run_dir,
-            journal,
-            surroundings,
-            settings,
+        self._run_dir, self._board, self._journal = run_dir, board, journal
+        self._environment, self._run_spec = environment, run_spec
+        self._control, self._close_fds, self._preforked, self._hang_detector = (
+            control,
+            close_fds,
+            preforked,
+            hang_detector,
         )
-        self._wishes, self._close_fds, self._spares, self._hangs = wishes, close_fds, spares, hangs
-        self._interval: float = settings["config"]["monitor_interval"]
-        self._ranks: Ranks | None = None
+        self._ranks: RankProcesses | None = None
         self._attempt = -1
-        self._cause: dict[str, Any] | None = None
+        self._with_result: set[int] = set()  # local ranks of this attempt that ended with a value
+        self._cause: Failure | None = None
         self._oom = OomWatch()
         self.failures: list[Failure] = []
         self.incurable = False
@@ -124,13 +142,10 @@ class IceAgent(LocalElasticAgent):
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         self._attempt += 1
+        self._with_result = set()
         if self._attempt:
-            self._renew_events()
-            self._journal.write(
-                "restart",
-                attempt=self._attempt,
-                **(self._cause or {"cause": "other nodes came or went"}),
-            )
+            self._renew_flags()
+            self._journal.write(self._restarted())
         self._cause = None
         environs = {
             worker.local_rank: self._rank_environ(worker_group, worker)
@@ -138,63 +153,61 @@ class IceAgent(LocalElasticAgent):
         }
         self._setup_local_watchdog(envs=environs)
         self._setup_healthcheck()
-        tasks = []
+        launches = []
+        _make_folder(self._run_dir.attempt(self._attempt))
+        if len(worker_group.workers) > 1:
+            step_board.make_board(self._run_dir.steps(self._attempt))
         for worker in worker_group.workers:
             local_rank = worker.local_rank
             rank_dir = self._run_dir.rank(self._attempt, local_rank)
-            for folder in (rank_dir.path.parent, rank_dir.path):
-                folder.mkdir(exist_ok=True, mode=0o700)
-            for log in (rank_dir.stdout, rank_dir.stderr):
-                log.touch(0o600)
-            program = macros.substitute(list(self._settings["program"]), str(local_rank))
+            _make_folder(rank_dir.path)
+            program = macros.substitute(list(self._run_spec.program), str(local_rank))
             environs[local_rank]["TORCHELASTIC_ERROR_FILE"] = str(rank_dir.error)
-            environs[local_rank] |= breakpoints.variables(
-                str(rank_dir.path), self._surroundings.environ
-            )
-            tasks.append(
-                RankTask(
+            environs[local_rank] |= breakpoint_environ(rank_dir.path, self._environment.environ)
+            launches.append(
+                RankLaunch(
                     run_dir=str(self._run_dir.path),
                     attempt=self._attempt,
                     local_rank=local_rank,
                     rank=worker.global_rank,
-                    surroundings=self._surroundings,
+                    environment=self._environment,
                     rank_environ=environs[local_rank],
                     program=[str(part) for part in program],
-                    threads=self._settings["threads"],
-                    device=self._settings["devices"][local_rank],
-                    set_device=self._settings["set_device"],
-                    post_mortem=self._settings["post_mortem"],
+                    threads=self._run_spec.threads,
+                    device=self._run_spec.devices[local_rank],
+                    set_device=self._run_spec.set_device,
+                    post_mortem=self._run_spec.post_mortem,
                     close_fds=self._close_fds
                     if self._start_method == "fork"
                     else [],  # others have descriptors of their own there
                 )
             )
-        self._ranks = Ranks(tasks, self._start_method, self._spares)
-        self._ranks.start()
-        entries = [
-            {
-                "rank": task.rank,
-                "local_rank": task.local_rank,
-                "pid": self._ranks.identities[task.local_rank].pid,
-                "started": self._ranks.identities[task.local_rank].started,
-                "device": task.device,
-            }
-            for task in tasks
-        ]
-        self._journal.write(
-            "attempt",
+        self._ranks = ranks = RankProcesses(launches, self._start_method, self._preforked)
+        ranks.start()
+        attempt = AttemptStarted(
             attempt=self._attempt,
             restart_count=self._restart_count(),
             world_size=worker_group.workers[0].world_size,
-            ranks=entries,
+            ranks=[
+                RankEntry(
+                    rank=launch.rank,
+                    local_rank=launch.local_rank,
+                    pid=ranks.identities[launch.local_rank].pid,
+                    started=ranks.identities[launch.local_rank].started,
+                    device=launch.device,
+                )
+                for launch in launches
+            ],
         )
-        if self._hangs is not None:
-            self._hangs.follow({"attempt": self._attempt, "ranks": entries})
-        return self._ranks.pids()
+        self._journal.write(attempt)
+        if self._remaining_restarts > 0 and self._start_method == "forkserver":
+            self._preforked.add_soon(len(launches))
+        self._hang_detector.follow(attempt)
+        return ranks.pids()
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         assert self._ranks is not None
-        if self._ranks.wait(self._interval, self._wishes.bell):
+        if self._ranks.wait(self._run_spec.config.monitor_interval, self._control.stop_fd):
             self._stop_gracefully(worker_group)
             raise Stopped
         ranks, codes = self._ranks, self._ranks.exitcodes()
@@ -204,36 +217,39 @@ class IceAgent(LocalElasticAgent):
             if code is not None and not self._returned(rank, code)
         ]
         if failed:
-            ranks.settle()
+            ranks.collect_exits()
             self._end_ranks(PATIENCE)
             return self._failed(worker_group)
         if None in codes.values():
             return RunResult(state=WorkerState.HEALTHY)
         self._end_ranks(0)  # what the ranks had started and left behind
-        unpacked = [
-            rank
-            for rank in codes
-            if not self._settings["program"]
-            and not self._run_dir.rank(self._attempt, rank).result.exists()
-        ]
-        if unpacked:
+        if not self._run_spec.program and len(self._with_result) < len(
+            codes
+        ):  # a value couldn't be packed
             return self._failed(worker_group)
-        self.stopped_itself = bool(steps.stopped(self._run_dir.steps(self._attempt)))
+        self.stopped_itself = bool(step_board.stopped(self._run_dir.steps(self._attempt)))
         return RunResult(
             state=WorkerState.SUCCEEDED,
             return_values={w.global_rank: None for w in worker_group.workers},
         )
 
-    def _stop_workers(self, worker_group: WorkerGroup) -> None:
+    # `is_restart` is torch 2.6's, `timeout` that of 2.11 and later.
+
+    def _stop_workers(self, worker_group: WorkerGroup, is_restart: bool = False) -> None:
         self._end_ranks(PATIENCE)
 
-    def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30) -> None:
+    def _shutdown(
+        self,
+        death_sig: signal.Signals = signal.SIGTERM,
+        timeout: int = 30,
+        is_restart: bool = False,
+    ) -> None:
         for helper in (self._worker_watchdog, self._health_check_server):
             if helper is not None:
                 helper.stop()
         self._worker_watchdog = self._health_check_server = None
         if self._ranks is not None:
-            self._end_ranks(self._wishes.grace if self._wishes.bell_rang() else PATIENCE)
+            self._end_ranks(self._control.grace if self._control.stop_requested() else PATIENCE)
 
     # Ours.
 
@@ -242,27 +258,43 @@ class IceAgent(LocalElasticAgent):
 
     def _returned(self, local_rank: int, code: int) -> bool:
         """Whether a rank that ended has done its work. A program's exit code says so; a function's is no proof."""
-        if self._settings["program"]:
+        if self._run_spec.program:
             return code == 0
+        if local_rank in self._with_result:
+            return True
         rank_dir = self._run_dir.rank(self._attempt, local_rank)
-        return code == 0 and (rank_dir.result.exists() or rank_dir.error.exists())
+        if not rank_dir.result.exists():
+            adopt_reserve(rank_dir)
+            return code == 0 and rank_dir.error.exists()
+        if code == 0:
+            self._with_result.add(local_rank)
+        return code == 0
 
-    def _renew_events(self) -> None:
+    def _renew_flags(self) -> None:
         """What the attempt before can't keep to any more: nobody is paused, and a checkpoint that was under way is asked for again."""
+        self._board.clear("paused")
+        self._board.clear("debugger_start")
         with contextlib.suppress(OSError, ValueError):
-            events = Events.of_run(self._run_dir.path)
-            for flag in (events.paused, events.debugger_start):
-                flag.clear()
-            if steps.unfinished_checkpoint(self._run_dir.steps(self._attempt - 1)):
-                events.trigger_save_checkpoint.set()
+            if step_board.unfinished_checkpoint(self._run_dir.steps(self._attempt - 1)):
+                self._board.set("trigger_save_checkpoint")
+
+    def _restarted(self) -> Restarted:
+        cause = self._cause
+        if cause is None:
+            return Restarted(attempt=self._attempt, cause="other nodes came or went")
+        return Restarted(
+            attempt=self._attempt, cause=cause.title, rank=cause.rank, failed_at=cause.time
+        )
 
     def _stop_gracefully(self, worker_group: WorkerGroup) -> None:
         """Lets ranks that look for a stop return, and ends the others by SIGTERM; all within the grace, and SIGKILL after it."""
         assert self._ranks is not None
-        ranks, grace, board = self._ranks, self._wishes.grace, self._run_dir.steps(self._attempt)
+        ranks, grace, board = self._ranks, self._control.grace, self._run_dir.steps(self._attempt)
         deadline = time.monotonic() + grace
         # Where some ranks look for a stop already, the others may be about to.
-        deaf_until = min(deadline, time.monotonic() + (_JOINING if steps.listening(board) else 0))
+        deaf_until = min(
+            deadline, time.monotonic() + (_JOINING if step_board.listening(board) else 0)
+        )
         told: set[int] = set()
         while (now := time.monotonic()) < deadline:
             codes = ranks.exitcodes()
@@ -270,19 +302,19 @@ class IceAgent(LocalElasticAgent):
             if not running or any(self._fell(rank, code) for rank, code in codes.items()):
                 break
             if now >= deaf_until:
-                deaf = running - told - steps.listening(board)
+                deaf = running - told - step_board.listening(board)
                 ranks.terminate(deaf)
                 told |= deaf
             if ranks.wait(
-                (deadline if now >= deaf_until else deaf_until) - now, self._wishes.hurry
+                (deadline if now >= deaf_until else deaf_until) - now, self._control.kill_fd
             ):
                 self._end_ranks(0)
                 return
         fell = any(self._fell(rank, code) for rank, code in ranks.exitcodes().items())
         if fell:
-            ranks.settle()
+            ranks.collect_exits()
         self._end_ranks(
-            PATIENCE if fell else term_patience(grace) if steps.listening(board) - told else 0
+            PATIENCE if fell else term_patience(grace) if step_board.listening(board) - told else 0
         )
         self._end_ranks(0)  # what the ranks had started and left behind
         if fell:
@@ -299,8 +331,11 @@ class IceAgent(LocalElasticAgent):
 
     def _end_ranks(self, patience: float) -> None:
         assert self._ranks is not None
-        for process in self._ranks.end(patience, hurry=self._wishes.hurry):
-            self._journal.write("unkillable", pid=process.pid)
+        for process in self._ranks.end(patience, kill_fd=self._control.kill_fd):
+            self._journal.write(RankUnkillable(pid=process.pid, started=process.started))
+        for launch in self._ranks.launches:
+            if launch.local_rank not in self._with_result:  # those have removed their reserve
+                adopt_reserve(self._run_dir.rank(self._attempt, launch.local_rank))
 
     def _collect_failures(self, worker_group: WorkerGroup) -> list[Failure]:
         """Collects what every failed rank has to say, and writes it down."""
@@ -314,7 +349,7 @@ class IceAgent(LocalElasticAgent):
             )
             code = codes[local_rank]
             ours = local_rank in self._ranks.ended_by_us and local_rank not in self._ranks.unwatched
-            if (self._settings["program"] and code == 0) or (
+            if (self._run_spec.program and code == 0) or (
                 rank_dir.result.exists() and (code == 0 or ours)
             ):
                 continue
@@ -335,7 +370,9 @@ class IceAgent(LocalElasticAgent):
             )
         self.failures = failures = by_cause(failures)
         self._journal.write(
-            "failure", attempt=self._attempt, failures=[failure.to_json() for failure in failures]
+            RanksFailed(
+                attempt=self._attempt, failures=[FailedRank.of(failure) for failure in failures]
+            )
         )
         return failures
 
@@ -344,11 +381,12 @@ class IceAgent(LocalElasticAgent):
         failures = self._collect_failures(worker_group)
         root = failures[0]
         self.incurable = all(
-            is_incurable(self._run_dir.rank(self._attempt, f.local_rank)) for f in fold(failures)[0]
+            is_incurable(self._run_dir.rank(self._attempt, f.local_rank))
+            for f in group_failures(failures)[0]
         )
-        if self.incurable and self._settings["sensible_restarts"]:
+        if self.incurable and self._run_spec.sensible_restarts:
             self._remaining_restarts = 0
-        self._cause = {"rank": root.rank, "cause": root.title, "failed_at": root.time}
+        self._cause = root
         return RunResult(
             state=WorkerState.FAILED,
             failures={
@@ -363,14 +401,14 @@ class IceAgent(LocalElasticAgent):
         )
 
     def _rank_environ(self, group: WorkerGroup, worker: Any) -> dict[str, str]:
-        spec, environ = group.spec, self._surroundings.environ
+        spec, environ = group.spec, self._environment.environ
         known: dict[str, Any] = {  # torch annotates what it fills in later as None
             "master_addr": group.master_addr,
             "master_port": group.master_port,
             "group_rank": group.group_rank,
             "group_world_size": group.group_world_size,
         }
-        place = Place(
+        assignment = RankAssignment(
             **known,
             rank=worker.global_rank,
             local_rank=worker.local_rank,
@@ -381,12 +419,19 @@ class IceAgent(LocalElasticAgent):
             restart_count=self._restart_count(),
             use_agent_store=spec.rdzv_handler.use_agent_store,
         )
-        values = rank_environ(place, self._settings, self._run_dir.path, self._attempt, environ)
+        values = rank_environ(
+            assignment, self._run_spec, self._run_dir.path, self._attempt, environ
+        )
         values["TORCH_NCCL_ASYNC_ERROR_HANDLING"] = environ.get(
             "TORCH_NCCL_ASYNC_ERROR_HANDLING", "1"
         )
-        if self._settings["program"]:
+        if self._run_spec.program:
             values["PYTHONUNBUFFERED"] = environ.get("PYTHONUNBUFFERED", "1")
-        if self._settings["threads"] is not None:
-            values["OMP_NUM_THREADS"] = str(self._settings["threads"])
+        if self._run_spec.threads is not None:
+            values["OMP_NUM_THREADS"] = str(self._run_spec.threads)
         return values
+
+
+def _make_folder(path: Path) -> None:
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o700)

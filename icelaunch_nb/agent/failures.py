@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import multiprocessing
 import os
 import re
-import time
+import sys
 from pathlib import Path
-from typing import Any
 
-from icelaunch_nb import disk
-from icelaunch_nb.errors import Failure, signal_name
-from icelaunch_nb.rundir import RankDir
+from icelaunch_nb.errors import Failure
+from icelaunch_nb.rundir import disk_reserve
+from icelaunch_nb.rundir.error_file import RankError, read_error
+from icelaunch_nb.rundir.paths import RankDir
+from icelaunch_nb.system import files, safe_open
+from icelaunch_nb.system.exit_codes import signal_name
 
 _LAST_WORDS = 12  # lines of stderr.log that speak for a rank that can't
 
@@ -55,20 +57,20 @@ def failure_of(
         unwatched: Whether its forkserver was killed, so that its exit code can't be had.
         oom: What the cgroup says about memory (`OomWatch.news`), empty for nothing.
     """
-    told, full = _told(rank_dir), disk.complaint(rank_dir.path)
-    if told is not None:
+    error, full = read_error(rank_dir), disk_reserve.disk_full_message(rank_dir.path)
+    if error is not None:
         return Failure(
             rank,
             local_rank,
             attempt,
-            float(told.get("time", ended)),
+            ended if error.time is None else error.time,
             pid,
-            told["kind"],
+            error.kind,
             exitcode,
-            told["type_name"],
-            told["message"],
-            told["traceback"],
-            _hint_for(told) or full,
+            error.type_name,
+            error.message,
+            error.traceback,
+            _hint_for(error) or full,
         )
     if unwatched:
         return Failure(
@@ -111,43 +113,38 @@ def failure_of(
         f"exited with code {exitcode} {'after it had' if late else 'before it'} returned",
         "",
         last_words,
-        full,
+        full or _shadowed(rank_dir.stderr),
     )
 
 
-def _told(rank_dir: RankDir) -> dict[str, Any] | None:
-    """What the rank said itself: our worker's fields, or torch's ``@record`` in a program."""
+def adopt_reserve(rank_dir: RankDir) -> None:
+    """Makes an error file of what a rank that is gone could only write to its reserve, and removes that."""
     try:
-        data = json.loads(rank_dir.error.read_bytes())
-    except (OSError, ValueError):
-        return None
-    if "icelaunch" in data:
-        return data["icelaunch"]
-    message = data.get("message", "")
-    text = message.get("message", "") if isinstance(message, dict) else str(message)
-    extra = message.get("extraInfo", {}) if isinstance(message, dict) else {}
-    kind, _, rest = text.partition(": ")
-    return {
-        "kind": "raised",
-        "type_name": kind,
-        "message": rest,
-        "traceback": extra.get("py_callstack", text),
-        "time": float(extra.get("timestamp", time.time())),
-    }
+        data = safe_open.read_whole(
+            safe_open.open_file(rank_dir.error_reserve, any_owner=True), rank_dir.error_reserve
+        ).rstrip(b"\0")
+        rank_dir.error_reserve.unlink()
+    except OSError:  # there is none: it could say all that it had to say
+        return
+    if data and not rank_dir.error.exists():
+        with contextlib.suppress(OSError):
+            disk_reserve.retry_without_reserve(
+                lambda: files.write_atomically(rank_dir.error, data), rank_dir.disk_reserve
+            )
 
 
 def is_incurable(rank_dir: RankDir) -> bool:
     """Whether a retry could not help: the code itself is wrong, or the call can't be carried."""
-    told = _told(rank_dir)
-    return bool(told and told.get("incurable"))
+    error = read_error(rank_dir)
+    return error is not None and error.incurable
 
 
-def _hint_for(told: dict[str, Any]) -> str:
-    if told["kind"] == "loading" and told["type_name"] == "ModuleNotFoundError":
+def _hint_for(error: RankError) -> str:
+    if error.kind == "loading" and error.type_name == "ModuleNotFoundError":
         return "the rank imports what the notebook imports by its sys.path and working directory; is the module only in memory?"
-    if told["type_name"] == "SystemExit":
+    if error.type_name == "SystemExit":
         return "sys.exit() ends a rank without a value; return instead"
-    if told["type_name"] == "OutOfMemoryError":
+    if error.type_name == "OutOfMemoryError":
         return "the GPU's memory is full: a smaller batch, or another process on it (nvidia-smi)"
     return ""
 
@@ -161,17 +158,37 @@ _SIGNAL_HINTS = {
     "SIGFPE": "likely cause: an integer division by zero in C code",
     "SIGTERM": "likely cause: somebody ended it (a scheduler, kill)",
     "SIGINT": "likely cause: somebody interrupted it",
+    "SIGXCPU": "likely cause: it used up the processor time that its limit allows (RLIMIT_CPU, ulimit -t)",
+    "SIGXFSZ": "likely cause: a file grew beyond what the limit allows (RLIMIT_FSIZE, ulimit -f)",
+    "SIGSYS": "likely cause: a system call that a sandbox (seccomp) forbids",
 }
+
+
+def _end_of(stderr: Path) -> str:
+    try:
+        with open(safe_open.open_file(stderr, any_owner=True), "rb") as file:
+            file.seek(max(0, file.seek(0, 2) - 16384))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _shadowed(stderr: Path) -> str:
+    """Which file in the working directory was imported in place of a module of the standard library, if its traceback tells so."""
+    _, traceback, told = _end_of(stderr).rpartition("Traceback (most recent call last):")
+    with contextlib.suppress(OSError):
+        for file in os.listdir() if traceback else ():
+            name, path = file.removesuffix(".py"), os.path.abspath(file)
+            if name in sys.stdlib_module_names and (
+                path in told or f"'{name}" in told.splitlines()[-1]
+            ):
+                return f"{path} was imported in place of the standard library's module {name!r}: give it another name"
+    return ""
 
 
 def _last_words(stderr: Path) -> str:
     """The end of a rank's stderr; of a crash that faulthandler told, all of it but our own frames."""
-    try:
-        with open(stderr, "rb") as file:
-            file.seek(max(0, file.seek(0, 2) - 16384))
-            text = file.read().decode(errors="replace")
-    except OSError:
-        return ""
+    text = _end_of(stderr)
     _, crash, told = text.rpartition("Fatal Python error: ")
     if crash:
         lines = [

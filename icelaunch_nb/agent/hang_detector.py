@@ -1,7 +1,7 @@
-"""The hang watch: marks ranks that say nothing and make no step, with where they stand.
+"""The hang detector: marks ranks that say nothing and make no step, with where they stand.
 
-It lives in the agent, which is there as long as the ranks are, whatever becomes of the kernel; what it finds are moments in the
-journal. A rank's signs of life are its output, its metrics and its steps. While the run is paused or a rank is in the debugger
+It lives in the agent, which is there as long as the ranks are, whatever becomes of the kernel; what it finds are events of the
+timeline. A rank's signs of life are its output, its metrics and its steps. While the run is paused or a rank is in the debugger
 nobody is called silent, and neither are ranks of a run that is being stopped.
 """
 
@@ -11,20 +11,18 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from icelaunch_nb import places, stacks
-from icelaunch_nb.agent.timekeeper import Timekeeper
-from icelaunch_nb.debugsocket import in_debugger
-from icelaunch_nb.events import Events, Flag
-from icelaunch_nb.moments import in_words
-from icelaunch_nb.processes import Process
-from icelaunch_nb.rundir import RunDir
-from icelaunch_nb.steps import steps_made
+from icelaunch_nb.agent.event_recorder import EventRecorder
+from icelaunch_nb.rundir import source_locations, stacks
+from icelaunch_nb.rundir.board import Board
+from icelaunch_nb.rundir.debug_socket import in_debugger
+from icelaunch_nb.rundir.journal_events import AttemptStarted, RankEntry, TimelineEvent
+from icelaunch_nb.rundir.paths import RunDir
+from icelaunch_nb.rundir.step_board import steps_made
+from icelaunch_nb.rundir.timeline import format_ranks
 
-_LOOK = 1.0  # seconds between two looks, fewer where less than four times as long is a hang
+_POLL = 1.0  # seconds between two looks, fewer where less than four times as long is a hang
 _ANSWER = 2.0  # seconds that silent ranks may take to say where they stand
 
 
@@ -32,106 +30,93 @@ _ANSWER = 2.0  # seconds that silent ranks may take to say where they stand
 class _Rank:
     """A rank as far as it is known to live."""
 
-    entry: Mapping[str, Any]
-    process: Process
+    entry: RankEntry
     signs: tuple[int, ...] = ()
     since: float = 0.0  # when its signs of life last changed
-    told: str | None = None  # where it was said to stand; None: it isn't called silent
+    reported: str | None = None  # where it was said to stand; None: it isn't called silent
     next_asked: float = 0.0  # seconds of silence after which it is asked again
 
 
-class HangWatch:
+class HangDetector:
     """Looks at the ranks of the newest attempt, in a thread.
 
     Args:
         run_dir: The run.
-        timekeeper: Who writes moments down.
+        board: Its flags.
+        recorder: Writes what is found.
         after: Seconds of silence that are a hang; None: none are.
     """
 
-    def __init__(self, run_dir: RunDir, timekeeper: Timekeeper, after: float | None) -> None:
-        self._run_dir, self._timekeeper, self._after = run_dir, timekeeper, after
-        self._names = places.cell_names(run_dir)
+    def __init__(
+        self, run_dir: RunDir, board: Board, recorder: EventRecorder, after: float | None
+    ) -> None:
+        self._run_dir, self._board, self._recorder, self._after = run_dir, board, recorder, after
+        self._names = source_locations.cell_names(run_dir)
         self._over, self._lock = threading.Event(), threading.Lock()
-        self._followed: tuple[Mapping[str, Any], list[_Rank]] = (
-            {},
-            [],
-        )  # attempt and ranks, replaced together
+        self._followed: tuple[AttemptStarted | None, list[_Rank]] = (None, [])  # replaced together
         self._debugged: set[int] = set()  # ranks that said that they are in the debugger
         self._gone: set[int] = set()  # those of them that weren't at the last look
-        self._events: Events | None = None
         self._thread = threading.Thread(target=self._watch, name="icelaunch-hangs", daemon=True)
 
-    def follow(self, attempt: Mapping[str, Any]) -> None:
-        """From now on the ranks of this attempt.
-
-        Args:
-            attempt: The journal's ``attempt`` event.
-        """
+    def follow(self, attempt: AttemptStarted) -> None:
+        """From now on the ranks of this attempt."""
         now = time.monotonic()
-        self._followed = (
-            attempt,
-            [
-                _Rank(entry, Process(entry["pid"], entry["started"]), since=now)
-                for entry in attempt["ranks"]
-            ],
-        )
+        self._followed = attempt, [_Rank(entry, since=now) for entry in attempt.ranks]
         if not self._thread.is_alive() and not self._over.is_set():
             self._thread.start()
 
-    def take(self, moment: Mapping[str, Any]) -> None:
+    def notice(self, event: TimelineEvent) -> None:
         """Notices that a rank goes into the debugger or leaves it."""
+        if event.rank is None:
+            return
         with self._lock:
-            if moment["kind"] in ("debugger_start", "debugger_step"):
-                self._debugged.add(moment["rank"])
-            elif moment["kind"] == "debugger_end":
-                self._debugged.discard(moment["rank"])
+            if event.kind in ("debugger_start", "debugger_step"):
+                self._debugged.add(event.rank)
+            elif event.kind == "debugger_end":
+                self._debugged.discard(event.rank)
 
     def stop(self) -> None:
         """The ranks are gone: nobody is silent, and nobody in the debugger."""
         self._over.set()
         if self._thread.is_alive():
             self._thread.join(1)
-        if self._events is None:
-            with contextlib.suppress(OSError, ValueError):
-                self._events = Events.of_run(self._run_dir.path)
-        if self._events is not None and self._events.debugger_start.is_set():
+        if self._board.is_set("debugger_start"):
             self._no_debugger()
 
     def _watch(self) -> None:
-        try:
-            self._events = Events.of_run(self._run_dir.path)
-        except (OSError, ValueError):  # the run directory is gone
-            return
-        while not self._over.wait(_LOOK if self._after is None else min(_LOOK, self._after / 4)):
+        while not self._over.wait(_POLL if self._after is None else min(_POLL, self._after / 4)):
+            attempt, ranks = self._followed
             with contextlib.suppress(OSError):
-                self._look(self._events, *self._followed)
+                if attempt is not None:
+                    self._poll(attempt, ranks)
 
-    def _look(self, events: Events, attempt: Mapping[str, Any], ranks: list[_Rank]) -> None:
-        debugged = in_debugger(self._run_dir.attempt(attempt["attempt"]))
-        self._miss(debugged, ranks)
+    def _poll(self, attempt: AttemptStarted, ranks: list[_Rank]) -> None:
+        debugged = in_debugger(self._run_dir, attempt.attempt)
+        self._notice_gone(debugged, ranks)
         now = time.monotonic()
         if (
             debugged
-            or events.paused.is_set()
-            or Flag.is_set(events.stop_all_tasks)
+            or self._board.is_set("paused")
+            or self._board.is_set("stop_all_tasks")
             or self._after is None
         ):
             for rank in ranks:
                 rank.since = now
         else:
-            self._look_for_signs(now, attempt["attempt"], ranks)
-        heard = [
+            self._look_for_signs(now, attempt.attempt, ranks)
+        recovered = [
             rank
             for rank in ranks
-            if rank.told is not None
-            and (now - rank.since < (self._after or 0) or not rank.process.alive())
+            if rank.reported is not None
+            and (now - rank.since < (self._after or 0) or not rank.entry.process.alive())
         ]
-        for rank in heard:
-            rank.told, rank.next_asked = None, 0.0
-        if heard:
-            numbers = [rank.entry["rank"] for rank in heard]
-            self._timekeeper.note("heard", f"{in_words(numbers)} no longer silent", ranks=numbers)
+        for rank in recovered:
+            rank.reported, rank.next_asked = None, 0.0
+        if recovered:
+            numbers = [rank.entry.rank for rank in recovered]
+            self._recorder.record(
+                "recovered", f"{format_ranks(numbers)} no longer silent", ranks=numbers
+            )
         if self._after is not None:
             self._ask(
                 attempt,
@@ -139,14 +124,14 @@ class HangWatch:
                     rank
                     for rank in ranks
                     if now - rank.since >= max(self._after, rank.next_asked)
-                    and rank.process.alive()
+                    and rank.entry.process.alive()
                 ],
             )
 
     def _look_for_signs(self, now: float, number: int, ranks: list[_Rank]) -> None:
         made = steps_made(self._run_dir.steps(number), len(ranks))
         for rank in ranks:
-            local = rank.entry["local_rank"]
+            local = rank.entry.local_rank
             folder, signs = self._run_dir.rank(number, local), [made.get(local, 0)]
             for path in (folder.stdout, folder.stderr, folder.metrics):
                 with contextlib.suppress(OSError):
@@ -155,13 +140,14 @@ class HangWatch:
             if tuple(signs) != rank.signs:
                 rank.signs, rank.since = tuple(signs), now
 
-    def _ask(self, attempt: Mapping[str, Any], ranks: list[_Rank]) -> None:
+    def _ask(self, attempt: AttemptStarted, ranks: list[_Rank]) -> None:
         """Asks silent ranks where they stand, and says so where it is new; rarer and rarer, should it last for days."""
         if not ranks:
             return
         texts = stacks.ask(
             self._run_dir,
-            {**attempt, "ranks": [rank.entry for rank in ranks]},
+            attempt.attempt,
+            [rank.entry for rank in ranks],
             _ANSWER,
             self._over.is_set,
         )
@@ -170,36 +156,37 @@ class HangWatch:
         at: dict[str, list[_Rank]] = {}
         for rank in ranks:
             rank.next_asked = 2 * (time.monotonic() - rank.since)
-            at.setdefault(stacks.stands(texts[rank.entry["rank"]], self._names), []).append(rank)
+            at.setdefault(stacks.user_location(texts[rank.entry.rank], self._names), []).append(
+                rank
+            )
         for where, there in sorted(at.items(), key=lambda place: len(place[1])):
-            new = [rank for rank in there if rank.told != where]
+            new = [rank for rank in there if rank.reported != where]
             if new:
                 numbers, seconds = (
-                    [rank.entry["rank"] for rank in new],
+                    [rank.entry.rank for rank in new],
                     time.monotonic() - max(rank.since for rank in new),
                 )
-                text = f"{in_words(numbers)} silent for {seconds:.0f} s" + (
+                text = f"{format_ranks(numbers)} silent for {seconds:.0f} s" + (
                     f", at {where}" if where else ""
                 )
-                self._timekeeper.note("silent", text, ranks=numbers, where=where)
+                self._recorder.record("silent", text, ranks=numbers, where=where)
             for rank in there:
-                rank.told = where
+                rank.reported = where
 
-    def _miss(self, debugged: set[int], ranks: list[_Rank]) -> None:
+    def _notice_gone(self, debugged: set[int], ranks: list[_Rank]) -> None:
         """A thread or child process can be gone without a word while its rank goes on."""
         with self._lock:
             gone = {
-                rank.entry["rank"] for rank in ranks if rank.entry["local_rank"] not in debugged
+                rank.entry.rank for rank in ranks if rank.entry.local_rank not in debugged
             } & self._debugged
             lost, self._gone = gone & self._gone, gone - self._gone
             self._debugged -= lost
         if lost and not debugged:
             self._no_debugger()
         for number in lost:
-            self._timekeeper.note("debugger_end", "left the debugger without a word", rank=number)
+            self._recorder.record("debugger_end", "left the debugger without a word", rank=number)
 
     def _no_debugger(self) -> None:
-        assert self._events is not None
-        with self._events.locked():
-            self._events.debugger_start.clear()
-            self._events.debugger_end.set()
+        with self._board.locked():
+            self._board.clear("debugger_start")
+            self._board.set("debugger_end")

@@ -6,40 +6,46 @@ import contextlib
 import logging
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.util
 import os
 import signal
 import sys
+import tempfile
 import threading
 import traceback
-from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from torch.distributed.elastic import metrics
 from torch.distributed.elastic.agent.server.api import WorkerSpec
 
-from icelaunch_nb import cpython
 from icelaunch_nb.agent import rendezvous
-from icelaunch_nb.agent.elastic import IceAgent, Stopped, ask_no_dns
-from icelaunch_nb.agent.hangs import HangWatch
-from icelaunch_nb.agent.ranks import SpareRanks
-from icelaunch_nb.agent.timekeeper import Timekeeper
-from icelaunch_nb.agent.wishes import Wishes
+from icelaunch_nb.agent.control import ControlListener
+from icelaunch_nb.agent.elastic import IceAgent, Stopped, ask_no_dns, record_no_events
+from icelaunch_nb.agent.event_recorder import EventRecorder
+from icelaunch_nb.agent.failures import OomWatch, by_cause, failure_of, is_incurable
+from icelaunch_nb.agent.hang_detector import HangDetector
+from icelaunch_nb.agent.rank_processes import PreforkedRanks
 from icelaunch_nb.config import LaunchConfig
-from icelaunch_nb.disk import BALLAST, take_on_ballast, unname
-from icelaunch_nb.entry import nothing
-from icelaunch_nb.events import Events
-from icelaunch_nb.journal import JournalWriter
-from icelaunch_nb.processes import Process
-from icelaunch_nb.rundir import RunDir
-from icelaunch_nb.story import STOPPED_ITSELF
-from icelaunch_nb.surroundings import enter
-from icelaunch_nb.tasks import AgentTask
+from icelaunch_nb.errors import group_failures
+from icelaunch_nb.launching.launch_environment import enter
+from icelaunch_nb.launching.messages import AgentLaunch
+from icelaunch_nb.launching.process_targets import nothing
+from icelaunch_nb.rundir import disk_reserve
+from icelaunch_nb.rundir.board import Board
+from icelaunch_nb.rundir.error_file import RankError, format_error
+from icelaunch_nb.rundir.journal import JournalWriter
+from icelaunch_nb.rundir.journal_events import AgentStarted, Ended, FailedRank
+from icelaunch_nb.rundir.paths import RankDir, RunDir, make_run_dir
+from icelaunch_nb.rundir.run_state import STOPPED_ITSELF, State
+from icelaunch_nb.rundir.spec import RunSpec, read_spec, write_spec
+from icelaunch_nb.system import cpython
+from icelaunch_nb.system.processes import TRACKER, Process, kill_sessions
 
 
-def main(tasks: Connection, spare_ranks: int) -> NoReturn:
-    """Waits for its task, runs one run and ends the process; the journal's last line says how it ended.
+def main(launches: Connection, preforked_ranks: int) -> NoReturn:
+    """Waits for its launch, runs one run and ends the process; the journal's last line says how it ended.
 
     The host starts agents ahead of time. This one uses that time: what it will do anyway is done once for practice, so that the
     pages that the fork shared are its own by the time somebody waits for it (25 ms less until the first rank is forked).
@@ -49,13 +55,22 @@ def main(tasks: Connection, spare_ranks: int) -> NoReturn:
         os.setsid()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         cpython.share_parents_forkserver()
+        cpython.start_resource_tracker(
+            TRACKER
+        )  # its own, so that what ranks leave in memory is freed with their run
         with contextlib.suppress(Exception):
-            _rehearse()
-        spares = SpareRanks(spare_ranks, tasks)
-        task = tasks.recv()
-        tasks.close()
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # until `Wishes` can grant it
-        code = _live(task, spares)
+            _prewarm()
+        preforked = PreforkedRanks(preforked_ranks, launches)
+        launch = launches.recv()
+        launches.close()
+        signal.pthread_sigmask(
+            signal.SIG_BLOCK, {signal.SIGTERM}
+        )  # until `ControlListener` can act on it
+        try:
+            code = _run_and_record(launch, preforked)
+        except OSError as error:
+            code = disk_reserve.exit_code_of(error)
+            raise
     except EOFError:
         pass  # nobody needs it
     except BaseException:
@@ -69,72 +84,70 @@ def main(tasks: Connection, spare_ranks: int) -> NoReturn:
         os._exit(code)
 
 
-def _live(task: AgentTask, spares: SpareRanks) -> int:
+def _run_and_record(launch: AgentLaunch, preforked: PreforkedRanks) -> int:
     """Runs the run; the exit code.
 
     Raises:
-        OSError: The directory is gone or the disk is full, so that nothing can be said there; the host and the kernel say so.
+        OSError: The directory is gone or the disk is full, so that nothing can be said there; the exit code tells the host.
     """
-    run_dir = RunDir(Path(task.run_dir))
-    journal = _introduce(run_dir)
+    run_dir = RunDir(Path(launch.run_dir))
+    journal = _open_journal(run_dir)
     # In a thread: a file system may take a millisecond for it.
-    setting_aside = threading.Thread(
-        target=_set_space_aside, args=(run_dir, journal), name="icelaunch-space", daemon=True
+    reserving = threading.Thread(
+        target=_reserve_disk, args=(run_dir, journal), name="icelaunch-reserve", daemon=True
     )
-    setting_aside.start()
+    reserving.start()
     try:
-        state, facts = _run(task, run_dir, journal, spares)
+        end = _run(launch, run_dir, journal, preforked)
     except BaseException as error:
         traceback.print_exc()
-        state, facts = "FAILED", {"note": f"the agent failed: {type(error).__name__}: {error}"}
-    setting_aside.join()
-    _tell_the_end(run_dir, journal, state, facts)
+        end = Ended(state="FAILED", note=f"the agent failed: {type(error).__name__}: {error}")
+    reserving.join()
+    _write_end(run_dir, journal, end)
     journal.release()
-    return 0 if state == "SUCCEEDED" else 1
+    return 0 if end.state == State.SUCCEEDED else 1
 
 
-def _tell_the_end(
-    run_dir: RunDir, journal: JournalWriter, state: str, facts: Mapping[str, Any]
-) -> None:
+def _write_end(run_dir: RunDir, journal: JournalWriter, end: Ended) -> None:
     """Writes the journal's last line. Who reads it finds the directory as it stays: what only a living run needs has gone by then.
 
     Gone by name: its space goes with this process, since freeing a payload of 256 MB takes 20 ms and the end shouldn't wait for that,
     or now where the disk is full.
     """
-    kept = [
-        fd for path in (run_dir.call, run_dir.path / BALLAST) if (fd := unname(path)) is not None
-    ]
+    removed = (run_dir.call, run_dir.disk_reserve)
+    kept = [fd for path in removed if (fd := disk_reserve.unlink_keep_open(path)) is not None]
     try:
-        journal.write("end", state=state, **facts)
+        journal.write(end)
     except OSError:
         for fd in kept:
             os.close(fd)
-        journal.write("end", state=state, **facts)
+        journal.write(end)
 
 
-def _set_space_aside(run_dir: RunDir, journal: JournalWriter) -> None:
+def _reserve_disk(run_dir: RunDir, journal: JournalWriter) -> None:
     journal.reserve()
-    take_on_ballast(run_dir.path)
+    disk_reserve.set_aside(run_dir.disk_reserve)
 
 
-def _introduce(run_dir: RunDir) -> JournalWriter:
-    """Its words go to agent.log, and its identity into the journal before anything can go wrong."""
-    log = os.open(run_dir.agent_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+def _open_journal(run_dir: RunDir) -> JournalWriter:
+    """What this process prints goes to agent.log, and its identity into the journal before anything can go wrong."""
+    log = run_dir.open(run_dir.agent_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for fd in (1, 2):
         os.dup2(log, fd)
     journal = JournalWriter(run_dir.journal)
     me = Process.of(os.getpid())
-    journal.write("agent", pid=os.getpid(), started=me.started if me else 0)
+    journal.write(AgentStarted(pid=os.getpid(), started=me.started if me else 0))
     return journal
 
 
-def _rehearse() -> None:
-    """A rendezvous and a process, for nobody."""
+def _prewarm() -> None:
+    """A run directory, a rendezvous and a process, for nobody."""
     _log_to_stderr()
     ask_no_dns()
+    record_no_events()
     logging.disable(logging.CRITICAL)
     try:
-        handler = rendezvous.EmbeddedRendezvous("rehearsal", 10)
+        handler = rendezvous.EmbeddedRendezvous("prewarm", 10)
         handler.next_rendezvous().store.set("key", "value")
         handler.shutdown()
         Process.of(os.getpid())
@@ -143,86 +156,125 @@ def _rehearse() -> None:
         multiprocessing.connection.wait([process.sentinel])
         process.join()
         process.close()
+        with tempfile.TemporaryDirectory(
+            dir=multiprocessing.util.get_temp_dir()
+        ) as folder:  # the host removes what a kill leaves
+            run_dir = make_run_dir(folder, "prewarm")
+            Board().move_to(run_dir.board)
+            write_spec(
+                run_dir,
+                RunSpec(
+                    run_id="prewarm",
+                    name="",
+                    time=0.0,
+                    config=LaunchConfig(1, 1, 1, log_dir=folder),
+                ),
+            )
+            read_spec(run_dir)
+            Board(run_dir.board)
+            with JournalWriter(run_dir.journal) as journal:
+                journal.write(AgentStarted(pid=os.getpid(), started=0))
+            _prewarm_a_failure(run_dir.rank(0, 0))
     finally:
         logging.disable(logging.NOTSET)
 
 
+def _prewarm_a_failure(rank_dir: RankDir) -> None:
+    rank_dir.path.mkdir(parents=True)
+    rank_dir.error.write_bytes(
+        format_error(RankError(kind="raised", type_name="", message="", traceback="", time=0.0), "")
+    )
+    failure = failure_of(0, 0, 0, os.getpid(), 1, 0.0, rank_dir, OomWatch().news(), False)
+    group_failures(by_cause([failure]))
+    is_incurable(rank_dir)
+    FailedRank.of(failure).to_json()
+    Process(os.getpid(), 0.0).idle_cpu_time()
+    kill_sessions(())
+
+
 def _run(
-    task: AgentTask, run_dir: RunDir, journal: JournalWriter, spares: SpareRanks
-) -> tuple[str, dict[str, Any]]:
-    settings = run_dir.read_spec()
-    config = LaunchConfig.from_json(settings["config"])
-    if config.start_method != "forkserver":
-        spares.dismiss()
-    enter(task.surroundings, {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"})
+    launch: AgentLaunch, run_dir: RunDir, journal: JournalWriter, preforked: PreforkedRanks
+) -> Ended:
+    """Runs torch's agent with everything around it; how that ended."""
+    spec = read_spec(run_dir)
+    if spec.config.start_method != "forkserver":
+        preforked.dismiss()
+    # Of one agent all ranks are alike: torch needn't ask the store for their numbers.
+    alone = {} if spec.config.rdzv_endpoint else {"TORCH_ELASTIC_WORKER_IDENTICAL": "1"}
+    enter(launch.environment, {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", **alone})
     _log_to_stderr()
     ask_no_dns()
-    _configure_metrics(config.metrics_cfg)
-    leash = os.open(run_dir.leash, os.O_RDWR | os.O_CLOEXEC)  # the only writer: see worker/leash.py
+    record_no_events()
+    _configure_metrics(spec.config.metrics_cfg)
+    leash = os.open(
+        run_dir.leash, os.O_RDWR | os.O_CLOEXEC
+    )  # the only writer: see worker/exit_with_agent.py
+    board = _open_board(run_dir)
+    recorder = EventRecorder(run_dir, board, journal)
+    hang_detector = HangDetector(run_dir, board, recorder, spec.hang_after)
     parent = multiprocessing.parent_process()
-    timekeeper = Timekeeper(run_dir, journal)
-    hangs = HangWatch(run_dir, timekeeper, settings["hang_after"])
-
-    def take(moment: Mapping[str, Any]) -> None:
-        timekeeper.note(**moment)
-        hangs.take(moment)
-
-    wishes = Wishes(
-        run_dir.control,
-        None if task.detach or parent is None else parent.sentinel,
-        on_stop=lambda grace, reason: _announce_stop(run_dir, journal, grace, reason),
-        on_moment=take,
-        give_up=lambda reason: _give_up(journal, reason),
+    control = ControlListener(
+        run_dir,
+        board,
+        journal,
+        recorder,
+        hang_detector,
+        None if launch.detach or parent is None else parent.sentinel,
     )
-    spec = WorkerSpec(
-        role=config.role,
-        local_world_size=config.nproc_per_node,
-        entrypoint=settings["name"],
-        rdzv_handler=rendezvous.make_handler(config, settings["run_id"]),
-        max_restarts=config.max_restarts,
+    control.start()
+    worker_spec = WorkerSpec(
+        role=spec.config.role,
+        local_world_size=spec.nproc_per_node,
+        entrypoint=spec.name,
+        rdzv_handler=rendezvous.make_handler(spec.config, spec.run_id),
+        max_restarts=spec.config.max_restarts,
         monitor_interval=1e-6,  # torch sleeps this long before each look; the looking itself waits for the ranks
-        local_addr=rendezvous.local_addr(config),
+        local_addr=rendezvous.local_addr(spec.config),
     )
     agent = IceAgent(
-        spec,
+        worker_spec,
         run_dir,
+        board,
         journal,
-        task.surroundings,
-        settings,
-        wishes,
-        close_fds=[leash, *wishes.fds()],
-        spares=spares,
-        hangs=hangs,
+        launch.environment,
+        spec,
+        control,
+        close_fds=[leash, *control.fds()],
+        preforked=preforked,
+        hang_detector=hang_detector,
     )
     try:
         result = agent.run()
     except Stopped:
-        return "STOPPED", {"note": wishes.reason}
+        return Ended(state="STOPPED", note=control.reason)
     except Exception as error:
-        if wishes.bell_rang():
-            return "STOPPED", {"note": wishes.reason}
+        if control.stop_requested():
+            return Ended(state="STOPPED", note=control.reason)
         traceback.print_exc()
-        return "FAILED", {"note": _explain(error, config)}
+        return Ended(state="FAILED", note=_explain(error, spec.config))
     finally:
-        wishes.close()
-        hangs.stop()
-        timekeeper.stop()
+        control.close()
+        hang_detector.stop()
+        recorder.stop()
         with contextlib.suppress(Exception):
-            spec.rdzv_handler.shutdown()
+            worker_spec.rdzv_handler.shutdown()
     if not result.is_failed():
-        return ("STOPPED", {"note": STOPPED_ITSELF}) if agent.stopped_itself else ("SUCCEEDED", {})
-    note = (
-        "not retried: a retry can't cure this"
-        if agent.incurable and settings["sensible_restarts"] and config.max_restarts
-        else ""
-    )
-    return "FAILED", {"note": note}
+        return (
+            Ended(state="STOPPED", note=STOPPED_ITSELF)
+            if agent.stopped_itself
+            else Ended(state="SUCCEEDED")
+        )
+    hopeless = agent.incurable and spec.sensible_restarts and spec.config.max_restarts
+    return Ended(state="FAILED", note="not retried: a retry can't cure this" if hopeless else "")
 
 
-def _announce_stop(run_dir: RunDir, journal: JournalWriter, grace: float, reason: str) -> None:
-    with contextlib.suppress(OSError, ValueError):
-        Events.of_run(run_dir.path).stop_all_tasks.set()
-    journal.write("stopping", grace=grace, reason=reason)
+def _open_board(run_dir: RunDir) -> Board:
+    """The run's board; one that nobody sees, where that is gone or damaged: the run goes on, without pauses."""
+    try:
+        return Board(run_dir.board)
+    except (OSError, ValueError):
+        traceback.print_exc()
+        return Board()
 
 
 def _explain(error: Exception, config: LaunchConfig) -> str:
@@ -241,12 +293,6 @@ def _explain(error: Exception, config: LaunchConfig) -> str:
     )
 
 
-def _give_up(journal: JournalWriter, reason: str) -> NoReturn:
-    """The main thread is stuck: say so and go; the leash ends the ranks."""
-    journal.write("end", state="STOPPED", note=reason)
-    os._exit(1)
-
-
 def _log_to_stderr() -> None:
     """torch's loggers write plainly into agent.log.
 
@@ -254,13 +300,16 @@ def _log_to_stderr() -> None:
     """
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger("torch")
+    root, level = logging.getLogger("torch"), os.environ.get("LOGLEVEL", "INFO")
     for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch")]:
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
-        if name.startswith("torch.distributed.elastic"):
-            logger.setLevel(os.environ.get("LOGLEVEL", "INFO"))
+        if (
+            name.startswith("torch.distributed.elastic")
+            and logging.getLevelName(logger.level) != level
+        ):  # to set one costs 0.1 ms
+            logger.setLevel(level)
     root.handlers[:] = [handler]
 
 

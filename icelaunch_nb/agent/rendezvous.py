@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 from datetime import timedelta
 from typing import Any
 
+import torch
 from torch.distributed import PrefixStore, TCPStore
 from torch.distributed.elastic.rendezvous import (
     RendezvousClosedError,
@@ -15,9 +18,13 @@ from torch.distributed.elastic.rendezvous import (
     RendezvousStoreInfo,
 )
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
+from torch.torch_version import TorchVersion
 
 from icelaunch_nb.config import LaunchConfig
-from icelaunch_nb.loopback import is_loopback
+from icelaunch_nb.system.loopback import is_loopback
+
+# Before 2.8, a store that runs on libuv refuses a descriptor to listen on; torch's older server takes one, and speaks the same protocol.
+_USE_LIBUV = TorchVersion(torch.__version__) >= "2.8"
 
 
 def make_handler(config: LaunchConfig, run_id: str) -> RendezvousHandler:
@@ -45,6 +52,15 @@ def make_handler(config: LaunchConfig, run_id: str) -> RendezvousHandler:
 def local_addr(config: LaunchConfig) -> str | None:
     """``127.0.0.1`` for an endpoint on loopback, so that nobody asks DNS who this machine is; None lets torch look."""
     return "127.0.0.1" if is_loopback(config.rdzv_endpoint) else None
+
+
+def _descriptors() -> set[int]:
+    """This process's open ones, where they matter."""
+    if _USE_LIBUV:
+        return set()
+    return {
+        int(name) for name in os.listdir("/dev/fd") if os.path.exists(f"/dev/fd/{name}")
+    }  # without the one that lists them
 
 
 class EmbeddedRendezvous(RendezvousHandler):
@@ -75,6 +91,7 @@ class EmbeddedRendezvous(RendezvousHandler):
             raise RendezvousClosedError
         listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
         port = listener.getsockname()[1]
+        before = _descriptors()
         self._store = TCPStore(
             "127.0.0.1",
             port,
@@ -83,8 +100,12 @@ class EmbeddedRendezvous(RendezvousHandler):
             timeout=self._timeout,
             wait_for_workers=False,
             multi_tenant=False,
+            use_libuv=_USE_LIBUV,
             master_listen_fd=listener.detach(),  # the store owns the descriptor from here on
         )
+        for fd in _descriptors() - before:  # the older server's pipe would be inherited by programs
+            with contextlib.suppress(OSError):  # closed again by now
+                os.set_inheritable(fd, False)
         self._round += 1
         store = PrefixStore(f"agent/{self._round}", self._store)
         return RendezvousInfo(store, 0, 1, RendezvousStoreInfo("127.0.0.1", port))
