@@ -1,1 +1,1 @@
-"""A RANK: the order of things before and after the user's function."""
+"""A rank: the order of things before and after the user's function."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import sys
 
-RANK_DIR_VARIABLE = "ICELAUNCH_RANK_DIR"
-HOOK_VARIABLE, HOOK = "PYTHONBREAKPOINT", "icelaunch_nb.set_trace"
+from icelaunch_nb.launching import process_targets
+from icelaunch_nb.launching.rank_environment import RANK_DIR_VARIABLE
+
+_STOP_AT = "icelaunch_nb.worker.debugger:stop_at"  # which imports this module, and is loaded where a debugger is wanted
 
 
 def set_trace(*, header: str | None = None) -> None:
@@ -25,9 +27,7 @@ def set_trace(*, header: str | None = None) -> None:
     """
     frame = sys._getframe(1)
     if RANK_DIR_VARIABLE in os.environ:
-        from icelaunch_nb.worker import debugger
-
-        debugger.stop_at(frame, header)
+        process_targets.find(_STOP_AT)(frame, header)
     else:
         import pdb  # 8 ms that nobody pays who has no breakpoint
 
@@ -35,11 +35,3 @@ def set_trace(*, header: str | None = None) -> None:
         if header is not None:
             python.message(header)
         python.set_trace(frame)
-
-
-def variables(rank_dir: str, environ: dict[str, str]) -> dict[str, str]:
-    """What a rank's environment says of this; a user who switched breakpoints off (``PYTHONBREAKPOINT=0``) keeps them off."""
-    return {
-        RANK_DIR_VARIABLE: rank_dir,
-        HOOK_VARIABLE: "0" if environ.get(HOOK_VARIABLE) == "0" else HOOK,
-    }

@@ -12,19 +12,17 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from icelaunch_nb import events
 from icelaunch_nb.errors import IcelaunchError
 from icelaunch_nb.events import Events
-from icelaunch_nb.metrics import Metrics
-from icelaunch_nb.rundir import RunDir
-from icelaunch_nb.steps import Loop, Steps, listen, steps_of
+from icelaunch_nb.launching.rank_environment import ATTEMPT_VARIABLE, DEVICE_VARIABLE
+from icelaunch_nb.rundir.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from icelaunch_nb.rundir.metrics import Metrics
+from icelaunch_nb.rundir.paths import RUN_DIR_VARIABLE, RunDir
+from icelaunch_nb.rundir.step_board import leave
+from icelaunch_nb.worker.steps import Loop, Steps, steps_of
 
 if TYPE_CHECKING:
     import torch
-
-DEVICE_VARIABLE = "ICELAUNCH_DEVICE"
-RUN_DIR_VARIABLE = "ICELAUNCH_RUN_DIR"
-ATTEMPT_VARIABLE = "ICELAUNCH_ATTEMPT"
 
 T = TypeVar("T")
 
@@ -66,14 +64,14 @@ class Context:
         return torch.device(named)
 
     def steps(self, iterable: Iterable[T], total: int | None = None) -> Loop[T]:
-        """Goes through `iterable`, counts progress, and heeds what is asked, between two steps.
+        """Goes through `iterable`, counts progress, and acts on what is asked, between two steps.
 
             for epoch in ctx.steps(range(3)):
                 for batch in ctx.steps(loader):
                     ...
 
         Pause, stop and checkpoint requests act before one and the same step on all ranks of this machine, whatever the moment
-        of the click, in loops with and without collectives; `icelaunch_nb.steps` says how, and why it holds. It needs all ranks
+        of the click, in loops with and without collectives; `icelaunch_nb.worker.steps` says how, and why it holds. It needs all ranks
         to go through the same loops. A pause waits, a stop ends this loop and every later one, so that the function goes on
         behind them and returns what it returns. Of nested loops the innermost one sets the pace, and each has a progress bar of
         its own, which the machine's first rank moves. With several nodes a request acts on the machine whose board it is set on.
@@ -93,7 +91,7 @@ class Context:
         """Whether to save a checkpoint now: true once per request, on every rank at the same step.
 
         ``events.finished_save_checkpoint`` is set when all ranks have gone on to their next step. In a loop without `steps`, the
-        call itself is where this rank heeds pauses and requests.
+        call itself is where this rank acts on pauses and requests.
         """
         return self._steps.should_checkpoint()
 
@@ -103,26 +101,21 @@ class Context:
 
     def checkpoint_saved(self, path: str | os.PathLike[str]) -> None:
         """Says where a checkpoint lies: after a restart that is `last_checkpoint`, and the kernel sees it too."""
-        saved = {
-            "path": os.path.abspath(os.fspath(path)),
-            "time": time.time(),
-            "rank": self.rank,
-            "step": self.step,
-        }
+        saved = Checkpoint(
+            path=os.path.abspath(os.fspath(path)), time=time.time(), rank=self.rank, step=self.step
+        )
         if self._run_dir is None:
             self.__dict__["_saved"] = saved
         else:
-            self._run_dir.write_json(self._run_dir.checkpoint, saved)
+            write_checkpoint(self._run_dir, saved)
 
     @property
     def last_checkpoint(self) -> str | None:
         """The path that `checkpoint_saved` was last told, by any rank of this machine in any attempt; None: none yet."""
-        saved = (
-            self.__dict__.get("_saved")
-            if self._run_dir is None
-            else self._run_dir.read_checkpoint()
+        saved: Checkpoint | None = (
+            self.__dict__.get("_saved") if self._run_dir is None else read_checkpoint(self._run_dir)
         )
-        return saved["path"] if saved else None
+        return saved.path if saved else None
 
     def report(self, /, *, step: Any = None, **metrics: Any) -> None:
         """Notes metrics of a step (``report(loss=loss, lr=lr)``) for the panel and `Run.metrics`; under plain torchrun, nothing.
@@ -151,7 +144,11 @@ class Context:
     def _steps(self) -> Steps:
         path = self._run_dir.steps(self._attempt) if self._run_dir else None
         return steps_of(
-            path, self.events, self.local_rank, self.local_world_size, shows=self.local_rank == 0
+            path,
+            self.events._board,
+            self.local_rank,
+            self.local_world_size,
+            shows=self.local_rank == 0,
         )
 
     @functools.cached_property
@@ -199,10 +196,9 @@ def get_context() -> Context:
 _current: dict[str, Any] = {}
 
 
-def begin(run_dir: RunDir, attempt: int, local_rank: int) -> None:
-    """This process is that rank from here on."""
+def forget() -> None:
+    """This process is another rank from here on than the one that it was forked from, if that was one."""
     _current.clear()
-    events.on_listening = functools.partial(listen, run_dir.steps(attempt), local_rank)
 
 
 @functools.cache
@@ -215,9 +211,20 @@ def over() -> None:
     """This rank's function is over, also where it never asked for steps: the other ranks need not wait for it at a pause."""
     with contextlib.suppress(Exception):  # the run directory is gone, say
         if os.getsid(0) == os.getpid():  # a rank leads its session; its children don't speak for it
+            if not _current and RUN_DIR_VARIABLE in os.environ and _leave_at_once():
+                return
             context = get_context()
             if context.local_world_size > 1 or "_steps" in context.__dict__:
                 context._steps.protocol.over()
+
+
+def _leave_at_once() -> bool:
+    """The end of a rank whose code never asked for its context, in a tenth of the time that making one takes; whether that is all."""
+    env = os.environ
+    ranks, attempt = int(env["LOCAL_WORLD_SIZE"]), int(env[ATTEMPT_VARIABLE])
+    return ranks == 1 or leave(
+        RunDir(Path(env[RUN_DIR_VARIABLE])).steps(attempt), int(env["LOCAL_RANK"]), ranks
+    )
 
 
 def _from_environment() -> Context:
@@ -226,11 +233,6 @@ def _from_environment() -> Context:
     run_dir = env.get(RUN_DIR_VARIABLE)
     if run_dir:
         _tell_the_end()
-        begin(
-            RunDir(Path(run_dir)),
-            int(env.get(ATTEMPT_VARIABLE, 0)),
-            int(env.get("LOCAL_RANK", rank)),
-        )
     return Context(
         rank=rank,
         local_rank=int(env.get("LOCAL_RANK", rank)),

@@ -18,18 +18,31 @@ from collections.abc import Callable
 from multiprocessing.connection import wait
 from typing import Any
 
-from icelaunch_nb import moments
-from icelaunch_nb.debugsocket import Hearer, check_peer, in_debugger, listen, say
-from icelaunch_nb.events import Events, Flag
-from icelaunch_nb.rundir import RankDir, RunDir, tell_agent
+from icelaunch_nb.rundir import control, timeline
+from icelaunch_nb.rundir.board import Board
+from icelaunch_nb.rundir.debug_socket import (
+    Command,
+    Complete,
+    Completions,
+    DebugMessage,
+    Left,
+    MessageReader,
+    Output,
+    Prompt,
+    check_peer,
+    in_debugger,
+    listen,
+    send,
+)
+from icelaunch_nb.rundir.paths import RankDir
+from icelaunch_nb.system.files import open_private
 
 _LOOK = 0.05  # seconds between two looks whether the run is stopped meanwhile
 _SLOW = 1.0  # seconds that somebody may take to read what is said; then he is left
-_GRACE = 30  # seconds, as `Run.stop` has it
 _KEPT = 1 << 16  # characters that somebody who comes later gets
 
 
-class Prompt(io.TextIOBase):
+class DebugServer(io.TextIOBase):
     """Where commands come from and answers go.
 
     Args:
@@ -41,13 +54,13 @@ class Prompt(io.TextIOBase):
 
     def __init__(self, rank_dir: RankDir, rank: int) -> None:
         super().__init__()
-        self._dir, self._run_dir, self.rank = rank_dir, RunDir(rank_dir.path.parent.parent), rank
+        self._dir, self._run_dir, self.rank = rank_dir, rank_dir.run_dir, rank
         self.completer: Callable[[str], tuple[list[str], int]] = lambda line: ([], len(line))
-        self._events: Events | None = None
+        self._board: Board | None = None
         self._lock = -1
         self._server: socket.socket | None = None
-        self._clients: list[Hearer] = []
-        self._commands: deque[tuple[str, Hearer]] = deque()
+        self._clients: list[MessageReader] = []
+        self._commands: deque[tuple[str, MessageReader]] = deque()
         self._said = ""  # since the last command
         self._said_at = 0  # where that begins in the rank's stdout
         self._logged = 0  # how far the rank's stdout was when this last wrote to it
@@ -60,19 +73,16 @@ class Prompt(io.TextIOBase):
 
     def stopping(self) -> bool:
         """Whether the run is being stopped."""
-        if self._events is None:
+        if self._board is None:
             try:
-                self._events = Events.of_run(self._run_dir.path)
+                self._board = Board(self._run_dir.board)
             except (OSError, ValueError):
                 return True  # the run directory is gone, and nobody could come
-        # Not by its own is_set: that would tell the agent that the user's code looks for a stop.
-        return Flag.is_set(self._events.stop_all_tasks)
+        return self._board.is_set("stop_all_tasks")
 
     def stop_run(self) -> None:
         """Ends the whole run, as `Run.stop` does."""
-        if self._events is not None:
-            self._events.stop_all_tasks.set()
-        tell_agent(self._run_dir, f"stop {_GRACE}")
+        control.send(self._run_dir, control.Stop())
 
     def open(self, **facts: Any) -> bool:
         """Tells the run that this rank waits, and where; False where it doesn't need to, since the run is being stopped.
@@ -84,7 +94,7 @@ class Prompt(io.TextIOBase):
         if not known and not self._begin():
             return False
         text = f"waits at {facts['where']}{', ' + facts['who'] if facts.get('who') else ''}"
-        moments.tell(
+        timeline.send(
             self._run_dir,
             "debugger_step" if known else "debugger_start",
             text,
@@ -104,7 +114,7 @@ class Prompt(io.TextIOBase):
         self._tell(self._line)
         for client in self._clients:
             with contextlib.suppress(OSError):
-                say(client.connection, {"end": "goes on", "to": self._logged})
+                send(client.connection, Left(end=self._logged))
             client.connection.close()
         self._clients.clear()
         self._commands.clear()
@@ -117,12 +127,12 @@ class Prompt(io.TextIOBase):
         )  # not by closing alone: a forked child may hold it too
         os.close(self._lock)
         self._tell_flags()
-        moments.tell(self._run_dir, "debugger_end", "goes on", rank=self.rank)
+        timeline.send(self._run_dir, "debugger_end", "goes on", rank=self.rank)
 
     def _begin(self) -> bool:
         """Waits until no other thread or process of this rank is in the debugger: it has one prompt."""
         try:
-            lock = os.open(self._dir.debugger_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            lock = open_private(self._dir.debugger_lock, os.O_RDWR)
         except OSError:
             return False
         while not self.stopping():
@@ -145,12 +155,12 @@ class Prompt(io.TextIOBase):
 
     def _tell_flags(self) -> None:
         """``debugger_start`` is set while a rank of this machine is in the debugger, ``debugger_end`` once the last one has left."""
-        if self._events is None:
+        if self._board is None:
             return
-        with self._events.locked():
-            somebody = self.is_open or in_debugger(self._dir.path.parent)
-            (self._events.debugger_end if somebody else self._events.debugger_start).clear()
-            (self._events.debugger_start if somebody else self._events.debugger_end).set()
+        with self._board.locked():
+            somebody = self.is_open or in_debugger(self._run_dir, self._dir.attempt)
+            self._board.clear("debugger_end" if somebody else "debugger_start")
+            self._board.set("debugger_start" if somebody else "debugger_end")
 
     # What pdb calls.
 
@@ -169,7 +179,7 @@ class Prompt(io.TextIOBase):
         self._said, self._said_at = "", self._logged
         command, sender = self._commands.popleft() if self._commands else ("continue", None)
         if sender is not None:
-            sender.heard += 1
+            sender.commands += 1
         self._tell(f"{prompt}{command}\n", but=sender)
         return command + "\n"
 
@@ -183,13 +193,13 @@ class Prompt(io.TextIOBase):
                 continue
             client = next(client for client in self._clients if client.connection is ready)
             try:
-                messages = client.hear()
+                messages = client.read()
             except OSError:
                 messages = None
             if messages is None:
                 self._leave(client)
             for message in messages or ():
-                self._heed(message, client)
+                self._answer(message, client)
 
     def _welcome(self, prompt: str) -> None:
         assert self._server is not None
@@ -200,19 +210,20 @@ class Prompt(io.TextIOBase):
             connection.close()
             return
         connection.settimeout(_SLOW)
-        client = Hearer(connection)
+        client = MessageReader(connection)
         self._clients.append(client)
-        self._send(client, {"text": self._said, "from": self._said_at})
+        self._send(client, Output(text=self._said, start=self._said_at))
         self._ask(client, prompt)
 
-    def _heed(self, message: dict[str, Any], client: Hearer) -> None:
-        if "command" in message:
-            self._commands.append((" ".join(str(message["command"]).splitlines()), client))
-        elif "complete" in message:
-            found, start = self.completer(str(message["complete"]))
-            self._send(client, {"completions": found, "start": start})
+    def _answer(self, message: DebugMessage, client: MessageReader) -> None:
+        match message:
+            case Command():
+                self._commands.append((" ".join(message.command.splitlines()), client))
+            case Complete():
+                found, start = self.completer(message.line)
+                self._send(client, Completions(found=found, start=start))
 
-    def _tell(self, text: str, but: Hearer | None = None) -> None:
+    def _tell(self, text: str, but: MessageReader | None = None) -> None:
         """Says something, in the log and to those who are here; first to these what the rank printed meanwhile."""
         printed = self._printed()
         self._write_log(text)
@@ -229,27 +240,27 @@ class Prompt(io.TextIOBase):
             return file.read(size - file.tell()).decode(errors="replace")
         return ""
 
-    def _pass_on(self, text: str, but: Hearer | None) -> None:
+    def _pass_on(self, text: str, but: MessageReader | None) -> None:
         if not text:
             return
         self._said = (self._said + text)[-_KEPT:]
         for client in list(self._clients):
             if client is not but:
                 for at in range(0, len(text), _KEPT):  # a line has a limit
-                    self._send(client, {"text": text[at : at + _KEPT]})
+                    self._send(client, Output(text=text[at : at + _KEPT]))
 
-    def _ask(self, client: Hearer, prompt: str) -> None:
-        self._send(client, {"prompt": prompt, "answered": client.heard, "to": self._logged})
+    def _ask(self, client: MessageReader, prompt: str) -> None:
+        self._send(client, Prompt(prompt=prompt, answered=client.commands, end=self._logged))
 
-    def _send(self, client: Hearer, message: dict[str, Any]) -> None:
+    def _send(self, client: MessageReader, message: DebugMessage) -> None:
         try:
-            say(client.connection, message)
+            send(client.connection, message)
         except ConnectionError:
             return  # gone, but what it said before is still to be read
         except OSError:  # doesn't read
             self._leave(client)
 
-    def _leave(self, client: Hearer) -> None:
+    def _leave(self, client: MessageReader) -> None:
         client.connection.close()
         if client in self._clients:
             self._clients.remove(client)

@@ -24,11 +24,12 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from icelaunch_nb import places
-from icelaunch_nb.breakpoints import RANK_DIR_VARIABLE, set_trace
-from icelaunch_nb.errors import message
-from icelaunch_nb.rundir import RankDir, RunDir
-from icelaunch_nb.worker.prompt import Prompt
+from icelaunch_nb.launching.rank_environment import RANK_DIR_VARIABLE
+from icelaunch_nb.rundir import source_locations
+from icelaunch_nb.rundir.paths import RankDir
+from icelaunch_nb.system.plaintext import exception_message
+from icelaunch_nb.worker.breakpoints import set_trace
+from icelaunch_nb.worker.debug_server import DebugServer
 
 _MACHINERY = (
     os.path.dirname(_multiprocessing) + os.sep,
@@ -57,7 +58,7 @@ def stop_at(frame: FrameType, header: str | None = None) -> None:
 def post_mortem(error: BaseException) -> None:
     """Stops this rank where `error` was raised; returns when it goes on to fail."""
     debugger = _debugger()
-    said = "".join(message(error).splitlines()[:1])
+    said = "".join(exception_message(error).splitlines()[:1])
     debugger.why = f"{type(error).__name__}: {said}"[:_REASON]
     sys.settrace(None)
     debugger.reset()
@@ -82,8 +83,10 @@ def _debugger() -> RankDebugger:
     """This thread's debugger, with the breakpoints and aliases of its earlier stops; a forked child makes its own."""
     if getattr(_here, "pid", None) != os.getpid():
         rank_dir = RankDir(Path(os.environ[RANK_DIR_VARIABLE]))
-        names = places.know_cells(RunDir(rank_dir.path.parent.parent))
-        _here.debugger = RankDebugger(Prompt(rank_dir, int(os.environ.get("RANK", "0"))), names)
+        names = source_locations.know_cells(rank_dir.run_dir)
+        _here.debugger = RankDebugger(
+            DebugServer(rank_dir, int(os.environ.get("RANK", "0"))), names
+        )
         _here.pid = os.getpid()
     return _here.debugger
 
@@ -113,7 +116,7 @@ class RankDebugger(pdb.Pdb):
         header: What is said when it stops next; None: nothing.
     """
 
-    def __init__(self, prompt: Prompt, names: dict[str, str]) -> None:
+    def __init__(self, prompt: DebugServer, names: dict[str, str]) -> None:
         streams: Any = prompt
         super().__init__(
             stdin=streams, stdout=streams, skip=["icelaunch_nb", "icelaunch_nb.*"], nosigint=True
@@ -196,7 +199,7 @@ class RankDebugger(pdb.Pdb):
             who = f"process {os.getpid()}"
         elif threading.current_thread() is not threading.main_thread():
             who = f"thread {threading.current_thread().name}"[:_NAME]
-        where = places.place(frame.f_code.co_filename, line, self._names)
+        where = source_locations.format_location(frame.f_code.co_filename, line, self._names)
         return {"where": where, "function": frame.f_code.co_name, "why": self.why, "who": who}
 
     # How it looks.
@@ -237,4 +240,4 @@ class RankDebugger(pdb.Pdb):
 def _is_machinery(frame: FrameType) -> bool:
     """Whether a frame belongs to what starts ranks, threads and processes."""
     filename = frame.f_code.co_filename
-    return places.is_ours(filename) or filename.startswith(_MACHINERY)
+    return source_locations.is_ours(filename) or filename.startswith(_MACHINERY)

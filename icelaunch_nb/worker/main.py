@@ -5,7 +5,9 @@ from __future__ import annotations
 import atexit
 import contextlib
 import faulthandler
+import multiprocessing.util
 import os
+import pickle
 import signal
 import sys
 import tempfile
@@ -13,95 +15,158 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NoReturn
 
-from icelaunch_nb import context, cpython, packing, places
-from icelaunch_nb.rundir import RankDir, RunDir
-from icelaunch_nb.surroundings import Surroundings, become_main, enter
-from icelaunch_nb.tasks import RankTask
-from icelaunch_nb.worker import bars, debugger, leash, report, streams
+from icelaunch_nb.launching import inherited, process_state
+from icelaunch_nb.launching.launch_environment import LaunchEnvironment, become_main, enter
+from icelaunch_nb.launching.messages import RankLaunch
+from icelaunch_nb.pickling import modules, packing
+from icelaunch_nb.rundir import source_locations, step_board
+from icelaunch_nb.rundir.paths import RankDir, RunDir, make_run_dir
+from icelaunch_nb.system import cpython
+from icelaunch_nb.worker import (
+    context,
+    debugger,
+    exit_with_agent,
+    nested_launchers,
+    results,
+    spawned_children,
+    stack_dumps,
+    streams,
+    tqdm_text,
+)
+from icelaunch_nb.worker.error_reserve import ErrorReserve
 
 
-def main(source: RankTask | Connection) -> NoReturn:
+def main(source: RankLaunch | Connection) -> NoReturn:
     """Runs one rank and ends the process; what became of it stands in the rank's folder.
 
     Args:
-        source: What to do, or where it will come from: the agent starts ranks ahead of their task.
+        source: What to do, or where it will come from: the agent starts ranks ahead of their launch.
     """
-    _stand_alone()
-    task = source if isinstance(source, RankTask) else _await_task(source)
-    run_dir = RunDir(Path(task.run_dir))
-    rank_dir = run_dir.rank(task.attempt, task.local_rank)
-    for fd in task.close_fds:
+    _new_session()
+    launch = source if isinstance(source, RankLaunch) else _await_launch(source)
+    run_dir = RunDir(Path(launch.run_dir))
+    rank_dir = run_dir.rank(launch.attempt, launch.local_rank)
+    for fd in launch.close_fds:
         with contextlib.suppress(OSError):
             os.close(fd)
-    leash.hold(run_dir.leash)
+    exit_with_agent.hold(run_dir.leash)
     streams.redirect(rank_dir)
-    enter(task.surroundings, task.rank_environ)
-    if task.program:
-        _become(task.program)
-    become_main(task.surroundings)
-    _settle(task, rank_dir)
-    names = places.know_cells(run_dir)
-    code = 1
+    if launch.program:
+        enter(launch.environment, launch.rank_environ, as_rank=True)
+        _exec_program(launch.program)
+    reserve = ErrorReserve(rank_dir)  # before the launching process's limits apply
+    enter(launch.environment, launch.rank_environ, as_rank=True)
+    become_main(launch.environment)
+    cpython.become_main_process()  # not before the leash asked for the parent
+    _configure(launch, rank_dir)
+    if isinstance(source, RankLaunch):
+        _prepare()
+    main_is_complete = spawned_children.serve(run_dir, rank_dir)
+    names = source_locations.know_cells(run_dir)
+    me, code = os.getpid(), 1
     try:
         entrypoint, args, kwargs = packing.load(run_dir.call)
         packing.adopt_main_classes()
+        main_is_complete()
     except BaseException as error:
-        report.raised(error, rank_dir, names, kind="loading")
-        _leave(code)
+        if os.getpid() != me:
+            _exit_child(results.child_raised(error, names))
+        results.raised(error, rank_dir, names, reserve, kind="loading")
+        reserve.drop()
+        _exit(code)
     try:
         value = entrypoint(*args, **kwargs)
     except (
         BaseException
     ) as error:  # SystemExit and KeyboardInterrupt too: whoever doesn't return has failed
-        if task.post_mortem and isinstance(error, Exception):
+        if os.getpid() != me:
+            _exit_child(results.child_raised(error, names))
+        if launch.post_mortem and isinstance(error, Exception):
             debugger.post_mortem(error)
-        report.raised(error, rank_dir, names)
+        results.raised(error, rank_dir, names, reserve)
     else:
+        if os.getpid() != me:
+            _exit_child(0)
         # Whoever can't hand its value over has still done its work: exit code 0 lets the other ranks finish theirs.
-        report.returned(value, task.rank, rank_dir)
+        results.returned(value, launch.rank, rank_dir, reserve)
         code = 0
     debugger.over()
-    atexit.unregister(context.over)
     if (
         code == 0
     ):  # whoever failed has left a checkpoint that it was asked for unfinished, and the next attempt is asked again
         context.over()
-    _leave(code)
+    atexit.unregister(context.over)
+    reserve.drop()
+    _exit(code)
 
 
-def _await_task(tasks: Connection) -> RankTask:
-    """Rehearses, and waits; nobody needing this rank is the end of it."""
-    _rehearse()
+def _await_launch(launches: Connection) -> RankLaunch:
+    """Prepares and prewarms, and waits; nobody needing this rank is the end of it."""
+    _prepare()
+    _prewarm()
     try:
-        with tasks:  # a program that this process becomes would inherit it
-            return tasks.recv()
+        with launches:  # a program that this process becomes would inherit it
+            return launches.recv()
     except EOFError:
         os._exit(0)
 
 
-def _stand_alone() -> None:
-    """A session of its own, and no signal handlers of its ancestors."""
+def _new_session() -> None:
+    """A session of its own, and no signal handlers and inheritable pipes of its ancestors."""
     with contextlib.suppress(PermissionError):  # it leads a session already
         os.setsid()
     for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(signum, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
+    cpython.close_pipes_on_exec()
 
 
-def _rehearse() -> None:
-    """Touches what the start of a rank touches, so that the pages that the fork shared are its own already (3 ms less)."""
-    with contextlib.suppress(Exception), tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "call.pkl"
-        packing.dump((_leave, (1,), {}), path)
-        packing.load(path)
-        enter(Surroundings.here(), {})
-        become_main(Surroundings.here())
-        _settle_torch(RankTask(folder, 0, 0, 0, Surroundings.here(), {}, threads=None))
+def _prepare() -> None:
+    """What is the same for every launch."""
+    nested_launchers.refuse(sys.modules["torch"])
+    tqdm_text.as_text()
+    debugger.serve_pdb()
 
 
-def _become(program: list[str]) -> NoReturn:
-    cpython.keep_pipes_from_program()
+def _prewarm() -> None:
+    """Touches what the start of a rank touches, so that the pages that the fork shared are its own already (3 ms less).
+
+    Its files lie in the host's own folder: a rank that is killed in the midst leaves them.
+    """
+    with (
+        contextlib.suppress(Exception),
+        tempfile.TemporaryDirectory(dir=multiprocessing.util.get_temp_dir()) as folder,
+    ):
+        run_dir = make_run_dir(folder, "prewarm")
+        rank_dir = run_dir.rank(0, 0)
+        rank_dir.path.mkdir(parents=True)
+        reserve = ErrorReserve(rank_dir)
+        run_dir.write(run_dir.sources, "{}")
+        source_locations.know_cells(run_dir)
+        packing.dump((_exit, (1,), {}), run_dir.call)
+        packing.load(run_dir.call)
+        here = LaunchEnvironment(
+            dict(os.environ), os.getcwd(), list(sys.path), inherited=inherited.here()
+        )
+        launch = pickle.loads(
+            pickle.dumps(RankLaunch(folder, 0, 0, 0, here, {"RANK": "0", "LOCAL_RANK": "0"}))
+        )
+        enter(here, launch.rank_environ, as_rank=True)
+        enter(here, {}, as_rank=True)
+        become_main(here)
+        _configure_torch(launch)
+        results.returned(None, 0, rank_dir, reserve)
+        step_board.leave(run_dir.steps(0), 0, 2)
+        try:
+            raise RuntimeError("prewarm")
+        except RuntimeError as error:
+            results.raised(error, rank_dir, {}, reserve)
+        reserve.close()
+    signal.pthread_sigmask(signal.SIG_SETMASK, set())  # who tells an error blocks SIGTERM
+
+
+def _exec_program(program: list[str]) -> NoReturn:
     try:
         os.execvp(program[0], program)
     except OSError as error:
@@ -109,38 +174,35 @@ def _become(program: list[str]) -> NoReturn:
         os._exit(127 if isinstance(error, FileNotFoundError) else 126)
 
 
-def _settle(task: RankTask, rank_dir: RankDir) -> None:
+def _configure(launch: RankLaunch, rank_dir: RankDir) -> None:
     """Crash reports, threads, device, and random numbers that differ from the siblings'."""
     faulthandler.enable(file=2)
-    draft = rank_dir.stacks.with_suffix(".draft")
-    faulthandler.register(
-        signal.SIGUSR1,
-        file=os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600),
-        all_threads=True,
-    )
-    draft.rename(
-        rank_dir.stacks
-    )  # whoever sees it may signal: before the line above, that would end the rank
-    _settle_torch(task)
+    stack_dumps.serve(rank_dir)
+    _configure_torch(launch)
     if "numpy.random" in sys.modules:
         # Forked siblings would draw the same numbers; under torchrun each process starts from the system's entropy.
         sys.modules["numpy.random"].seed()
-    bars.as_text()
-    debugger.serve_pdb()
-    context.begin(RunDir(Path(task.run_dir)), task.attempt, task.local_rank)
+    context.forget()
 
 
-def _settle_torch(task: RankTask) -> None:
+def _configure_torch(launch: RankLaunch) -> None:
     import torch
 
     torch.default_generator.seed()  # as a fresh process has it: forked ones would draw the same in every rank, launch and attempt
-    if task.threads is not None:
-        torch.set_num_threads(task.threads)
-    if task.set_device and task.device.startswith("cuda"):
-        torch.cuda.set_device(task.device)
+    if launch.set_device and launch.device.startswith("cuda"):
+        torch.cuda.set_device(launch.device)
+    process_state.apply(
+        launch.environment.process_state, device=launch.device, threads=launch.threads
+    )
 
 
-def _leave(code: int) -> NoReturn:
+def _exit_child(code: int) -> NoReturn:
+    """The end of a process that the user's code forked and that came back from it: what becomes of the rank isn't its to say."""
+    atexit.unregister(context.over)
+    _exit(code)
+
+
+def _exit(code: int) -> NoReturn:
     """The end of a Python process without tearing the interpreter down, which a process group's threads can block."""
     try:
         cpython.run_exit_functions()
@@ -152,3 +214,6 @@ def _leave(code: int) -> NoReturn:
                 stream.flush()
         streams.flush()
         os._exit(code)
+
+
+modules.look_at_modules()  # in the forkserver, for all ranks

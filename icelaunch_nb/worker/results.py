@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Mapping
 from typing import Any
 
-from icelaunch_nb import disk, packing
-from icelaunch_nb.disk import write_whole
-from icelaunch_nb.errors import message
-from icelaunch_nb.rundir import RankDir
+from icelaunch_nb.pickling import explain, packing
+from icelaunch_nb.rundir import disk_reserve, source_locations
+from icelaunch_nb.rundir.error_file import RankError, format_error
+from icelaunch_nb.rundir.paths import RankDir
+from icelaunch_nb.system.files import write_atomically
+from icelaunch_nb.system.plaintext import exception_message
 from icelaunch_nb.worker import tracebacks
+from icelaunch_nb.worker.error_reserve import ErrorReserve
 
 # Kinds that a retry can't cure: `Failure.kind`, and the exceptions that `launch` doesn't retry.
 _INCURABLE = (SyntaxError, NameError, ImportError)
@@ -24,69 +26,123 @@ _INCURABLE = (SyntaxError, NameError, ImportError)
 _END = 10_000  # characters kept at either end of a message
 
 
-def returned(value: Any, rank: int, rank_dir: RankDir) -> bool:
+def returned(value: Any, rank: int, rank_dir: RankDir, reserve: ErrorReserve) -> bool:
     """Packs the value; where that fails, says why instead. Whether it could be packed."""
+    reserve.release()
     try:
-        disk.pressing(
-            lambda: packing.dump(value, rank_dir.result, homeward=True), rank_dir.path.parent.parent
+        disk_reserve.retry_without_reserve(
+            lambda: packing.dump(value, rank_dir.result, to_kernel=True), rank_dir.disk_reserve
         )
         return True
-    except packing.NotWritten as error:
+    except packing.PickleWriteError as error:
         raised(
             OSError(error.errno, f"rank {rank}'s result can't be written: {error.strerror}"),
             rank_dir,
             {},
+            reserve,
             kind="result",
         )
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever an object's `__reduce__` raises
         raised(
-            packing.explain(error, {f"rank {rank}'s result": value}), rank_dir, {}, kind="result"
+            explain.explain(error, {f"rank {rank}'s result": value}, to_a_rank=False),
+            rank_dir,
+            {},
+            reserve,
+            kind="result",
         )
     return False
 
 
 def raised(
-    error: BaseException, rank_dir: RankDir, cell_names: Mapping[str, str], *, kind: str = "raised"
+    error: BaseException,
+    rank_dir: RankDir,
+    cell_names: Mapping[str, str],
+    reserve: ErrorReserve,
+    *,
+    kind: str = "raised",
 ) -> None:
     """Writes the error file, in torch elastic's layout with our fields beside it, and the exception itself.
 
     SIGTERM waits until this is done: when several ranks fail together, the agent is already ending the others.
     """
-    now, said = time.time(), _clipped(message(error))
+    reserve.release()
+    now = time.time()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    text = (
-        tracebacks.render(error, cell_names)
-        if kind != "result"
-        else f"{type(error).__name__}: {said}"
-    )
     if isinstance(error, SystemExit):
         kind = "exited"
-    data = json.dumps(
-        {
-            "message": {
-                "message": f"{type(error).__name__}: {said}",
-                "extraInfo": {
-                    "py_callstack": _clipped("".join(traceback.format_exception(error))),
-                    "timestamp": str(int(now)),
-                },
-            },
-            "icelaunch": {
-                "kind": kind,
-                "time": now,
-                "pid": os.getpid(),
-                "type_name": type(error).__name__,
-                "message": said,
-                "traceback": _clipped(text),
-                "incurable": kind in ("loading", "result") or isinstance(error, _INCURABLE),
-            },
-        },
-        default=str,
-    ).encode()
-    with contextlib.suppress(
-        OSError
-    ):  # without it, the exit code speaks, and the agent sees that the disk is full
-        disk.pressing(lambda: write_whole(rank_dir.error, data), rank_dir.path.parent.parent)
+    try:
+        data = _format(error, now, kind, cell_names)
+    except Exception as trouble:  # no memory, say
+        data = _format(
+            error, now, kind, cell_names, f"(its traceback can't be told: {type(trouble).__name__})"
+        )
+    try:  # without it, the exit code speaks, and the agent sees that the disk is full
+        disk_reserve.retry_without_reserve(
+            lambda: write_atomically(rank_dir.error, data), rank_dir.disk_reserve
+        )
+    except OSError:
+        if not reserve.write(data):
+            _print(error, cell_names)
     _pack_exception(error, rank_dir)
+
+
+def _format(
+    error: BaseException,
+    now: float,
+    kind: str,
+    cell_names: Mapping[str, str],
+    instead: str | None = None,
+) -> bytes:
+    """The error file's content, with `instead` in place of tracebacks."""
+    name, said = type(error).__name__, _clipped(exception_message(error))
+    if instead is None:
+        stack = _clipped("".join(traceback.format_exception(error)))
+        text = tracebacks.render(error, cell_names) if kind != "result" else f"{name}: {said}"
+    else:
+        stack, text = instead, f"{instead}\n{name}: {said}"
+    told = RankError(
+        kind=kind,
+        type_name=name,
+        message=said,
+        traceback=_clipped(text),
+        time=now,
+        incurable=kind in ("loading", "result") or isinstance(error, _INCURABLE),
+    )
+    return format_error(told, stack)
+
+
+def child_raised(error: BaseException, cell_names: Mapping[str, str]) -> int:
+    """Does with an exception of a child that the rank's code forked what Python does at the end of a script.
+
+    Returns:
+        The exit code.
+    """
+    if isinstance(error, SystemExit):
+        if error.code is None or isinstance(error.code, int):
+            return (error.code or 0) & 0xFF
+        with contextlib.suppress(Exception):
+            sys.stderr.write(f"{error.code}\n")
+        return 1
+    trace = error.__traceback__
+    while trace is not None and source_locations.is_ours(trace.tb_frame.f_code.co_filename):
+        trace = trace.tb_next
+    if sys.excepthook is sys.__excepthook__:
+        _print(error.with_traceback(trace), cell_names)
+    else:
+        with contextlib.suppress(Exception):
+            sys.excepthook(type(error), error.with_traceback(trace), trace)
+    return 1
+
+
+def _print(error: BaseException, cell_names: Mapping[str, str]) -> None:
+    """Python's own traceback on stderr, with the cells' names."""
+    with contextlib.suppress(Exception):
+        text = "".join(traceback.format_exception(error))
+        for filename, name in cell_names.items():
+            text = text.replace(f'File "{filename}"', name)
+        sys.stderr.write(text)
 
 
 def _clipped(text: str) -> str:
@@ -99,6 +155,6 @@ def _clipped(text: str) -> str:
 def _pack_exception(error: BaseException, rank_dir: RankDir) -> None:
     """The exception for `__cause__`; one that can't be packed or built again is told by its text alone."""
     try:
-        packing.dump(error.with_traceback(None), rank_dir.exception, homeward=True)
+        packing.dump(error.with_traceback(None), rank_dir.exception, to_kernel=True)
     except Exception:
         return

@@ -1,4 +1,4 @@
-"""Steps: how the loops of all ranks heed pause, stop and checkpoint requests at one and the same step.
+"""Steps: how the loops of all ranks act on pause, stop and checkpoint requests at one and the same step.
 
 Every rank counts the boundaries between its steps and publishes the count before it passes one. The first rank of the machine,
 the leader, looks at the flags. Where one is set, it decides at its next boundary:
@@ -21,7 +21,7 @@ goes on without acting.
 Only the ranks of one machine share a board. With several nodes, each machine's first rank leads its own: a request on that
 machine's board acts at one step on its ranks, and not at the same one elsewhere.
 
-The board of an attempt is a file of 8-byte words in the attempt's folder, made by the first rank that needs it; a restart so
+The board of an attempt is a file of 8-byte words in the attempt's folder, made by the agent, or by the first rank that needs it; a restart so
 begins with a clean one, while the flags (a pending stop, say) stay. Words 8 to 23 keep the last decisions, since a rank may be
 several behind; from word 32 on each rank has a line of its own. That line tells onlookers the rank's step too: boundaries passed,
 less those that were no step of its innermost loops.
@@ -30,7 +30,6 @@ less those that were no step of its innermost loops.
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 import time
 import weakref
@@ -39,25 +38,12 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
 
-from icelaunch_nb import events as board
-from icelaunch_nb.events import Events
+from icelaunch_nb.rundir import board, step_board
+from icelaunch_nb.rundir.board import Board
 
 T = TypeVar("T")
 
 PAUSE, STOP, CHECKPOINT = 1, 2, 3
-_CONTROL, _RELEASED, _FINISHED, _CHECKPOINT = (
-    1,
-    2,
-    3,
-    4,
-)  # words of the head: the newest decision, and numbers of decisions
-_RING, _RING_SIZE = 8, 16
-_SLOTS, _SLOT = 32, 16
-_PASSED, _PID, _LISTENS, _ACTED, _SAVED, _SKIPPED, _STOPPED, _OVER, _NO_STEPS = range(
-    9
-)  # words of a rank's line
-MAX_RANKS = 512  # of one machine; ranks beyond act each for itself
-_WORDS = _SLOTS + _SLOT * MAX_RANKS
 
 _NEVER = -1  # no control word: look again at every boundary
 _HOLD = 0.001  # seconds; a store is seen by the other cores within microseconds
@@ -83,28 +69,28 @@ class Protocol:
 
     Args:
         words: The attempt's board.
-        events: The run's flags.
+        flags: The run's board.
         local_rank: This rank's line; 0 leads.
         ranks: Number of ranks that share the board.
         locked: A lock between them.
 
     Attributes:
         seen: What the control word is while nothing is to be done at a boundary.
-        stopped: Whether a stop was heeded: no loop of this rank goes on.
+        stopped: Whether a stop was acted on: no loop of this rank goes on.
         due: Number of the checkpoint request that `take_checkpoint` hasn't handed out yet.
     """
 
     def __init__(
         self,
         words: MutableSequence[int] | memoryview,
-        events: Events,
+        flags: Board,
         local_rank: int,
         ranks: int,
         locked: Callable[[], AbstractContextManager[None]],
     ) -> None:
-        self.words, self.events, self.leads = words, events, local_rank == 0
-        self.slot = _SLOTS + _SLOT * local_rank
-        self.passed = self.slot + _PASSED
+        self.words, self.flags, self.leads = words, flags, local_rank == 0
+        self.slot = step_board.SLOTS + step_board.SLOT * local_rank
+        self.passed = self.slot + step_board.PASSED
         self.mask = (
             board.flags_mask("pause", "resume", "stop_all_tasks", "trigger_save_checkpoint")
             if self.leads
@@ -113,7 +99,9 @@ class Protocol:
         self.seen = 0
         self.stopped = False
         self.due = 0
-        self._lines = range(_SLOTS, _SLOTS + _SLOT * ranks, _SLOT)
+        self._lines = range(
+            step_board.SLOTS, step_board.SLOTS + step_board.SLOT * ranks, step_board.SLOT
+        )
         self._locked = locked
         self._done = 0  # number of the last decision that this rank has acted on
         self._taken = 0
@@ -122,23 +110,23 @@ class Protocol:
 
     def asked(self) -> bool:
         """The look at a boundary; `Steps.loop` spells it out, since a call costs as much again."""
-        return self.words[_CONTROL] != self.seen or bool(
-            self.events.words[board.FLAGS_WORD] & self.mask
+        return self.words[step_board.CONTROL] != self.seen or bool(
+            self.flags.words[board.FLAGS_WORD] & self.mask
         )
 
-    def heed(self, count: int) -> Iterator[float]:
+    def apply_requests(self, count: int) -> Iterator[float]:
         """What is done at boundary `count`, once its number is published, where `asked` says that there may be something."""
         words = self.words
         if self._taken:
-            self._gone_on(_SAVED, self._taken)
+            self._gone_on(step_board.SAVED, self._taken)
             self._taken = 0
         while not self.stopped:
-            control = words[_CONTROL]
+            control = words[step_board.CONTROL]
             if control and not _target(control):
                 yield _LOOK
                 continue
             if self._done < _number(control):
-                entry = words[_RING + (self._done + 1) % _RING_SIZE]
+                entry = words[step_board.RING + (self._done + 1) % step_board.RING_SIZE]
                 if _number(entry) < self._done + 1:
                     yield 0.0  # on some processors a later store can be seen first
                 elif _number(entry) > self._done + 1:
@@ -156,7 +144,7 @@ class Protocol:
                 break
         if self.due > self._skipped and not self._asks:
             self._skipped = self.due
-            self._gone_on(_SKIPPED, self.due)
+            self._gone_on(step_board.SKIPPED, self.due)
         self.seen = _NEVER if self.stopped or self._done < _number(control) else control
 
     def is_due(self) -> bool:
@@ -176,8 +164,8 @@ class Protocol:
         """This rank's function is over: nobody needs to wait for it."""
         with self._locked():
             if self._taken:
-                self.words[self.slot + _SAVED] = self._taken
-            self.words[self.slot + _OVER] = 1
+                self.words[self.slot + step_board.SAVED] = self._taken
+            self.words[self.slot + step_board.OVER] = 1
             self._tell_paused()
             self._tell_finished()
 
@@ -185,18 +173,20 @@ class Protocol:
 
     def _wanted(self) -> int:
         """What to decide next: a checkpoint comes before a stop or a pause that was asked for as well."""
-        events = self.events
-        if events.trigger_save_checkpoint.is_set():
+        flags = self.flags
+        if flags.is_set("trigger_save_checkpoint"):
             return CHECKPOINT
         if self._stopping():
             return STOP
-        if not events.resume.is_set():
-            return PAUSE if events.pause.is_set() else 0
+        if not flags.is_set("resume"):
+            return PAUSE if flags.is_set("pause") else 0
         with self._locked():
-            if events.resume.is_set():
-                if events.pause.is_set():  # resumed before it was paused
-                    events.pause.clear()
-                events.resume.clear()  # where nothing is paused, too: the next pause is not resumed yet
+            if flags.is_set("resume"):
+                if flags.is_set("pause"):  # resumed before it was paused
+                    flags.clear("pause")
+                flags.clear(
+                    "resume"
+                )  # where nothing is paused, too: the next pause is not resumed yet
         return 0
 
     def _decide(self, kind: int, count: int) -> Iterator[float]:
@@ -206,23 +196,25 @@ class Protocol:
             # A step lies between a checkpoint and a stop, so that the loop's body can save.
             self._publish(count + 1 if kind == STOP and self.due else count, number, kind)
             return
-        words[_CONTROL] = _decision(0, number, kind)
+        words[step_board.CONTROL] = _decision(0, number, kind)
         try:
             yield _HOLD
         finally:  # an interrupt in that moment must not leave the others held
-            self._publish(1 + max(words[line + _PASSED] for line in self._lines), number, kind)
+            self._publish(
+                1 + max(words[line + step_board.PASSED] for line in self._lines), number, kind
+            )
 
     def _begin(self, kind: int, number: int) -> None:
         if kind == CHECKPOINT:
             with self._locked():
-                self.events.trigger_save_checkpoint.clear()
-                self.events.finished_save_checkpoint.clear()
-                self.words[_CHECKPOINT] = number
+                self.flags.clear("trigger_save_checkpoint")
+                self.flags.clear("finished_save_checkpoint")
+                self.words[step_board.CHECKPOINT] = number
 
     def _publish(self, target: int, number: int, kind: int) -> None:
         word = _decision(target, number, kind)
-        self.words[_RING + number % _RING_SIZE] = word
-        self.words[_CONTROL] = word
+        self.words[step_board.RING + number % step_board.RING_SIZE] = word
+        self.words[step_board.CONTROL] = word
 
     # Every rank.
 
@@ -232,17 +224,17 @@ class Protocol:
             self.due = _number(entry)
         elif kind == STOP:
             self.stopped = True
-            self.words[self.slot + _STOPPED] = 1
+            self.words[self.slot + step_board.STOPPED] = 1
         else:
             yield from self._pause(_number(entry), count)
 
     def _pause(self, number: int, count: int) -> Iterator[float]:
-        words, events = self.words, self.events
+        words, flags = self.words, self.flags
         with self._locked():
-            words[self.slot + _ACTED] = number
+            words[self.slot + step_board.ACTED] = number
             self._tell_paused()
         if not self.leads:
-            while words[_RELEASED] < number and not self._abandoned():
+            while words[step_board.RELEASED] < number and not self._abandoned():
                 yield _PAUSED_LOOK
             return
         released = False
@@ -251,7 +243,7 @@ class Protocol:
                 yield _PAUSED_LOOK
             if self._stopping():
                 # Nobody passes this boundary before the release: what is decided now is acted on here.
-                kind = CHECKPOINT if events.trigger_save_checkpoint.is_set() else STOP
+                kind = CHECKPOINT if flags.is_set("trigger_save_checkpoint") else STOP
                 self._begin(kind, number + 1)
                 self._publish(count, number + 1, kind)
                 released = True
@@ -259,31 +251,32 @@ class Protocol:
                 # Whoever pauses again before this moment stays paused; whoever does so later finds `paused` cleared.
                 released = released or not self._paused()
                 if released:
-                    words[_RELEASED] = number
-                    events.paused.clear()
-                    if not self._paused() and events.resume.is_set():
-                        events.pause.clear()
-                        events.resume.clear()
+                    words[step_board.RELEASED] = number
+                    flags.clear("paused")
+                    if not self._paused() and flags.is_set("resume"):
+                        flags.clear("pause")
+                        flags.clear("resume")
 
     def _paused(self) -> bool:
-        return self.events.pause.is_set() and not self.events.resume.is_set()
+        return self.flags.is_set("pause") and not self.flags.is_set("resume")
 
     def _stopping(self) -> bool:
-        return board.Flag.is_set(
-            self.events.stop_all_tasks
-        )  # not by its own is_set: this isn't the user's code looking
+        return self.flags.is_set("stop_all_tasks")
 
     def _abandoned(self) -> bool:
         """Whether the leader has returned, and can't release anybody, and nothing keeps this rank."""
-        return bool(self.words[_SLOTS + _OVER]) and (not self._paused() or self._stopping())
+        return bool(self.words[step_board.SLOTS + step_board.OVER]) and (
+            not self._paused() or self._stopping()
+        )
 
     def _tell_paused(self) -> None:
         words = self.words
-        number = max(words[line + _ACTED] for line in self._lines)
-        if words[_RELEASED] < number and all(
-            words[line + _ACTED] == number or words[line + _OVER] for line in self._lines
+        number = max(words[line + step_board.ACTED] for line in self._lines)
+        if words[step_board.RELEASED] < number and all(
+            words[line + step_board.ACTED] == number or words[line + step_board.OVER]
+            for line in self._lines
         ):
-            self.events.paused.set()
+            self.flags.set("paused")
 
     def _gone_on(self, what: int, number: int) -> None:
         with self._locked():
@@ -292,17 +285,17 @@ class Protocol:
 
     def _tell_finished(self) -> None:
         """The last rank to go on says so. Ranks whose code never asks for checkpoints don't count, as long as one does."""
-        words, number = self.words, self.words[_CHECKPOINT]
-        if words[_FINISHED] >= number or self.events.trigger_save_checkpoint.is_set():
+        words, number = self.words, self.words[step_board.CHECKPOINT]
+        if words[step_board.FINISHED] >= number or self.flags.is_set("trigger_save_checkpoint"):
             return
-        saved = [words[line + _SAVED] >= number for line in self._lines]
+        saved = [words[line + step_board.SAVED] >= number for line in self._lines]
         if any(saved) and all(
-            done or words[line + _SKIPPED] >= number or words[line + _OVER]
+            done or words[line + step_board.SKIPPED] >= number or words[line + step_board.OVER]
             for line, done in zip(self._lines, saved, strict=True)
         ):
-            words[_FINISHED] = number
-            self.events.words[board.CHECKPOINT_TIME_WORD] = int(time.time() * 1e6)
-            self.events.finished_save_checkpoint.set()
+            words[step_board.FINISHED] = number
+            self.flags.words[board.CHECKPOINT_TIME_WORD] = int(time.time() * 1e6)
+            self.flags.set("finished_save_checkpoint")
 
 
 class Steps:
@@ -329,18 +322,18 @@ class Steps:
         """The items, with a boundary before the first and after each."""
         protocol, level = self.protocol, min(len(self._open), board.BARS - 1)
         if level == 0:
-            protocol.words[protocol.slot + _LISTENS] = 1
+            protocol.words[protocol.slot + step_board.LISTENS] = 1
         token = object()
         self._open.append(token)
         self._deepest = max(self._deepest, level)
         made = 0
         # Local names throughout: this is what a step costs.
         words, passed, mask, counts = protocol.words, protocol.passed, protocol.mask, self._counts
-        flags, flags_word, control = protocol.events.words, board.FLAGS_WORD, _CONTROL
+        flag_words, flags_word, control = protocol.flags.words, board.FLAGS_WORD, step_board.CONTROL
         bars: MutableSequence[int] | memoryview = (
-            flags if self._shows else [0] * (board.DEPTH_WORD + 1)
+            flag_words if self._shows else [0] * (board.DEPTH_WORD + 1)
         )
-        bar, no_steps = board.BARS_WORD + 2 * level, protocol.slot + _NO_STEPS
+        bar, no_steps = board.BARS_WORD + 2 * level, protocol.slot + step_board.NO_STEPS
         try:
             if protocol.stopped:
                 return
@@ -348,8 +341,8 @@ class Steps:
             count = words[passed] + 1
             words[passed] = count
             words[no_steps] = count - counts[self._deepest]
-            if words[control] != protocol.seen or flags[flags_word] & mask:
-                self.heed(count)
+            if words[control] != protocol.seen or flag_words[flags_word] & mask:
+                self.apply_requests(count)
                 if protocol.stopped:
                     return
             for item in iterable:
@@ -359,8 +352,8 @@ class Steps:
                 counts[level] += 1
                 count = words[passed] + 1
                 words[passed] = count
-                if words[control] != protocol.seen or flags[flags_word] & mask:
-                    self.heed(count)
+                if words[control] != protocol.seen or flag_words[flags_word] & mask:
+                    self.apply_requests(count)
                     if protocol.stopped:
                         return
         finally:
@@ -371,9 +364,9 @@ class Steps:
                     level + 1
                 )  # its own bar stays until the outer loop ends, at what was reached
 
-    def heed(self, count: int) -> None:
+    def apply_requests(self, count: int) -> None:
         """Boundary `count`, waiting where it has to."""
-        for pause in self.protocol.heed(count):
+        for pause in self.protocol.apply_requests(count):
             time.sleep(pause)
 
     def should_checkpoint(self) -> bool:
@@ -382,7 +375,7 @@ class Steps:
         if not self._open and not protocol.due:
             count = protocol.words[protocol.passed] = protocol.words[protocol.passed] + 1
             if protocol.asked():
-                self.heed(count)
+                self.apply_requests(count)
         return protocol.take_checkpoint()
 
 
@@ -417,13 +410,13 @@ _made: weakref.WeakValueDictionary[tuple[int, Path | None, int], Steps] = (
 
 
 def steps_of(
-    path: Path | None, events: Events, local_rank: int, local_world_size: int, *, shows: bool
+    path: Path | None, flags: Board, local_rank: int, local_world_size: int, *, shows: bool
 ) -> Steps:
     """The loops of this process; the same ones for whoever asks again, since each acts on a request once.
 
     Args:
         path: The attempt's board; None: this process belongs to no run of ours and acts for itself.
-        events: The run's events.
+        flags: The run's board.
         local_rank: Its rank on this machine.
         local_world_size: Number of ranks on this machine.
         shows: Whether it writes the progress bars.
@@ -431,88 +424,24 @@ def steps_of(
     key = os.getpid(), path, local_rank
     if (loops := _made.get(key)) is not None:
         return loops
-    if path is not None and max(local_rank + 1, local_world_size) <= MAX_RANKS:
-        words = _open_board(path)
-        pid = _SLOTS + _SLOT * local_rank + _PID
+    if path is not None and max(local_rank + 1, local_world_size) <= step_board.MAX_RANKS:
+        words = step_board.open_board(path)
+        pid = step_board.SLOTS + step_board.SLOT * local_rank + step_board.PID
         # A child of a rank (a DataLoader worker) looks like its rank; it must not count in its place.
         words[pid] = words[pid] or os.getpid()
         if words[pid] == os.getpid():
             _made[key] = loops = Steps(
-                Protocol(words, events, local_rank, local_world_size, events.locked), shows=shows
+                Protocol(words, flags, local_rank, local_world_size, flags.locked), shows=shows
             )
             return loops
-    return Steps(
-        Protocol(
-            [0] * (_SLOTS + _SLOT),
-            events if path is None else Events(),
-            0,
-            1,
-            contextlib.nullcontext,
-        ),
-        shows=shows and path is None,
+    alone = Protocol(
+        [0] * (step_board.SLOTS + step_board.SLOT),
+        flags if path is None else Board(),
+        0,
+        1,
+        contextlib.nullcontext,
     )
-
-
-def listen(path: Path, local_rank: int) -> None:
-    """This rank looks for a stop by itself."""
-    with contextlib.suppress(OSError):  # the run directory is gone
-        if local_rank < MAX_RANKS:
-            _open_board(path)[_SLOTS + _SLOT * local_rank + _LISTENS] = 1
-
-
-def steps_made(path: Path, ranks: int) -> dict[int, int]:
-    """Steps made in the innermost loops, by local rank, for those of the first `ranks` that have begun one."""
-    if not path.exists():
-        return {}
-    words = _open_board(path)
-    lines = {rank: _SLOTS + _SLOT * rank for rank in range(min(ranks, MAX_RANKS))}
-    return {
-        rank: max(0, words[line + _PASSED] - words[line + _NO_STEPS])
-        for rank, line in lines.items()
-        if words[line + _PASSED]
-    }
-
-
-def listening(path: Path) -> set[int]:
-    """Local ranks of an attempt that look for a stop by themselves."""
-    return _with(path, _LISTENS)
-
-
-def stopped(path: Path) -> set[int]:
-    """Local ranks of an attempt whose loops ended because of a stop."""
-    return _with(path, _STOPPED)
-
-
-def unfinished_checkpoint(path: Path) -> bool:
-    """Whether a checkpoint was asked for in an attempt that not all of its ranks went on from."""
-    if not path.exists():
-        return False
-    words = _open_board(path)
-    return bool(words[_FINISHED] < words[_CHECKPOINT])
-
-
-def _with(path: Path, what: int) -> set[int]:
-    if not path.exists():
-        return set()
-    words = _open_board(path)
-    return {rank for rank in range(MAX_RANKS) if words[_SLOTS + _SLOT * rank + what]}
-
-
-def _open_board(path: Path) -> memoryview:
-    """The words of an attempt's board, which is made where there is none."""
-    if not path.exists():
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with open(
-                os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb"
-            ) as file:
-                file.write(bytes(8 * _WORDS))
-            with contextlib.suppress(FileExistsError):  # another rank was faster
-                os.link(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
-    with open(os.open(path, os.O_RDWR | os.O_CLOEXEC), "r+b") as file:
-        return memoryview(mmap.mmap(file.fileno(), 8 * _WORDS)).cast("q")
+    return Steps(alone, shows=shows and path is None)
 
 
 def _total(iterable: Iterable[object], given: float | None) -> int:

@@ -7,9 +7,10 @@ import io
 import os
 import sys
 
-from icelaunch_nb.rundir import RankDir
+from icelaunch_nb.rundir.paths import RankDir
 
 _IOLBF = 1
+_LIBC = ctypes.CDLL(None)
 
 
 def redirect(rank_dir: RankDir) -> None:
@@ -29,13 +30,12 @@ def redirect(rank_dir: RankDir) -> None:
     sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", closefd=False)  # type: ignore[misc]
     sys.stdout = sys.__stdout__ = _unbuffered(1, "<stdout>")  # type: ignore[misc]
     sys.stderr = sys.__stderr__ = _unbuffered(2, "<stderr>")  # type: ignore[misc]
-    libc = ctypes.CDLL(None)
-    libc.setvbuf(_c_stdout(libc), None, _IOLBF, ctypes.c_size_t(0))
+    _LIBC.setvbuf(_c_stdout(), None, _IOLBF, ctypes.c_size_t(0))
 
 
 def flush() -> None:
     """Pushes out what C still holds; a process that leaves by ``os._exit`` would lose it."""
-    ctypes.CDLL(None).fflush(None)
+    _LIBC.fflush(None)
 
 
 def _unbuffered(fd: int, name: str) -> io.TextIOWrapper:
@@ -44,5 +44,5 @@ def _unbuffered(fd: int, name: str) -> io.TextIOWrapper:
     return io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", write_through=True)  # type: ignore[arg-type]
 
 
-def _c_stdout(libc: ctypes.CDLL) -> ctypes.c_void_p:
-    return ctypes.c_void_p.in_dll(libc, "__stdoutp" if sys.platform == "darwin" else "stdout")
+def _c_stdout() -> ctypes.c_void_p:
+    return ctypes.c_void_p.in_dll(_LIBC, "__stdoutp" if sys.platform == "darwin" else "stdout")

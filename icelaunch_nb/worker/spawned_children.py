@@ -1,0 +1,79 @@
+"""Processes that a rank starts by spawn or forkserver: their ``__main__`` has the functions and classes of the notebook's cells.
+
+Python has such a process run the file of its parent's ``__main__`` first, so that what is pickled by name is found there. A notebook has no
+such file; so the rank writes one, which loads what the rank itself was given, and what a cell's body has defined since.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from icelaunch_nb.pickling import explain, packing
+from icelaunch_nb.rundir import source_locations
+from icelaunch_nb.rundir.paths import RankDir, RunDir
+from icelaunch_nb.system import cpython
+
+_numbers = itertools.count()
+
+
+def serve(run_dir: RunDir, rank_dir: RankDir) -> Callable[[], None]:
+    """Gives this rank's children a ``__main__``; the function that is returned is called once the rank's own is complete."""
+    given: dict[str, Any] = {}
+    written: list[tuple[dict[str, Any], str]] = []
+
+    def main_file() -> str:
+        added = {
+            name: value
+            for name, value in list(vars(sys.modules["__main__"]).items())
+            if isinstance(value, types.FunctionType | type)
+            and given.get(name) is not value
+            and value.__module__ == "__main__"
+        }
+        if (
+            not written or written[-1][0] != added
+        ):  # another path: a forkserver that has run a file doesn't run it again
+            script, data = rank_dir.child_main(next(_numbers))
+            packing.dump(
+                {name: value for name, value in added.items() if explain.fits(value)}, data
+            )
+            run_dir.write(
+                script,
+                f"from {__name__} import load\nload(globals(), {str(run_dir.path)!r}, {str(data)!r})\n",
+            )
+            written.append((added, str(script)))
+        return written[-1][1]
+
+    cpython.set_main_of_children(main_file)
+    return lambda: given.update(vars(sys.modules["__main__"]))
+
+
+def load(namespace: dict[str, Any], run_dir: str, data: str) -> None:
+    """Fills the ``__main__`` of a rank's child.
+
+    Args:
+        namespace: Its names.
+        run_dir: The run's directory.
+        data: Where the functions and classes lie that the rank has defined itself.
+    """
+    around, main = sys.modules["__main__"], types.ModuleType("__main__")
+    sys.modules["__main__"] = main
+    try:
+        run = RunDir(Path(run_dir))
+        source_locations.know_cells(run)
+        packing.load(run.call)
+        packing.adopt_main_classes()
+        vars(main).update(packing.load(Path(data)))
+    finally:
+        sys.modules["__main__"] = around
+    namespace.update(
+        {
+            name: value
+            for name, value in vars(main).items()
+            if not (name.startswith("__") and name.endswith("__"))
+        }
+    )
