@@ -1,4 +1,4 @@
-"""The kernel's side of a rank's debugger: come to its prompt, say commands, leave it waiting or let it go on."""
+"""A client of a rank's debugger: connects to its prompt, sends commands and reads the answers."""
 
 from __future__ import annotations
 
@@ -10,156 +10,187 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from icelaunch_nb.debugsocket import Hearer, connect, say
 from icelaunch_nb.errors import IcelaunchError
+from icelaunch_nb.rundir.debug_socket import (
+    Command,
+    Complete,
+    Completions,
+    Left,
+    MessageReader,
+    Output,
+    Prompt,
+    connect,
+    send,
+)
+from icelaunch_nb.system.plaintext import one_line
 
-_LOOK = 0.02  # seconds between two looks whether a rank has come to a breakpoint
-_NEWS = 0.5  # seconds that the journal may take to say that a rank goes on
-_GIVE_UP = 1.0  # seconds that completions may take; a rank that makes a step doesn't answer
+# Seconds between two checks whether a rank is at a breakpoint.
+_POLL_INTERVAL = 0.02
+# Seconds that the journal may take to record that a rank goes on.
+_JOURNAL_TIMEOUT = 0.5
+# Seconds that completions may take. A rank that executes a step doesn't answer.
+_COMPLETION_TIMEOUT = 1.0
 
 
-class Visit:
-    """A visit to the prompt of a rank.
+class DebugClient:
+    """A connection to the debugger of a rank.
 
     Args:
         path: The socket in the rank's folder.
 
     Attributes:
-        prompt: What the rank asks with (``(Pdb) ``); None: it isn't waiting for a command.
-        over: Whether the rank has gone on, or is gone.
-        heard: From where to where the rank's stdout holds what was heard here, in bytes.
+        prompt: The rank's prompt (``(Pdb) ``). None: the rank isn't waiting for a command.
+        ended: Whether the rank has left its prompt, or is gone.
+        shown_range: Start and end of the part of the rank's stdout that this client has received,
+            in bytes.
     """
 
     def __init__(self, path: Path) -> None:
-        self._hearer = Hearer(connect(path))
+        self._reader = MessageReader(connect(path))
         self.prompt: str | None = None
-        self.over = False
-        self.heard = (0, 0)
-        self._said = 0
+        self.ended = False
+        self.shown_range = (0, 0)
+        self._commands_sent = 0
 
-    def texts(self) -> Iterator[str]:
-        """What the rank says from now on until it asks for a command, or goes on."""
+    def read_output(self) -> Iterator[str]:
+        """Yields the rank's output until it waits for a command or goes on."""
         self.prompt = None
-        while self.prompt is None and not self.over:
-            messages = self._hearer.hear()
+        while self.prompt is None and not self.ended:
+            messages = self._reader.read()
             if messages is None:
-                self.over = True
+                self.ended = True
             for message in messages or ():
-                if "text" in message:
-                    yield message["text"]
-                if (
-                    message.get("answered", -1) >= self._said
-                ):  # else it is for a command that somebody else said
-                    self.prompt = message["prompt"]
-                self.over |= "end" in message
-                self.heard = message.get("from", self.heard[0]), message.get("to", self.heard[1])
+                match message:
+                    case Output():
+                        yield message.text
+                        if message.start is not None:
+                            self.shown_range = message.start, self.shown_range[1]
+                    case Prompt():
+                        self.shown_range = self.shown_range[0], message.end
+                        # An earlier prompt follows a command of another client.
+                        if message.answered >= self._commands_sent:
+                            self.prompt = message.prompt
+                    case Left():
+                        self.shown_range, self.ended = (self.shown_range[0], message.end), True
 
-    def send(self, command: str) -> str:
-        """Says a command and waits for what the rank answers."""
-        self.say(command)
-        return "".join(self.texts())
+    def execute(self, command: str) -> str:
+        """Sends a command and returns the rank's output up to its next prompt."""
+        self.send(command)
+        return "".join(self.read_output())
 
-    def say(self, command: str) -> None:
-        """Says a command; `texts` gives the answer."""
-        self._said += 1
+    def send(self, command: str) -> None:
+        """Sends a command. `read_output` gives the answer."""
+        self._commands_sent += 1
         try:
-            say(self._hearer.connection, {"command": command})
+            send(self._reader.connection, Command(command=command))
         except OSError:
-            self.over = True
+            self.ended = True
 
     def complete(self, line: str) -> tuple[list[str], int]:
-        """What TAB offers at the end of `line`, and where in it that begins; nothing while the rank isn't at its prompt."""
-        connection = self._hearer.connection
+        """Asks the rank for completions, as TAB does.
+
+        Args:
+            line: The line up to the cursor.
+
+        Returns:
+            The completions, and the index in `line` where they begin. No completions while the rank
+            isn't at its prompt.
+        """
+        connection = self._reader.connection
         with contextlib.suppress(OSError):
-            say(connection, {"complete": line})
-            connection.settimeout(_GIVE_UP)
+            send(connection, Complete(line=line))
+            connection.settimeout(_COMPLETION_TIMEOUT)
             try:
-                while (messages := self._hearer.hear()) is not None:
+                while (messages := self._reader.read()) is not None:
                     for message in messages:
-                        if "completions" in message:
-                            return message["completions"], message["start"]
+                        if isinstance(message, Completions):
+                            return message.found, message.start
             finally:
                 connection.settimeout(None)
         return [], len(line)
 
     def close(self) -> None:
-        """Leaves; the rank goes on waiting."""
-        self._hearer.connection.close()
+        """Closes the connection. The rank goes on waiting."""
+        self._reader.connection.close()
 
-    def __enter__(self) -> Visit:
+    def __enter__(self) -> DebugClient:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
 
-def visit(run: Any, rank: int) -> Visit:
-    """A visit to the prompt of a rank that is in the debugger.
-
-    Raises:
-        IcelaunchError: It isn't.
-    """
-    story = run.story
-    for entry in story.attempts[-1]["ranks"] if story.attempts and not story.state.over else ():
-        if entry["rank"] == rank:
-            with contextlib.suppress(OSError):
-                return Visit(
-                    run._dir.rank(story.attempts[-1]["attempt"], entry["local_rank"]).debugger
-                )
-    raise IcelaunchError(f"rank {rank} of run {run.run_id} doesn't wait in the debugger")
-
-
-def tell(run: Any, rank: int, command: str) -> None:
-    """Says one command at a rank's prompt, whose answer its log shows; for a rank that makes a step, it is the next one.
+def connect_to_rank(run: Any, rank: int) -> DebugClient:
+    """Connects to a rank that is in the debugger.
 
     Raises:
         IcelaunchError: The rank isn't in the debugger.
     """
-    with visit(run, rank) as here:
-        here.say(command)
+    run_state = run._run_state
+    if run_state.attempts and not run_state.state.over:
+        attempt = run_state.attempts[-1]
+        entry = attempt.entry(rank)
+        if entry is not None:
+            rank_dir = run._dir.rank(attempt.attempt, entry.local_rank, entry.node)
+            with contextlib.suppress(OSError):
+                return DebugClient(rank_dir.debugger)
+    raise IcelaunchError(f"rank {rank} of run {run.run_id} doesn't wait in the debugger")
+
+
+def send_command(run: Any, rank: int, command: str) -> None:
+    """Sends one command to a rank's prompt. The rank's log shows the answer.
+
+    While the rank executes a step, the command waits for its next prompt.
+
+    Raises:
+        IcelaunchError: The rank isn't in the debugger.
+    """
+    with connect_to_rank(run, rank) as client:
+        client.send(command)
 
 
 def complete(run: Any, rank: int, line: str) -> tuple[list[str], int]:
-    """What TAB offers at the end of `line` at a rank's prompt, and where in it that begins."""
-    with contextlib.suppress(IcelaunchError), visit(run, rank) as here:
-        return here.complete(line)
+    """As `DebugClient.complete`, for a rank of `run`. Nothing if it isn't in the debugger."""
+    with contextlib.suppress(IcelaunchError), connect_to_rank(run, rank) as client:
+        return client.complete(line)
     return [], len(line)
 
 
-def session(
+def run_session(
     run: Any, rank: int | None, commands: Iterable[str] | None, timeout: float | None
 ) -> None:
-    """`Run.debug`: waits for the rank, then says the commands, or asks the user for them."""
+    """Carries out `Run.debug`: waits for the rank, then sends the commands or the user's input."""
     deadline = None if timeout is None else time.monotonic() + timeout
-    given = None if commands is None else iter(commands)
-    command = None if given is None else next(given, None)
+    typed = None if commands is None else iter(commands)
+    command = None if typed is None else next(typed, None)
     while True:
-        with _wait_for(run, rank, deadline) as (number, here):
+        with _wait_for_prompt(run, rank, deadline) as (number, client):
             rank = number
             try:
-                _show(here)
-                came_too_late = here.over
-                while not here.over:
-                    if given is None:
-                        command = _ask(here, rank)
+                _print_output(client)
+                came_too_late = client.ended
+                while not client.ended:
+                    if typed is None:
+                        command = _read_command(client, rank)
                     if command is None:
                         return
-                    if given is not None:
-                        sys.stdout.write(f"{here.prompt}{command}\n")
-                    here.say(command)
-                    _show(here)
-                    command = None if given is None else next(given, None)
+                    if typed is not None:
+                        sys.stdout.write(f"{client.prompt}{command}\n")
+                    client.send(command)
+                    _print_output(client)
+                    command = None if typed is None else next(typed, None)
             finally:
-                run.leave_out(rank, *here.heard)
+                run._leave_out(rank, *client.shown_range)
+        # The rank was just going on when the client connected: wait for its next breakpoint.
         if came_too_late:
-            continue  # it was just going on
-        _await_the_news(run, rank)
+            continue
+        _wait_until_recorded(run, rank)
         if command is None:
             return
 
 
-def somebody_can_be_asked() -> bool:
-    """Whether a cell or a terminal stands behind this thread, where somebody may type."""
+def can_ask_user() -> bool:
+    """Whether `input` can reach a user: this is the main thread of a kernel or of a terminal."""
     if threading.current_thread() is not threading.main_thread():
         return False
     ipython = sys.modules.get("IPython")
@@ -167,79 +198,79 @@ def somebody_can_be_asked() -> bool:
     return hasattr(shell, "kernel") or (sys.stdin is not None and sys.stdin.isatty())
 
 
-def offer(run: Any) -> bool:
-    """Opens the prompts of all ranks that wait, one after the other, for whoever waits for the run; as pdb does in a plain program.
+def open_prompts(run: Any) -> bool:
+    """Opens the prompts of all ranks that wait, one after the other, as pdb does in a program.
 
     Returns:
-        False where nobody can be asked: the front end takes no input, or it is at its end.
+        False if `input` doesn't work: the front end takes no input, or stdin is at its end.
 
     Raises:
         KeyboardInterrupt: The user interrupted.
     """
-    for rank in sorted(run.story.debugged):
-        with contextlib.suppress(IcelaunchError), visit(run, rank) as here:
+    for rank in sorted(run._run_state.debugged):
+        with contextlib.suppress(IcelaunchError), connect_to_rank(run, rank) as client:
             try:
-                text = "".join(here.texts())
-                if not run.has_shown(rank, here.heard[1]):
+                text = "".join(client.read_output())
+                if not run._has_shown(rank, client.shown_range[1]):
                     sys.stdout.write(text)
-                while not here.over:
+                while not client.ended:
                     sys.stdout.flush()
-                    here.say(input(here.prompt or ""))
-                    _show(here)
-            except (
-                EOFError,
-                NotImplementedError,
-            ):  # the latter is ipykernel's for a front end without input
+                    client.send(input(client.prompt or ""))
+                    _print_output(client)
+            # ipykernel raises NotImplementedError if the front end takes no input.
+            except (EOFError, NotImplementedError):
                 return False
             finally:
-                run.leave_out(rank, *here.heard)
-            _await_the_news(run, rank)
+                run._leave_out(rank, *client.shown_range)
+            _wait_until_recorded(run, rank)
     return True
 
 
 @contextlib.contextmanager
-def _wait_for(run: Any, rank: int | None, deadline: float | None) -> Iterator[tuple[int, Visit]]:
-    """A visit to `rank`, or to the first rank that waits, once it does."""
+def _wait_for_prompt(
+    run: Any, rank: int | None, deadline: float | None
+) -> Iterator[tuple[int, DebugClient]]:
+    """Yields a rank and its client once `rank`, or any rank if None, is at its prompt."""
     while True:
-        story = run.story
-        if story.state.over:
+        run_state = run._run_state
+        if run_state.state.over:
             raise IcelaunchError(
                 f"run {run.run_id} is over ({run.state}): no rank of it waits in the debugger"
             )
-        ranks = [entry["rank"] for entry in story.attempts[-1]["ranks"]] if story.attempts else []
+        ranks = [entry.rank for entry in run_state.ranks]
         if rank is not None and ranks and rank not in ranks:
             raise ValueError(f"rank={rank!r}: this machine has {', '.join(map(str, ranks))}")
-        for waiting in sorted(story.debugged) if rank is None else [rank]:
-            with contextlib.suppress(IcelaunchError), visit(run, waiting) as here:
-                yield waiting, here
+        for waiting in sorted(run_state.debugged) if rank is None else [rank]:
+            with contextlib.suppress(IcelaunchError), connect_to_rank(run, waiting) as client:
+                yield waiting, client
                 return
         if deadline is not None and time.monotonic() >= deadline:
             who = "no rank" if rank is None else f"rank {rank}"
-            raise TimeoutError(f"{who} of run {run.run_id} came to a breakpoint in time")
-        time.sleep(_LOOK)
+            raise TimeoutError(f"{who} of run {one_line(run.run_id)} came to a breakpoint in time")
+        time.sleep(_POLL_INTERVAL)
 
 
-def _await_the_news(run: Any, rank: int) -> None:
-    """Waits a moment until the run knows what the rank has just said, so that whoever looks at the run next sees it."""
-    before, deadline = run.story.debugged.get(rank), time.monotonic() + _NEWS
+def _wait_until_recorded(run: Any, rank: int) -> None:
+    """Waits until the journal records that the rank goes on, so that `run.in_debugger` is right."""
+    before, deadline = run._run_state.debugged.get(rank), time.monotonic() + _JOURNAL_TIMEOUT
     while (
         before is not None
-        and run.story.debugged.get(rank) is before
+        and run._run_state.debugged.get(rank) is before
         and time.monotonic() < deadline
     ):
-        time.sleep(_LOOK)
+        time.sleep(_POLL_INTERVAL)
 
 
-def _show(here: Visit) -> None:
-    for text in here.texts():
+def _print_output(client: DebugClient) -> None:
+    for text in client.read_output():
         sys.stdout.write(text)
     sys.stdout.flush()
 
 
-def _ask(here: Visit, rank: int) -> str | None:
-    """The user's next command; None: they leave the prompt, by Interrupt or Ctrl+D, and the rank waits."""
+def _read_command(client: DebugClient, rank: int) -> str | None:
+    """Reads the user's next command. None: Interrupt or Ctrl+D. The rank goes on waiting."""
     try:
-        return input(here.prompt or "")
+        return input(client.prompt or "")
     except (KeyboardInterrupt, EOFError):
         sys.stdout.write(
             f"\nrank {rank} still waits: debug({rank}) comes back to it, stop() ends the run\n"

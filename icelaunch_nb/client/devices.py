@@ -1,7 +1,8 @@
-"""Which device each rank gets, decided in the kernel without torch and without a CUDA context.
+"""Assigns a device to each rank, in the kernel, without torch and without a CUDA context.
 
-GPUs are counted by NVML (through NVIDIA's own ``nvidia-ml-py``), which creates no context; ``CUDA_VISIBLE_DEVICES`` is read
-by CUDA's rules: https://docs.nvidia.com/cuda/cuda-c-programming-guide/index.html#cuda-environment-variables
+NVML counts the GPUs, through NVIDIA's own ``nvidia-ml-py``, since it creates no context.
+``CUDA_VISIBLE_DEVICES`` has the meaning that CUDA gives it:
+https://docs.nvidia.com/cuda/cuda-c-programming-guide/index.html#cuda-environment-variables
 """
 
 from __future__ import annotations
@@ -17,21 +18,28 @@ from typing import Any
 from icelaunch_nb.errors import ConfigError
 
 Devices = str | Sequence[int]
-_FRESH = 2.0  # seconds for which NVML isn't asked again: a form looks at every key, and opening NVML takes milliseconds
-_SYNTAX = 'must be "auto", "cpu", "cuda", "cuda:0-2,7", "cpu:0-3" or a list of GPU indices'
+# Seconds for which the answer of NVML is kept. A form checks its fields at each key, and opening
+# NVML takes milliseconds.
+_CACHE_SECONDS = 2.0
+_REMEDY = 'must be "auto", "cpu", "cuda", "cuda:0-2,7", "cpu:0-3" or a list of GPU indices'
 
 
 def assign_devices(devices: Devices, nproc: int | str, environ: Mapping[str, str]) -> list[str]:
-    """The device of each local rank; its length is the number of ranks.
+    """Assigns a device to each local rank.
 
     Args:
-        devices: ``"auto"`` (a GPU per rank; the CPU where there are no GPUs), ``"cpu"``, ``"cuda"``, ``"cuda:0-2,7"``,
-            ``"cpu:0-3"`` or a list of GPU indices.
-        nproc: Number of ranks, or ``"auto"``: one per device named, one per visible GPU, else one.
-        environ: Where ``CUDA_VISIBLE_DEVICES`` is looked up.
+        devices: ``"auto"`` (a GPU per rank, or the CPU where there are no GPUs), ``"cpu"``,
+            ``"cuda"``, ``"cuda:0-2,7"``, ``"cpu:0-3"`` or a list of GPU indices.
+        nproc: Number of ranks. ``"auto"``: one per device named, else one per visible GPU, else
+            one.
+        environ: The environment that may hold ``CUDA_VISIBLE_DEVICES``.
+
+    Returns:
+        A device (``"cpu"``, ``"cuda:0"``) for each local rank.
 
     Raises:
-        ConfigError: Unknown spelling, a device twice, a GPU that is not there, or more ranks than devices.
+        ConfigError: `devices` can't be read or names a device twice, a GPU is missing, or there are
+            more ranks than devices.
     """
     if nproc != "auto" and (isinstance(nproc, bool) or not isinstance(nproc, int)):
         raise ConfigError("nproc_per_node", nproc, 'must be an int, or "auto"')
@@ -39,11 +47,11 @@ def assign_devices(devices: Devices, nproc: int | str, environ: Mapping[str, str
         raise ConfigError("nproc_per_node", nproc, "must be at least 1")
     if isinstance(nproc, int) and nproc > 100_000:
         raise ConfigError("nproc_per_node", nproc, "must be at most 100000")
-    kind, indices = _parse(devices)
+    kind, indices = _parse_devices(devices)
     if kind == "cpu":
         if indices is None:
             return ["cpu"] * (1 if nproc == "auto" else int(nproc))
-        count = _fit(devices, nproc, len(indices))
+        count = _count_ranks(devices, nproc, len(indices))
         return ["cpu"] * count
     gpus = count_gpus(environ)
     if kind == "auto":
@@ -67,15 +75,15 @@ def assign_devices(devices: Devices, nproc: int | str, environ: Mapping[str, str
         raise ConfigError(
             "devices", devices, f"GPU {missing[0]} is not there: {gpus} visible, 0 to {gpus - 1}"
         )
-    return [f"cuda:{index}" for index in indices[: _fit(devices, nproc, len(indices))]]
+    return [f"cuda:{index}" for index in indices[: _count_ranks(devices, nproc, len(indices))]]
 
 
-def lenient_devices(nproc: int, environ: Mapping[str, str]) -> list[str]:
-    """What elastic users find: rank n has GPU n where there are enough GPUs, else everything is on the CPU."""
+def gpus_or_cpu(nproc: int, environ: Mapping[str, str]) -> list[str]:
+    """The devices of `launch_agent`: GPU n for rank n, or the CPU for all if GPUs are missing."""
     return [f"cuda:{i}" for i in range(nproc)] if count_gpus(environ) >= nproc else ["cpu"] * nproc
 
 
-def _fit(devices: Devices, nproc: int | str, named: int) -> int:
+def _count_ranks(devices: Devices, nproc: int | str, named: int) -> int:
     if nproc == "auto":
         return named
     if int(nproc) > named:
@@ -87,36 +95,36 @@ def _fit(devices: Devices, nproc: int | str, named: int) -> int:
     return int(nproc)
 
 
-def _parse(devices: object) -> tuple[str, list[int] | None]:
+def _parse_devices(devices: object) -> tuple[str, list[int] | None]:
     if isinstance(devices, str):
         match = re.fullmatch(r"(auto|cpu|cuda)(?::([0-9,\- ]+))?", devices.strip())
         if not match or (match[1] == "auto" and match[2]):
-            raise ConfigError("devices", devices, _SYNTAX)
-        return match[1], None if match[2] is None else _indices(devices, match[2])
+            raise ConfigError("devices", devices, _REMEDY)
+        return match[1], None if match[2] is None else _parse_ranges(devices, match[2])
     if isinstance(devices, Sequence) and not isinstance(devices, bytes):
         listed = list(devices)
         if not listed or not all(
             isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in listed
         ):
-            raise ConfigError("devices", devices, _SYNTAX)
-        return "cuda", _distinct(devices, listed)
-    raise ConfigError("devices", devices, _SYNTAX)
+            raise ConfigError("devices", devices, _REMEDY)
+        return "cuda", _check_distinct(devices, listed)
+    raise ConfigError("devices", devices, _REMEDY)
 
 
-def _indices(devices: str, ranges: str) -> list[int]:
+def _parse_ranges(devices: str, ranges: str) -> list[int]:
     found: list[int] = []
     for part in ranges.split(","):
         match = re.fullmatch(r"\s*(\d{1,5})(?:\s*-\s*(\d{1,5}))?\s*", part)
         if not match:
-            raise ConfigError("devices", devices, _SYNTAX)
+            raise ConfigError("devices", devices, _REMEDY)
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
             raise ConfigError("devices", devices, f"the range {part.strip()} runs backwards")
         found.extend(range(first, last + 1))
-    return _distinct(devices, found)
+    return _check_distinct(devices, found)
 
 
-def _distinct(devices: object, indices: list[int]) -> list[int]:
+def _check_distinct(devices: object, indices: list[int]) -> list[int]:
     seen: set[int] = set()
     for index in indices:
         if index in seen:
@@ -133,14 +141,18 @@ def count_gpus(environ: Mapping[str, str]) -> int:
 
 
 def visible_gpus(environ: Mapping[str, str]) -> list[str]:
-    """NVML's UUIDs of the GPUs that CUDA would show a process with this environment, in CUDA's order."""
+    """NVML's UUIDs of the GPUs that CUDA would show, in CUDA's order.
+
+    Args:
+        environ: The environment that may hold ``CUDA_VISIBLE_DEVICES``.
+    """
     names = _nvml_uuids()
     visible = environ.get("CUDA_VISIBLE_DEVICES")
     if not names or visible is None:
         return names
     seen: list[str] = []
     for entry in (part.strip() for part in visible.split(",")):
-        # CUDA shows the devices before the first entry that it doesn't know, and none at all where one stands twice.
+        # CUDA ignores the entries from the first unknown one on, and all if one is named twice.
         if entry.isdecimal() and int(entry) < len(names):
             key = names[int(entry)]
         else:
@@ -156,21 +168,22 @@ def visible_gpus(environ: Mapping[str, str]) -> list[str]:
     return seen
 
 
-_known: list[tuple[Any, float, list[str]]] = []  # who was asked last, when, and what it said
+# The module that was queried last, when, and the UUIDs. Tests replace the module.
+_nvml_cache: list[tuple[Any, float, list[str]]] = []
 
 
 def _nvml_uuids() -> list[str]:
     import pynvml
 
-    for asked, when, uuids in _known:
-        if asked is pynvml and time.monotonic() - when < _FRESH:
+    for module, queried_at, uuids in _nvml_cache:
+        if module is pynvml and time.monotonic() - queried_at < _CACHE_SECONDS:
             return list(uuids)
-    uuids = _ask(pynvml)
-    _known[:] = [(pynvml, time.monotonic(), uuids)]
+    uuids = _query_nvml(pynvml)
+    _nvml_cache[:] = [(pynvml, time.monotonic(), uuids)]
     return list(uuids)
 
 
-def _ask(pynvml: Any) -> list[str]:
+def _query_nvml(pynvml: Any) -> list[str]:
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
@@ -186,12 +199,12 @@ def _ask(pynvml: Any) -> list[str]:
 
 
 def threads_per_rank(nproc: int) -> int:
-    """Each rank's share of the CPUs that this process may use, at least 1."""
+    """Each rank's share of the CPUs that this process may use. At least 1."""
     return max(1, usable_cpus() // nproc)
 
 
 def usable_cpus() -> int:
-    """CPUs by affinity, and no more than the cgroup's quota grants."""
+    """The number of CPUs by affinity, limited by the cgroup's quota."""
     count = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )

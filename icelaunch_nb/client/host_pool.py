@@ -1,76 +1,107 @@
-"""The kernel's hosts: started in the background, one for each set of variables that act when torch is imported."""
+"""The kernel's hosts: one for each set of variables that act on the import of torch."""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
 import importlib.util
-import json
 import os
 import re
 import shutil
 import socket
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import threading
 from collections.abc import Mapping
 from typing import Any
 
-from icelaunch_nb.errors import HostError, how_it_ended
-from icelaunch_nb.tasks import AgentTask
+from icelaunch_nb.errors import HostError
+from icelaunch_nb.launching.messages import (
+    AgentGone,
+    AgentLaunch,
+    DetachRun,
+    HostRequest,
+    Retire,
+    Warm,
+    parse_message,
+)
+from icelaunch_nb.system import cpython
+from icelaunch_nb.system.exit_codes import describe_exit
+from icelaunch_nb.system.userdirs import make_socket_dir
 
-# Variables that act on an interpreter's start or on the import of torch and what it loads: a forkserver that was started
-# with other values can't be made right afterwards. Everything else is laid over in each rank. A host gets only these, so
-# secrets never stand in /proc/<host>/environ.
-_EARLY = re.compile(
-    r"(PATH|HOME|USER|LOGNAME|SHELL|TMPDIR|TZ|LANG|LANGUAGE|LC_.*|LD_.*|DYLD_.*|PYTHON.*|VIRTUAL_ENV|CONDA_PREFIX|GLIBC_TUNABLES|MALLOC_.*"
-    r"|TORCH_.*|TORCHINDUCTOR_.*|PYTORCH_.*|ATEN_.*|OMP_.*|GOMP_.*|KMP_.*|MKL_.*|OPENBLAS_.*|BLIS_.*|NUMEXPR_.*|VECLIB_.*|NPY_.*"
+# Variables that act on the start of an interpreter, or on the import of torch and what it loads. A
+# forkserver that was started with other values can't be corrected afterwards. Each rank sets all
+# other variables itself. A host gets these alone, so /proc/<host>/environ holds no secrets.
+_STARTUP_VARIABLES = re.compile(
+    r"(PATH|HOME|USER|LOGNAME|SHELL|TMPDIR|TZ|LANG|LANGUAGE|LC_.*|LD_.*|DYLD_.*|PYTHON.*"
+    r"|VIRTUAL_ENV|CONDA_PREFIX|GLIBC_TUNABLES|MALLOC_.*"
+    r"|TORCH_.*|TORCHINDUCTOR_.*|PYTORCH_.*|ATEN_.*|OMP_.*|GOMP_.*|KMP_.*|MKL_.*"
+    r"|OPENBLAS_.*|BLIS_.*|NUMEXPR_.*|VECLIB_.*|NPY_.*"
     r"|CUDA_.*|CUBLAS_.*|CUDNN_.*|NVIDIA_.*|HIP_.*|ROCR_.*|HSA_.*|USE_.*)"
 )
-# Huge pages for malloc's heap (glibc 2.35 and later): a fork then copies fewer page tables, 2.1 instead of 3.6 ms a rank. Ranks
-# get the launch environment laid over, so their own children don't inherit it.
-_FASTER_FORKS = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-_CLOSING = 6.0  # seconds that a host gets to end its runs when this process ends
-_REAPED = 0.5  # seconds that lie at most between the end of a process's descriptors and its own
-_KEPT_WARM = 2  # a host holds about 180 MB
+# Huge pages for malloc's heap (glibc 2.35 and later). A fork then copies fewer page tables: 2.1 ms
+# a rank instead of 3.6 ms. A rank gets the launch environment, so its children don't inherit this.
+_HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+# Seconds that a host gets to end its runs when this process ends.
+_CLOSE_TIMEOUT = 6.0
+# Seconds, at most, between the moment when Linux closes the descriptors of a process that ends, and
+# the moment when it can be waited for.
+_REAP_TIMEOUT = 0.5
+# A host takes about 180 MB.
+_MAX_WARM_HOSTS = 2
 
 
-class Host:
+class HostProcess:
     """A host process and the kernel's end of its socket.
 
     Args:
-        environ: The early variables it starts with.
+        environ: The variables of `_STARTUP_VARIABLES` to start it with.
+
+    Raises:
+        HostError: No directory for its sockets can be made.
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        self._log = tempfile.TemporaryFile(
-            "a+b"
-        )  # appending: reading it must not move where the host writes
-        environ = _without_long_tmpdir(environ)
-        # Its own place for multiprocessing's sockets, which outlive a host that is killed.
-        self._place = tempfile.mkdtemp(prefix="ice-", dir=environ.get("TMPDIR") or None)
-        self._socket, theirs = socket.socketpair()
-        self._sending = threading.Lock()
-        self._heard = b""
-        self._gone: set[str] = set()
+        try:
+            # multiprocessing leaves its sockets behind when a host is killed. `close` removes them.
+            self._socket_dir = make_socket_dir()
+        except OSError as error:
+            raise HostError(
+                "there is no place for the sockets of the process that starts agents: "
+                f"{error}; set TMPDIR to a short path"
+            ) from None
+        # The host shares the file's offset. In append mode, reading doesn't change where it writes.
+        self._log = tempfile.TemporaryFile("a+b", dir=self._socket_dir)
+        self._socket, host_socket = socket.socketpair()
+        # With a user's socket.setdefaulttimeout, recv would wait in spite of MSG_DONTWAIT.
+        self._socket.settimeout(None)
+        self._send_lock = threading.Lock()
+        self._partial_line = b""
+        # By run directory, how an agent ended that recorded no end; empty if it did record one.
+        self._agent_exits: dict[str, str] = {}
         self._detached = False
-        self._last_words = ""
+        self._log_tail = ""
         self.warm = False
-        with theirs:
-            # A session of its own: Jupyter's Interrupt is a SIGINT to the kernel's whole process group.
+        with host_socket:
+            # The host leads a session, since Interrupt is a SIGINT to the kernel's process group.
             self.process = subprocess.Popen(
                 [
                     sys.executable,
+                    *cpython.interpreter_flags(),
                     "-m",
                     "icelaunch_nb.host",
-                    str(theirs.fileno()),
+                    str(host_socket.fileno()),
                     str(os.getpid()),
-                    self._place,
+                    self._socket_dir,
                 ],
-                env={**_FASTER_FORKS, **environ, "PYTHONPATH": _python_path(environ)},
-                pass_fds=[theirs.fileno()],
+                env={
+                    **_HUGE_PAGES,
+                    **environ,
+                    **cpython.interpreter_variables(),
+                    "PYTHONPATH": _python_path(environ),
+                },
+                pass_fds=[host_socket.fileno()],
                 start_new_session=True,
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
@@ -78,140 +109,172 @@ class Host:
                 cwd=os.path.sep,
             )
 
-    def launch(self, task: AgentTask) -> None:
+    def launch(self, launch: AgentLaunch, control: int) -> None:
         """Asks for an agent.
+
+        Args:
+            launch: The agent's task.
+            control: A descriptor of the run's control FIFO. The host holds the FIFO open, so a
+                request can be sent before the agent reads.
 
         Raises:
             OSError: The host is gone.
         """
-        with self._sending:
-            self._socket.sendall(task.to_line())
-        self._detached = self._detached or task.detach
+        line = launch.to_line()
+        with self._send_lock:
+            sent = socket.send_fds(self._socket, [line], [control])
+            self._socket.sendall(line[sent:])
+        self._detached = self._detached or launch.detach
 
     def alive(self) -> bool:
-        """Whether it still runs."""
+        """Whether the host process runs."""
         return self.process.poll() is None
 
-    def end(self) -> str:
-        """How it ended, as a clause; empty while it runs."""
+    def exit_reason(self) -> str:
+        """How the host process ended, as a clause. Empty while it runs."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(_REAPED)
-        return "" if self.process.returncode is None else how_it_ended(self.process.returncode)
+            self.process.wait(_REAP_TIMEOUT)
+        return "" if self.process.returncode is None else describe_exit(self.process.returncode)
 
-    def gone(self, run_dir: str) -> bool:
-        """Whether it said that the agent of that run ended; what a full disk keeps out of the journal is heard here."""
-        with contextlib.suppress(OSError), self._sending:
+    def agent_has_ended(self, run_dir: str) -> bool:
+        """Whether the host reported the end of a run's agent.
+
+        The report also comes when a full disk keeps the end out of the journal.
+        """
+        with contextlib.suppress(OSError), self._send_lock:
             while data := self._socket.recv(1 << 16, socket.MSG_DONTWAIT):
-                self._hear(data)
-        return run_dir in self._gone
+                self._receive(data)
+        return run_dir in self._agent_exits
 
-    def _hear(self, data: bytes) -> None:
-        *lines, self._heard = (self._heard + data).split(b"\n")
-        for message in map(json.loads, lines):
-            if message["event"] == "warm":
-                self.warm = True
-            else:
-                self._gone.add(message["run_dir"])
+    def agent_exit_reason(self, run_dir: str) -> str:
+        """How an agent ended that recorded no end, as a clause. Empty if nothing is known."""
+        return self._agent_exits.get(run_dir, "")
+
+    def _receive(self, data: bytes) -> None:
+        *lines, self._partial_line = (self._partial_line + data).split(b"\n")
+        for message in map(parse_message, lines):
+            match message:
+                case Warm():
+                    self.warm = True
+                case AgentGone():
+                    self._agent_exits[message.run_dir] = message.how
 
     def wait_warm(self, timeout: float | None = None) -> bool:
-        """Waits until its forkserver has imported torch; whether it has."""
+        """Waits until the forkserver has imported torch.
+
+        Args:
+            timeout: Seconds. None: no limit.
+
+        Returns:
+            Whether it has.
+        """
         self._socket.settimeout(timeout)
         with contextlib.suppress(TimeoutError, OSError):
             while not self.warm and (data := self._socket.recv(4096)):
-                self._hear(data)
+                self._receive(data)
         self._socket.settimeout(None)
         return self.warm
 
-    def last_words(self) -> str:
-        """The end of what it wrote, for the message that it is gone."""
+    def log_tail(self) -> str:
+        """The end of the host's output, for the message that it is gone."""
         if self._log.closed:
-            return self._last_words
+            return self._log_tail
         self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - 4000))
         return self._log.read().decode(errors="replace").strip()
 
     def detach(self, run_dir: str) -> None:
-        """Tells it that a run shall outlive this process."""
+        """Asks the host to let a run outlive this process."""
         self._detached = True
-        with contextlib.suppress(OSError), self._sending:
-            self._socket.sendall(json.dumps({"op": "detach", "run_dir": run_dir}).encode() + b"\n")
+        self._request(DetachRun(run_dir=run_dir))
 
     def close(self) -> None:
-        """At the end of this process: the host ends its runs and itself; waits for that, but not for detached runs."""
+        """Closes the socket, so that the host ends its runs and itself, and waits for its end.
+
+        It doesn't wait for a host with detached runs.
+        """
         self._socket.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(0 if self._detached else _CLOSING)
+            self.process.wait(0 if self._detached else _CLOSE_TIMEOUT)
         if self.process.poll() is not None:
-            shutil.rmtree(self._place, ignore_errors=True)
+            shutil.rmtree(self._socket_dir, ignore_errors=True)
         if self.process.returncode is None:
-            self.process.returncode = 0  # it goes on by itself; Popen would warn of that
-        self._last_words = self.last_words()
+            # Popen warns of a child that runs on when it is deleted. This one is meant to.
+            self.process.returncode = 0
+        self._log_tail = self.log_tail()
         self._log.close()
 
     def retire(self) -> None:
-        """Lets it end once its last run has; as long as this object lives, so does its hold on the kernel's life."""
-        with contextlib.suppress(OSError), self._sending:
-            self._socket.sendall(b'{"op": "retire"}\n')
+        """Asks the host to end after its last run.
+
+        Keep this object meanwhile: the host ends its runs when the socket closes.
+        """
+        self._request(Retire())
+
+    def _request(self, request: HostRequest) -> None:
+        with contextlib.suppress(OSError), self._send_lock:
+            self._socket.sendall(request.to_line())
 
 
-def _without_long_tmpdir(environ: Mapping[str, str]) -> dict[str, str]:
-    """multiprocessing puts a socket into TMPDIR, whose whole path must fit into 107 characters. Ranks get the real one."""
-    return {
-        name: value
-        for name, value in environ.items()
-        if name != "TMPDIR" or len(os.fsencode(value)) < 60
-    }
-
-
-class Hosts:
-    """The hosts of this process, the one used last at the end."""
+class HostPool:
+    """The hosts of this process, the one that was used last at the end."""
 
     def __init__(self) -> None:
-        self._hosts: dict[Any, Host] = {}
-        self._retired: list[Host] = []
+        self._hosts: dict[Any, HostProcess] = {}
+        self._retired: list[HostProcess] = []
         self._lock = threading.Lock()
         self._pid = os.getpid()
 
-    def for_environ(self, environ: Mapping[str, str]) -> Host:
-        """The host whose forkserver fits these variables, started if need be.
+    def for_environ(self, environ: Mapping[str, str]) -> HostProcess:
+        """Gives the host whose forkserver fits an environment, and starts it if there is none.
 
         Raises:
-            HostError: torch is not installed.
+            HostError: torch is not installed, or no directory for sockets can be made.
         """
         if importlib.util.find_spec("torch") is None:
             raise HostError(
                 "torch is not installed in the environment of this kernel; `pip install torch`"
             )
-        early = {name: value for name, value in environ.items() if _EARLY.fullmatch(name)}
-        key = (sys.executable, tuple(sorted(early.items())))
+        startup = {
+            name: value for name, value in environ.items() if _STARTUP_VARIABLES.fullmatch(name)
+        }
+        # The interpreter ignores these variables: python -E or -I.
+        if sys.flags.ignore_environment:
+            startup = {
+                name: value for name, value in startup.items() if not name.startswith("PYTHON")
+            }
+        key = (sys.executable, tuple(sorted(startup.items())))
         with self._lock:
-            if (
-                self._pid != os.getpid()
-            ):  # a forked copy of the kernel: these hosts are its parent's
+            # After a fork of the kernel, these hosts are the parent's.
+            if self._pid != os.getpid():
                 self._hosts, self._pid = {}, os.getpid()
             host = self._hosts.pop(key, None)
             if host is not None and not host.alive():
                 host.close()
                 host = None
-            host = host or Host(early)
+            host = host or HostProcess(startup)
             self._hosts[key] = host
-            self._retire()
+            self._retire_old_hosts()
             return host
 
-    def launch(self, task: AgentTask) -> Host:
-        """Has an agent started, by a new host where the old one has just died.
+    def launch(self, launch: AgentLaunch, control: int) -> HostProcess:
+        """Has a host start an agent. If the host has just died, a new one is started.
+
+        Args:
+            launch: The agent's task.
+            control: A descriptor of the run's control FIFO.
 
         Raises:
-            HostError: No host could take the task.
+            HostError: No host took the launch.
         """
         for _ in range(2):
-            host = self.for_environ(task.surroundings.environ)
+            host = self.for_environ(launch.environment.environ)
             try:
-                host.launch(task)
+                host.launch(launch, control)
                 return host
             except OSError:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     host.process.wait(10)
-        raise HostError(f"the process that starts agents ended at once:\n{host.last_words()}")
+        raise HostError(f"the process that starts agents ended at once:\n{host.log_tail()}")
 
     def close(self) -> None:
         """Closes all hosts of this process."""
@@ -219,31 +282,36 @@ class Hosts:
             for host in [*self._hosts.values(), *self._retired]:
                 host.close()
 
-    def _retire(self) -> None:
-        """Keeps the newest warm and lets the others end."""
-        for key in list(self._hosts)[:-_KEPT_WARM]:
+    def _retire_old_hosts(self) -> None:
+        """Keeps the newest hosts warm and asks the others to end."""
+        for key in list(self._hosts)[:-_MAX_WARM_HOSTS]:
             host = self._hosts.pop(key)
             host.retire()
             self._retired.append(host)
         for host in [host for host in self._retired if not host.alive()]:
-            host.gone("")  # hears its last messages
+            # This reads its last messages.
+            host.agent_has_ended("")
             host.close()
             self._retired.remove(host)
 
 
 def _python_path(environ: Mapping[str, str]) -> str:
-    """PYTHONPATH with the folder of this package, where a notebook may have put that on sys.path by hand.
+    """PYTHONPATH, with the folder of this package unless the package is installed.
 
-    Not where it is installed: site-packages must not come before the standard library.
+    A notebook may have put that folder on sys.path by hand. An installed package lies in
+    site-packages, which must not come before the standard library.
     """
     home = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     entries = []
     for entry in filter(None, environ.get("PYTHONPATH", "").split(os.pathsep)):
-        with contextlib.suppress(FileNotFoundError):  # a relative one, in a directory that is gone
+        # A relative entry can't be resolved if the working directory was removed.
+        with contextlib.suppress(FileNotFoundError):
             entries.append(os.path.abspath(entry))
+    import sysconfig
+
     installed = home in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
     return os.pathsep.join(entries if installed else [*entries, home])
 
 
-hosts = Hosts()
+hosts = HostPool()
 atexit.register(hosts.close)

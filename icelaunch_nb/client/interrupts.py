@@ -1,61 +1,42 @@
-"""What an interrupt of a waiting cell does: it stops the run, and a second one kills it."""
+"""Interrupts of a cell that waits for a run: the first stops the run, the second kills it."""
 
 from __future__ import annotations
 
-import contextlib
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import asyncio
+from icelaunch_nb.client import running_cell
 
-_GRACE = 5.0  # seconds that an interrupted cell gives its ranks
-_AFTER_KILL = 5.0
+# Seconds that a run may take to end after its ranks' grace, or after it was killed.
+_END_TIMEOUT = 5.0
 
 
-def end(run: Any) -> None:
-    """Stops a run and waits for its end; another interrupt meanwhile kills it."""
+def stop_and_wait(run: Any) -> None:
+    """Stops a run and waits for its end. Another interrupt meanwhile kills the run."""
     try:
-        run.stop(_GRACE)
-        _wait_for_the_end(run, _GRACE + 5)
+        run.stop(running_cell.INTERRUPT_GRACE)
+        _block_until_over(run, running_cell.INTERRUPT_GRACE + _END_TIMEOUT)
     except KeyboardInterrupt:
         run.kill()
-        _wait_for_the_end(run, _AFTER_KILL)
+        _block_until_over(run, _END_TIMEOUT)
 
 
-def end_of_await(run: Any, error: asyncio.CancelledError) -> BaseException:
-    """Ends a run whose ``await`` was cancelled; what to raise in place of the cancellation."""
+async def wait_until_over(run: Any, wait: running_cell.Wait) -> None:
+    """Waits for the end of a run whose ``await`` was interrupted. The event loop runs meanwhile.
+
+    Raises:
+        asyncio.CancelledError: The task was cancelled again.
+    """
     import asyncio
 
-    interrupted = _is_a_cells(asyncio.current_task())
-    with _interrupts_raise():
-        end(run)
-    return KeyboardInterrupt() if interrupted else error
+    deadline, killed = time.monotonic() + running_cell.INTERRUPT_GRACE + _END_TIMEOUT, False
+    while not run.state.over and time.monotonic() < deadline:
+        if wait.interrupts > 1 and not killed:
+            deadline, killed = time.monotonic() + _END_TIMEOUT, True
+        await asyncio.sleep(0.005)
 
 
-@contextlib.contextmanager
-def _interrupts_raise() -> Iterator[None]:
-    """ipykernel turns only the first interrupt of an awaiting cell into a cancellation, and swallows the others."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _is_a_cells(task: asyncio.Task[Any] | None) -> bool:
-    """Whether a task is a notebook cell's own, so that a KeyboardInterrupt raised in it ends in the cell and not in the loop."""
-    code = getattr(task.get_coro() if task else None, "cr_code", None)
-    return code is not None and any(name in code.co_filename for name in ("ipykernel", "IPython"))
-
-
-def _wait_for_the_end(run: Any, seconds: float) -> None:
+def _block_until_over(run: Any, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not run.state.over and time.monotonic() < deadline:
         time.sleep(0.005)

@@ -1,42 +1,42 @@
-"""launch() and launch_agent(): check what was asked, lay the run directory, pack the call, ask the host."""
+"""launch() and launch_agent(): check the call, make the run directory, pickle, ask a host."""
 
 from __future__ import annotations
 
 import contextlib
 import inspect
-import json
 import os
-import secrets
 import shutil
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
-from icelaunch_nb import devices as dev
-from icelaunch_nb import inline as inline_run
-from icelaunch_nb import loopback, packing, retention
+from icelaunch_nb.client import devices as dev
+from icelaunch_nb.client import inline as inline_run
+from icelaunch_nb.client import launch_request
+from icelaunch_nb.client.host_pool import HostProcess, hosts
+from icelaunch_nb.client.launch_request import (
+    HANG_AFTER,
+    LaunchRequest,
+    check_args,
+    check_entrypoint,
+)
+from icelaunch_nb.client.run import Run
+from icelaunch_nb.client.runs import add_to_index
 from icelaunch_nb.config import Entrypoint, LaunchConfig
-from icelaunch_nb.errors import ConfigError, nearest
+from icelaunch_nb.errors import ConfigError, SharedLogDirWarning
 from icelaunch_nb.events import Events
-from icelaunch_nb.notebook.hosts import hosts
-from icelaunch_nb.run import Run
-from icelaunch_nb.rundir import RunDir, make_run_dir
-from icelaunch_nb.runs import remember
-from icelaunch_nb.surroundings import Surroundings
-from icelaunch_nb.tasks import AgentTask
+from icelaunch_nb.launching.launch_environment import LaunchEnvironment
+from icelaunch_nb.launching.messages import AgentLaunch
+from icelaunch_nb.rundir import retention
+from icelaunch_nb.rundir.paths import RunDir, make_run_dir
+from icelaunch_nb.rundir.spec import SAVED_OUTPUT, RunSpec, write_spec
+from icelaunch_nb.system import loopback, safe_open
 
-HANG_AFTER = 60.0  # seconds
-_FIELDS = tuple(field.name for field in fields(LaunchConfig))
-# What `launch` takes where LaunchConfig's own default, torch's of old, isn't what a notebook wants.
-DEFAULTS: dict[str, Any] = {
-    "min_nodes": 1,
-    "max_nodes": 1,
-    "start_method": "forkserver",
-    "max_restarts": 0,
-    "rdzv_backend": "c10d",
-}
+# Base directories that were checked for access by other users.
+_checked_log_dirs: set[Path] = set()
 
 
 def launch_agent(
@@ -45,47 +45,49 @@ def launch_agent(
     args: Sequence[Any] = (),
     ice_events: Events | None = None,
 ) -> dict[int, Any]:
-    """Launches `entrypoint` as torch elastic would, waits, and returns what the ranks returned.
+    """Launches `entrypoint` as torch elastic does, waits, and returns what the ranks returned.
 
-    The streams that `config` shows are printed here, each line with torch's prefix (``[default_role0]:``).
+    It prints the streams that `config` shows, each line with torch's prefix (``[default_role0]:``).
 
     Args:
         config: What to launch and how.
-        entrypoint: A function, run by every rank; or a string: a Python script, or any program.
-        args: Its arguments. Of a program, ``${local_rank}`` is replaced.
-        ice_events: The events that kernel, agent and ranks share; None: new ones.
+        entrypoint: A function that every rank calls, or the name of a Python script or any program.
+        args: The arguments. In a program's arguments, ``${local_rank}`` is replaced.
+        ice_events: The events that kernel, agent and ranks share. None: new ones.
 
     Returns:
-        The value that each rank returned, by global rank; None for each rank of a program.
+        The value that each rank returned, by global rank. None for each rank of a program.
 
     Raises:
         ConfigError: Something can't work. No process was started.
         PackingError: The function or an argument can't be pickled. No process was started.
         RunFailed: A rank failed and no restart was left.
         RunStopped: The run was stopped before all its ranks returned.
-        KeyboardInterrupt: The cell was interrupted; the run is stopped.
+        KeyboardInterrupt: The cell was interrupted. The run is stopped.
 
-    Source: the ``launch_agent`` of ice-learn, which follows ``torch.distributed.launcher.api.launch_agent``.
+    Source: the ``launch_agent`` of ice-learn, which follows
+    ``torch.distributed.launcher.api.launch_agent``.
     """
     if not isinstance(config, LaunchConfig):
         raise ConfigError("config", config, "must be a LaunchConfig")
-    request = _Request(
+    request = LaunchRequest(
         config,
-        _check_entrypoint(entrypoint),
-        _check_args(args),
+        check_entrypoint(entrypoint),
+        check_args(args),
         {},
         ice_events,
-        dev.lenient_devices(config.nproc_per_node, os.environ),
+        dev.gpus_or_cpu(config.nproc_per_node, os.environ),
         set_device=False,
         sensible_restarts=False,
         detach=False,
     )
     run = None
     try:
-        run = _start(request, stacklevel=3)
+        run = _start(request, stacklevel=2)
         return run.result()
     except KeyboardInterrupt:
-        if run is not None and not run.state.over:  # it came between the two
+        # `result` stops the run itself. An interrupt before that call leaves the run alive.
+        if run is not None and not run.state.over:
             run.kill()
         raise
 
@@ -105,72 +107,53 @@ def launch(
     post_mortem: bool = False,
     hang_after: float | None = HANG_AFTER,
     panel: bool = True,
+    saved_output: int | None = SAVED_OUTPUT,
     **config_fields: Any,
 ) -> Run:
     """Launches `fn` on several ranks and returns at once.
 
     Args:
-        fn: A function, run by every rank; or a string: a Python script, or any program, with `args`.
-        args: Its positional arguments.
-        kwargs: Its keyword arguments.
-        nproc_per_node: Number of ranks; ``"auto"``: one per device named in `devices`, per visible GPU, or one.
-        devices: ``"auto"`` (a GPU per rank; the CPU where there are no GPUs), ``"cpu"``, ``"cuda"``, ``"cuda:0-2,7"``, ``"cpu:0-3"`` or a list of
-            GPU indices. The rank's one is ``get_context().device``, and CUDA's current device.
-        max_restarts: How often the ranks are restarted after a failure; None: not at all, or as `config` says. What a retry
-            can't cure (SyntaxError, NameError, ImportError, a failed unpickling) isn't retried.
-        events: The events that kernel, agent and ranks share; None: new ones.
-        config: Further settings; the arguments given here win over its fields.
+        fn: A function that every rank calls, or the name of a Python script or any program.
+        args: The positional arguments, or a program's.
+        kwargs: The keyword arguments.
+        nproc_per_node: Number of ranks. ``"auto"``: one per device named in `devices`, else one per
+            visible GPU, else one.
+        devices: ``"auto"`` (a GPU per rank, or the CPU where there are no GPUs), ``"cpu"``,
+            ``"cuda"``, ``"cuda:0-2,7"``, ``"cpu:0-3"`` or a list of GPU indices. A rank finds its
+            device in ``get_context().device``. A GPU is CUDA's current device too.
+        max_restarts: How often the ranks are restarted after a failure. None: never, or as `config`
+            says. A failure that a retry can't cure (SyntaxError, NameError, ImportError, a failed
+            unpickling) isn't retried.
+        events: The events that kernel, agent and ranks share. None: new ones.
+        config: Further settings. The arguments given here override its fields.
         detach: Whether the run outlives this kernel.
-        inline: Run it here, in this process, as the only rank, so that ``%debug`` works.
-        post_mortem: A rank that raises an exception stops there in the debugger (`Run.debug`), before it is torn down; meanwhile the
-            others wait where they need it.
-        hang_after: Seconds after which a rank that has printed nothing, reported nothing and made no step is marked with where it stands
-            (`Run.silent`, the panel); not while it is paused or in the debugger. None: never.
-        panel: Whether a cell that ends in the run shows its panel; False: a line of text.
+        inline: Calls `fn` in this process, as the only rank, so that ``%debug`` works.
+        post_mortem: A rank that raises an exception stops there in the debugger (`Run.debug`),
+            before it is torn down. The other ranks go on until they need it.
+        hang_after: Seconds after which a rank that has printed and reported nothing and made no
+            step is marked as silent, with where it stands (`Run.silent`, the panel). A rank that is
+            paused or in the debugger isn't marked. None: never.
+        panel: Whether a cell that ends in the run shows its panel. False: a line of text.
+        saved_output: The most bytes of the ranks' output that a notebook keeps when it is executed
+            without a browser (nbclient, papermill, nbconvert). It keeps the first and the last
+            lines of each stream. All lines are on disk. None: no limit.
         **config_fields: Any other field of `LaunchConfig`.
 
     Returns:
-        The run: ``run.result()`` or ``await run`` waits for the values.
+        The run. ``run.result()`` or ``await run`` waits for the values.
 
     Raises:
         ConfigError: Something can't work. No process was started.
         PackingError: The function or an argument can't be pickled. No process was started.
+        HostError: No process could be started, or the machine has no loopback interface.
     """
-    request = _requested(
-        fn,
-        args,
-        kwargs,
-        nproc_per_node=nproc_per_node,
-        devices=devices,
-        max_restarts=max_restarts,
-        events=events,
-        config=config,
-        detach=detach,
-        inline=inline,
-        post_mortem=post_mortem,
-        hang_after=hang_after,
-        panel=panel,
-        **config_fields,
-    )
-    run = _run_inline(request) if inline else _start(request, stacklevel=3)
+    # Keep this statement first: at this point the locals are the arguments.
+    arguments = dict(locals())
+    request = launch_request.check(arguments)
+    run = _run_inline(request, stacklevel=2) if inline else _start(request, stacklevel=2)
     if not panel:
-        run.show_plainly()
+        run._show_plainly()
     return run
-
-
-@dataclass
-class _Request:
-    config: LaunchConfig
-    entrypoint: Entrypoint
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    events: Events | None
-    devices: list[str]
-    set_device: bool
-    sensible_restarts: bool
-    detach: bool
-    post_mortem: bool = False
-    hang_after: float | None = HANG_AFTER
 
 
 def check_launch(
@@ -179,136 +162,85 @@ def check_launch(
     kwargs: Mapping[str, Any] | None = None,
     **keywords: Any,
 ) -> list[str]:
-    """Whether `launch` would take this; starts nothing and writes nothing.
+    """Checks a call of `launch`, starts nothing and writes nothing.
 
     Args:
-        fn: As `launch` takes it.
-        args: As `launch` takes them.
-        kwargs: As `launch` takes them.
-        **keywords: Its other keywords.
+        fn: As for `launch`.
+        args: As for `launch`.
+        kwargs: As for `launch`.
+        **keywords: The other keywords of `launch`.
 
     Returns:
         The device that each rank would have.
 
     Raises:
-        ConfigError: What `launch` would raise.
+        ConfigError: `launch` would raise it.
     """
-    asked = inspect.signature(launch).bind(fn, args, kwargs, **keywords)
-    asked.apply_defaults()
-    return _requested(*asked.args, **asked.kwargs).devices
+    arguments = inspect.signature(launch).bind(fn, args, kwargs, **keywords)
+    arguments.apply_defaults()
+    return launch_request.check(arguments.arguments).devices
 
 
-def _requested(
-    fn: Entrypoint,
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any] | None,
-    *,
-    nproc_per_node: int | str,
-    devices: dev.Devices,
-    max_restarts: int | None,
-    events: Events | None,
-    config: LaunchConfig | None,
-    detach: bool,
-    inline: bool,
-    post_mortem: bool,
-    hang_after: float | None,
-    panel: bool,
-    **config_fields: Any,
-) -> _Request:
-    """What `launch` was asked for, checked."""
-    for name in config_fields:
-        if name not in _FIELDS:
-            known = [
-                *_FIELDS,
-                *(p for p in inspect.signature(launch).parameters if p != "config_fields"),
-            ]
-            raise ConfigError(
-                name, config_fields[name], f"launch() knows no such keyword; {nearest(name, known)}"
-            )
-    if config is not None and not isinstance(config, LaunchConfig):
-        raise ConfigError("config", config, "must be a LaunchConfig, or None")
-    fn, args, kwargs = _check_entrypoint(fn), _check_args(args), _check_kwargs(kwargs)
-    if isinstance(fn, str) and kwargs:
-        raise ConfigError("kwargs", kwargs, "a program takes arguments by args alone")
-    for name, flag in (
-        ("detach", detach),
-        ("inline", inline),
-        ("post_mortem", post_mortem),
-        ("panel", panel),
-    ):
-        if not isinstance(flag, bool):
-            raise ConfigError(name, flag, "must be True or False")
-    if post_mortem and (inline or isinstance(fn, str)):
-        raise ConfigError(
-            "post_mortem",
-            post_mortem,
-            "with inline=True, %debug does it" if inline else "a program's exceptions are its own",
-        )
-    if hang_after is not None and (
-        not isinstance(hang_after, int | float)
-        or isinstance(hang_after, bool)
-        or not 0 < hang_after < 1e9
-    ):
-        raise ConfigError("hang_after", hang_after, "must be seconds, greater than 0, or None")
-    if config is not None and nproc_per_node == "auto" and devices == "auto":
-        nproc_per_node = config.nproc_per_node
-    assigned = dev.assign_devices(devices, nproc_per_node, os.environ)
-    if max_restarts is not None:
-        config_fields["max_restarts"] = max_restarts
-    if config is None:
-        config = LaunchConfig(**{**DEFAULTS, **config_fields, "nproc_per_node": len(assigned)})
-    else:
-        config = replace(config, **{**config_fields, "nproc_per_node": len(assigned)})
-    return _Request(
-        config,
-        fn,
-        args,
-        kwargs,
-        events,
-        assigned,
-        set_device=True,
-        sensible_restarts=True,
-        detach=detach,
-        post_mortem=post_mortem,
-        hang_after=hang_after,
-    )
-
-
-def _start(request: _Request, *, stacklevel: int) -> Run:
+def _start(request: LaunchRequest, *, stacklevel: int) -> Run:
     request.config.validate()
-    retention.kept(os.environ)
-    _check_events(request.events)
-    _check_call(request.entrypoint, request.args, request.kwargs)
-    program = (
-        _program(request.entrypoint, request.args) if isinstance(request.entrypoint, str) else []
-    )
-    run_dir, spec = _lay(request, program)
+    retention.limits(os.environ)
+    request.check_call()
+    program = request.program()
+    run_dir, spec = _make_run_dir(request, program)
     try:
-        with _blaming_log_dir(run_dir):
-            (request.events or Events()).move_to(run_dir.board)
+        _warn_of_shared_log_dir(run_dir.path.parent, stacklevel=stacklevel + 1)
+        with _errors_name_log_dir(run_dir):
+            (request.events or Events())._board.move_to(run_dir.board)
         if not program:
-            _pack(request, run_dir, stacklevel=stacklevel + 1)
-        with _blaming_log_dir(run_dir):
-            run_dir.write(run_dir.spec, json.dumps(spec))
-        run = Run(run_dir.path).hold()
-        task = AgentTask(
-            str(run_dir.path), Surroundings.here(), request.config.nproc_per_node, request.detach
+            _pickle_call(request, run_dir, stacklevel=stacklevel + 1)
+        with _errors_name_log_dir(run_dir):
+            write_spec(run_dir, spec)
+        run = Run(run_dir)._pin()
+        launch = AgentLaunch(
+            run_dir=str(run_dir.path),
+            environment=LaunchEnvironment.here(),
+            ranks=spec.nproc_per_node,
+            detach=request.detach,
         )
     except BaseException:
         shutil.rmtree(run_dir.path, ignore_errors=True)
         raise
     try:
-        remember(run_dir.path)
-        run.started_by(hosts.launch(task))
+        add_to_index(run_dir.path)
+        run._set_host(_send_launch(launch, run_dir))
     except BaseException:
-        run.kill()  # an interrupt can come once the host has the task: then the agent finds this wish
+        # An interrupt can come after the host got the launch. Then the agent finds this request.
+        run.kill()
         raise
     return run
 
 
+def _send_launch(launch: AgentLaunch, run_dir: RunDir) -> HostProcess:
+    control = run_dir.open(run_dir.control, os.O_RDWR, fifo=True)
+    try:
+        return hosts.launch(launch, control)
+    finally:
+        os.close(control)
+
+
+def _warn_of_shared_log_dir(base: Path, *, stacklevel: int) -> None:
+    """Warns, once for each `log_dir`, if other users can move runs away from there."""
+    if base in _checked_log_dirs:
+        return
+    _checked_log_dirs.add(base)
+    if reason := safe_open.writable_by_others(base):
+        warnings.warn(
+            f"log_dir={str(base)!r}: {reason}, so other users can rename or remove your runs "
+            "there. Nothing that they put in their place is loaded; still, set log_dir to a "
+            "directory that you alone can write to",
+            SharedLogDirWarning,
+            stacklevel=stacklevel + 1,
+        )
+
+
 @contextlib.contextmanager
-def _blaming_log_dir(run_dir: RunDir) -> Iterator[None]:
-    """A file that can't be written there (a full disk, say) is `log_dir`'s matter."""
+def _errors_name_log_dir(run_dir: RunDir) -> Iterator[None]:
+    """Turns an error of writing the run's files, such as a full disk, into one of `log_dir`."""
     try:
         yield
     except OSError as error:
@@ -319,150 +251,79 @@ def _blaming_log_dir(run_dir: RunDir) -> Iterator[None]:
         ) from None
 
 
-def _run_inline(request: _Request) -> Run:
+def _run_inline(request: LaunchRequest, *, stacklevel: int) -> Run:
     if isinstance(request.entrypoint, str):
         raise ConfigError("inline", True, "a program can't run inside this process")
     if request.config.nproc_per_node != 1:
         raise ConfigError(
             "inline",
             True,
-            f"runs one rank in this process, not {request.config.nproc_per_node}; set nproc_per_node=1",
+            f"runs one rank in this process, not {request.config.nproc_per_node}; "
+            "set nproc_per_node=1",
         )
-    _check_events(request.events)
-    _check_call(request.entrypoint, request.args, request.kwargs)
-    run_dir, spec = _lay(request, [])
-    (request.events or Events()).move_to(run_dir.board)
-    run_dir.write(run_dir.spec, json.dumps(spec))
-    return inline_run.run_here(run_dir, spec, request.entrypoint, request.args, request.kwargs)
+    request.check_call()
+    run_dir, spec = _make_run_dir(request, [])
+    _warn_of_shared_log_dir(run_dir.path.parent, stacklevel=stacklevel + 1)
+    (request.events or Events())._board.move_to(run_dir.board)
+    write_spec(run_dir, spec)
+    return inline_run.run_inline(run_dir, spec, request.entrypoint, request.args, request.kwargs)
 
 
-def _lay(request: _Request, program: list[str]) -> tuple[RunDir, dict[str, Any]]:
-    """The run directory, and what will stand in its spec.json."""
+def _make_run_dir(request: LaunchRequest, program: list[str]) -> tuple[RunDir, RunSpec]:
+    """Makes the run directory. Its spec is returned and not written yet."""
     config = request.config
-    run_id = config.run_id or secrets.token_hex(4)
-    at_home = not config.rdzv_endpoint or loopback.is_loopback(config.rdzv_endpoint)
-    return make_run_dir(config.log_dir, run_id), {
-        "run_id": run_id,
-        "name": _name(request.entrypoint),
-        "time": time.time(),
-        "config": config.to_json(),
-        "program": program,
-        "devices": request.devices,
-        "set_device": request.set_device,
-        "sensible_restarts": request.sensible_restarts,
-        "post_mortem": request.post_mortem,
-        "hang_after": request.hang_after,
-        # A user's value wins: the forkserver was started with it.
-        "threads": None
+    run_id = config.run_id or os.urandom(4).hex()
+    is_local = not config.rdzv_endpoint or loopback.is_loopback(config.rdzv_endpoint)
+    if is_local:
+        loopback.check()
+    return make_run_dir(config.log_dir, run_id), RunSpec(
+        run_id=run_id,
+        name=request.name,
+        time=time.time(),
+        config=config,
+        program=program,
+        devices=request.devices,
+        set_device=request.set_device,
+        sensible_restarts=request.sensible_restarts,
+        post_mortem=request.post_mortem,
+        hang_after=request.hang_after,
+        saved_output=request.saved_output,
+        # A user's value wins, since the forkserver was started with it.
+        threads=None
         if "OMP_NUM_THREADS" in os.environ
         else dev.threads_per_rank(config.nproc_per_node),
-        "loopback": loopback.interface() if at_home else None,
-        "detach": request.detach,
-        "python": sys.version.split()[0],
-    }
+        loopback=loopback.interface() if is_local else None,
+        detach=request.detach,
+        python=sys.version.split()[0],
+    )
 
 
-def _pack(request: _Request, run_dir: RunDir, *, stacklevel: int) -> None:
-    call = (request.entrypoint, request.args, request.kwargs)
+def _pickle_call(request: LaunchRequest, run_dir: RunDir, *, stacklevel: int) -> None:
+    # These import cloudpickle, which ``%load_ext`` does while the user types.
+    from icelaunch_nb.client import single_process
+    from icelaunch_nb.pickling import captures, cell_sources, explain, packing
+
+    call, finder = (request.entrypoint, request.args, request.kwargs), single_process.Finder()
     try:
-        functions = packing.dump(call, run_dir.call)
-    except packing.NotWritten as error:
+        functions = packing.dump(call, run_dir.call, notice=finder if finder else None)
+    except packing.PickleWriteError as error:
         raise ConfigError(
             "log_dir", str(run_dir.path.parent), f"the call can't be written there: {error}"
         ) from None
-    except Exception as error:
-        roots = {_name(request.entrypoint): request.entrypoint}
-        roots |= {f"args[{i}]": value for i, value in enumerate(request.args)}
-        roots |= {f"kwargs[{name!r}]": value for name, value in request.kwargs.items()}
-        raise packing.explain(error, roots) from None
-    packing.warn_of_big_captures(functions, run_dir.call, stacklevel=stacklevel + 1)
-    run_dir.write(run_dir.sources, json.dumps(packing.cell_sources(functions)))
-
-
-def _check_entrypoint(entrypoint: object) -> Entrypoint:
-    if entrypoint is None or not (callable(entrypoint) or isinstance(entrypoint, str)):
-        raise ConfigError(
-            "entrypoint", entrypoint, "must be a function, or the name of a script or program"
-        )
-    if inspect.iscoroutinefunction(entrypoint):
-        raise ConfigError(
-            "entrypoint",
-            entrypoint,
-            "is async; a rank calls it and takes what it returns: wrap it in asyncio.run",
-        )
-    return entrypoint
-
-
-def _check_args(args: object) -> tuple[Any, ...]:
-    if isinstance(args, str | bytes) or not isinstance(args, Sequence):
-        raise ConfigError("args", args, "must be a list or a tuple of arguments")
-    return tuple(args)
-
-
-def _check_kwargs(kwargs: object) -> dict[str, Any]:
-    if kwargs is None:
-        return {}
-    if not isinstance(kwargs, Mapping) or not all(isinstance(name, str) for name in kwargs):
-        raise ConfigError("kwargs", kwargs, "must be a dict with str keys")
-    return dict(kwargs)
-
-
-def _check_call(fn: Entrypoint, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Calls with arguments that the function can't take would fail in every rank.
-
-    A decorated function is looked at as its wrapper, which may well take others than the function that it wraps.
-    """
-    try:
-        signature = inspect.signature(fn, follow_wrapped=False)  # type: ignore[arg-type]
-    except (
-        TypeError,
-        ValueError,
-        NameError,
-    ):  # a program; a builtin that doesn't tell; since Python 3.14, an annotation of what isn't there
-        return
-    try:
-        signature.bind(*args, **kwargs)
-    except TypeError as error:
-        name, value = ("kwargs", kwargs) if kwargs else ("args", args)
-        raise ConfigError(
-            name, value, f"{_name(fn)}{signature} can't be called so: {error}"
+    except KeyboardInterrupt:
+        raise
+    # The `__reduce__` of an object may raise anything.
+    except BaseException as error:
+        raise explain.explain(
+            error, {request.name: request.entrypoint, **request.arguments()}
         ) from None
-
-
-def _check_events(events: object) -> None:
-    if events is not None and not isinstance(events, Events):
-        raise ConfigError("events", events, "must be an icelaunch_nb.Events, or None")
-
-
-def _program(entrypoint: str, args: tuple[Any, ...]) -> list[str]:
-    """The command line of a program; a Python script that can't be executed itself gets this interpreter."""
-    if not entrypoint.strip() or "\0" in entrypoint:
-        raise ConfigError("entrypoint", entrypoint, "must name a script or a program")
-    if os.path.isfile(entrypoint):
-        path = os.path.abspath(entrypoint)
-        if os.access(path, os.X_OK) and not (path.endswith(".py") and not _has_shebang(path)):
-            return [path, *map(str, args)]
-        if path.endswith(".py"):
-            return [sys.executable, path, *map(str, args)]
-        raise ConfigError("entrypoint", entrypoint, "is neither executable nor a .py file")
-    if os.sep not in entrypoint and shutil.which(entrypoint):
-        return [entrypoint, *map(str, args)]
-    if os.path.isdir(entrypoint):
-        raise ConfigError("entrypoint", entrypoint, "is a directory")
-    what = (
-        "there is no such file"
-        if os.sep in entrypoint or entrypoint.endswith(".py")
-        else "there is no such script here and no such program on PATH"
+    captures.warn_of_big_captures(functions, run_dir.call, stacklevel=stacklevel + 1)
+    config = request.config
+    single_process.warn(
+        finder,
+        functions,
+        request.arguments(),
+        config.nproc_per_node * config.max_nodes,
+        stacklevel=stacklevel + 1,
     )
-    raise ConfigError("entrypoint", entrypoint, what)
-
-
-def _has_shebang(path: str) -> bool:
-    with open(path, "rb") as file:
-        return file.read(2) == b"#!"
-
-
-def _name(entrypoint: Entrypoint) -> str:
-    if isinstance(entrypoint, str):
-        return entrypoint
-    return getattr(entrypoint, "__qualname__", None) or type(entrypoint).__qualname__
+    run_dir.write_json(run_dir.sources, cell_sources.cell_sources(functions))

@@ -1,124 +1,131 @@
-"""What a run comes to: the values that its ranks returned, or the error to raise."""
+"""The results of a run: the values that the ranks returned, or the error to raise."""
 
 from __future__ import annotations
 
 import time
 from typing import Any
 
-from icelaunch_nb import packing
-from icelaunch_nb.errors import Failure, RunFailed, RunLost, RunStopped
-from icelaunch_nb.rundir import RunDir
-from icelaunch_nb.story import State, Story
+from icelaunch_nb.errors import Failure, RunFailed, RunLost, RunStopped, UnreadableRunError
+from icelaunch_nb.rundir.paths import RunDir
+from icelaunch_nb.rundir.run_state import RunState, State
 
 
-class Outcome:
-    """The results of a run that is over, loaded once.
+class Results:
+    """The results of a run that is over. The files are loaded once.
 
     Args:
         run_dir: The run directory.
-        story: The whole story.
-        run_id: What messages call it.
-        program: Whether its ranks are programs, which return nothing.
+        run_state: The state by the whole journal.
+        run_id: The run's id, for messages.
+        program: Whether the ranks run a program, which returns nothing.
     """
 
-    def __init__(self, run_dir: RunDir, story: Story, *, run_id: str, program: bool) -> None:
-        self._dir, self._story, self._run_id, self._program = run_dir, story, run_id, program
+    def __init__(self, run_dir: RunDir, run_state: RunState, *, run_id: str, program: bool) -> None:
+        self._dir, self._run_state = run_dir, run_state
+        self._run_id, self._program = run_id, program
         self._unloadable: dict[int, Exception] = {}
         self._results = self._load()
 
-    def results(self) -> dict[int, Any]:
-        """The values by global rank.
+    def get(self) -> dict[int, Any]:
+        """Gives the returned values by global rank.
 
         Raises:
-            RunFailed: A rank failed, or a value can't be built here.
-            RunStopped: It was stopped before all its ranks returned.
-            RunLost: Its agent vanished.
+            RunFailed: A rank failed, or a value can't be unpickled here.
+            RunStopped: The run was stopped before all its ranks returned.
+            RunLost: The agent vanished.
+            UnreadableRunError: The run's files can't be read.
         """
-        story, log_dir = self._story, str(self._dir.path)
-        note = (story.end or {}).get("note", "")
-        if story.state == State.LOST:
-            raise RunLost(
-                "\n".join(
-                    filter(
-                        None, [f"the agent of run {self._run_id} vanished; logs: {log_dir}", note]
-                    )
-                )
+        run_state, log_dir = self._run_state, str(self._dir.path)
+        note = (run_state.end.note if run_state.end else None) or ""
+        if run_state.state == State.LOST:
+            text = f"the agent of run {self._run_id} vanished; logs: {log_dir}"
+            raise RunLost("\n".join(filter(None, [text, note])))
+        if run_state.state == State.UNREADABLE:
+            raise UnreadableRunError(
+                f"run {self._run_id} can't be read: {note}; it lies in {log_dir}"
             )
-        if story.state == State.SUCCEEDED:
+        if run_state.state == State.SUCCEEDED:
             if self._unloadable:
                 rank = min(self._unloadable)
-                raise self._result_failed(rank) from self._unloadable[rank]
+                raise self._unloadable_result(rank) from self._unloadable[rank]
             return dict(self._results)
-        if story.state == State.STOPPED:
-            expected = (
-                story.attempts[-1]["ranks"] if story.attempts and not self._program else [None]
-            )
-            if len(self._results) == len(expected):
+        if run_state.state == State.STOPPED:
+            if len(self._results) == (1 if self._program else max(1, len(run_state.ranks))):
                 return dict(self._results)
-            meanwhile = (
-                f"; meanwhile rank {story.failures[0].rank} failed: {story.failures[0].title}"
-                if story.failures
-                else ""
-            )
+            meanwhile = ""
+            if run_state.failures:
+                first = run_state.failures[0]
+                meanwhile = f"; meanwhile rank {first.rank} failed: {first.title}"
             raise RunStopped(
                 f"run {self._run_id} was stopped: {note or 'it was asked to'}{meanwhile}",
                 dict(self._results),
             )
-        raise self._failed(story.failures, note=note) from self._original_exception()
+        raise self._failed(run_state.failures, note=note) from self._original_exception()
 
     def _load(self) -> dict[int, Any]:
+        from icelaunch_nb.pickling import packing
+
         results: dict[int, Any] = {}
-        for entry in self._story.attempts[-1]["ranks"] if self._story.attempts else []:
-            path = self._dir.rank(self._story.attempts[-1]["attempt"], entry["local_rank"]).result
+        for entry in self._run_state.ranks:
+            path = self._dir.rank(
+                self._run_state.attempts[-1].attempt, entry.local_rank, entry.node
+            ).result
+            if self._run_state.state == State.UNREADABLE:
+                break
             if self._program:
-                if self._story.state == State.SUCCEEDED:
-                    results[entry["rank"]] = None
+                if self._run_state.state == State.SUCCEEDED:
+                    results[entry.rank] = None
             elif path.exists():
                 try:
-                    results[entry["rank"]] = packing.load(path)
+                    results[entry.rank] = packing.load(path, self._dir)
                 except Exception as error:
-                    self._unloadable[entry["rank"]] = error
+                    self._unloadable[entry.rank] = error
         return results
 
     def _failed(self, failures: Any, *, note: str = "") -> RunFailed:
-        attempts = self._story.attempts
+        attempts = self._run_state.attempts
         return RunFailed(
             failures,
             dict(self._results),
-            world_size=attempts[-1]["world_size"] if attempts else 0,
+            world_size=attempts[-1].world_size if attempts else 0,
             attempt=max(0, len(attempts) - 1),
             log_dir=str(self._dir.path),
             note=note,
         )
 
-    def _result_failed(self, rank: int) -> RunFailed:
-        """What to raise for a value that the rank could pack but this process can't build."""
-        error, attempt = self._unloadable[rank], self._story.attempts[-1]
-        (entry,) = (entry for entry in attempt["ranks"] if entry["rank"] == rank)
-        said = f"rank {rank}'s result can't be built here: {type(error).__name__}: {error}"
+    def _unloadable_result(self, rank: int) -> RunFailed:
+        """The error for a value that the rank could pickle and this process can't unpickle."""
+        error, attempt = self._unloadable[rank], self._run_state.attempts[-1]
+        (entry,) = (entry for entry in attempt.ranks if entry.rank == rank)
+        text = f"rank {rank}'s result can't be built here: {type(error).__name__}: {error}"
         return self._failed(
             [
                 Failure(
                     rank,
-                    entry["local_rank"],
-                    attempt["attempt"],
+                    entry.local_rank,
+                    attempt.attempt,
                     time.time(),
-                    entry["pid"],
+                    entry.pid,
                     "result",
                     0,
                     type(error).__name__,
                     str(error),
-                    said,
+                    text,
                 )
             ]
         )
 
     def _original_exception(self) -> BaseException | None:
-        if not self._story.failures:
+        if not self._run_state.failures:
             return None
-        root = self._story.failures[0]
+        from icelaunch_nb.pickling import packing
+
+        root = self._run_state.failures[0]
         try:
-            original = packing.load(self._dir.rank(root.attempt, root.local_rank).exception)
+            original = packing.load(
+                self._dir.rank(root.attempt, root.local_rank).exception, self._dir
+            )
         except Exception:
-            return None  # its class can't be built here; the text of the failure says what it was
+            # The exception's class can't be unpickled here. The failure's text describes it.
+            return None
         return original if isinstance(original, BaseException) else None

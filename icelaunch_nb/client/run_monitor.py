@@ -1,136 +1,160 @@
-"""Keeps a run's story up to date from its journal, and tells when nobody is left to write in it."""
+"""Follows a run's journals, and detects a run that no process will finish."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
 import time
-from typing import Any
+from collections.abc import Mapping
 
-from icelaunch_nb import disk
-from icelaunch_nb.journal import JournalWriter, read_journal
-from icelaunch_nb.notebook.hosts import Host
-from icelaunch_nb.rundir import RunDir
-from icelaunch_nb.story import HOST_ENDED, Story
+from icelaunch_nb.client.host_pool import HostProcess
+from icelaunch_nb.errors import UntrustedFileError
+from icelaunch_nb.rundir import disk_reserve
+from icelaunch_nb.rundir.journal import JournalWriter, read_events
+from icelaunch_nb.rundir.journal_events import Ended, unreadable_end
+from icelaunch_nb.rundir.paths import RunDir
+from icelaunch_nb.rundir.run_state import HOST_ENDED, RunState
 
-_BETWEEN_CHECKS = 0.2  # seconds between two looks whether the agent lives
-_COLD_START = 60.0  # that another kernel's run may be without an agent: the time of a cold start on a busy machine
-_TO_TELL = 2.0  # that a host gets to say what an agent died of
-_SILENCE = "nobody was left to say what of: a power cut, or kill -9 of everything"
+# Seconds between two checks whether the agent lives.
+_CHECK_INTERVAL = 0.2
+# Seconds that a run of another kernel may have no agent: a cold start on a busy machine.
+_COLD_START_TIMEOUT = 60.0
+# Seconds that a host may take to report how an agent ended.
+_REPORT_TIMEOUT = 2.0
+_UNKNOWN_CAUSE = "nobody was left to say what of: a power cut, or kill -9 of everything"
 
 
-class Reading:
-    """How far a run's journal was read, and what it adds up to.
+class RunMonitor:
+    """Reads the journals of a run as they grow, and keeps the state of the run.
 
     Args:
         run_dir: The run directory.
         launched: When the run was launched, in seconds since the epoch.
 
     Attributes:
-        host: The host that was asked for the agent, whose end would be the run's; None: another kernel's, or the run is over.
+        host: The host that was asked for the agent. Its end is the run's end. None: another kernel
+            launched the run, or the run is over.
     """
 
     def __init__(self, run_dir: RunDir, launched: float) -> None:
-        self.host: Host | None = None
+        self.host: HostProcess | None = None
         self._dir, self._launched = run_dir, launched
         self._lock = threading.RLock()
-        self._read: tuple[Story, int] = (
-            Story(),
-            0,
-        )  # and the offset in the journal; replaced together
-        self._checked = self._vanished = 0.0
+        # The state, and the offset in each node's journal. `poll` replaces both at once.
+        self._progress: tuple[RunState, Mapping[int, int]] = (RunState(), {0: 0})
+        self._checked_at = self._missed_since = 0.0
 
     @property
-    def last(self) -> Story:
-        """The story as of the last look."""
-        return self._read[0]
+    def last(self) -> RunState:
+        """The state as of the last poll."""
+        return self._progress[0]
 
-    def now(self) -> Story:
-        """The story as of now; a story that is over doesn't change any more."""
+    def poll(self) -> RunState:
+        """Reads what is new and returns the state.
+
+        The state of a run that is over is final, unless the run can't be read at the moment.
+        """
         with self._lock:
-            story, offset = self._read
-            if story.state.over:
-                return story
-            story, offset = self._go_on(story, offset)
-            if not story.state.over and time.monotonic() - self._checked > _BETWEEN_CHECKS:
-                self._checked = time.monotonic()
-                if self._agent_is_gone(story):
-                    # Its last words may have come between the two looks.
-                    story, offset = self._go_on(story, offset)
-                    if not story.state.over:
-                        story = self._lost(story)
-            if story.state.over:
-                story = self._with_the_hosts_end(story)
+            run_state, offsets = self._progress
+            if run_state.state.over:
+                return run_state
+            try:
+                run_state, offsets = self._read_new_events(run_state, offsets)
+            except (UntrustedFileError, PermissionError) as error:
+                return run_state.after(unreadable_end(None, str(error)))
+            if not run_state.state.over and time.monotonic() - self._checked_at > _CHECK_INTERVAL:
+                self._checked_at = time.monotonic()
+                if self._agent_is_gone(run_state):
+                    # The agent may have written its last events after the read above.
+                    run_state, offsets = self._read_new_events(run_state, offsets)
+                    if not run_state.state.over:
+                        run_state = self._end_as_lost(run_state)
+            if run_state.state.over:
+                run_state = self._add_exit_of_host(run_state)
                 self.host = None
-            self._read = story, offset
-            return story
+            self._progress = run_state, offsets
+            return run_state
 
-    def _lost(self, story: Story) -> Story:
-        """Nobody is left who could say how it ended; of a run that this process launched, it says so itself."""
-        end = {
-            "t": self._last_sign() if self.host is None else time.time(),
-            "event": "end",
-            "state": "LOST",
-            "note": self._last_words(story),
-        }
+    def _end_as_lost(self, run_state: RunState) -> RunState:
+        """Ends a run that has no process left. The process that launched it records that."""
+        end = Ended(state="LOST", note=self._reason_lost(run_state))
         if self.host is not None:
-            self._write(end)
-        return story.after(end)
+            self._write_end(end)
+        else:
+            end.t = self._last_write_time()
+        return run_state.after(end)
 
-    def _with_the_hosts_end(self, story: Story) -> Story:
-        """Of what its host died an agent can't know; this process, whose child that was, adds it to the journal."""
+    def _add_exit_of_host(self, run_state: RunState) -> RunState:
+        """Adds to the journal how the host ended. The agent can't know, but this is the parent."""
+        ended = run_state.end
         if (
             self.host is None
-            or (story.end or {}).get("note") != HOST_ENDED
-            or not (how := self.host.end())
+            or ended is None
+            or ended.note != HOST_ENDED
+            or not (how := self.host.exit_reason())
         ):
-            return story
-        end = {**(story.end or {}), "note": f"its host {how}"}
-        self._write({**end, "t": time.time()})
-        return story.after(end)
+            return run_state
+        end = Ended(state=ended.state, note=f"its host {how}")
+        self._write_end(end)
+        end.t = ended.t
+        return run_state.after(end)
 
-    def _write(self, event: dict[str, Any]) -> None:
+    def _write_end(self, end: Ended) -> None:
+        """Writes an end that neither agent nor host could write, as the parent of the host."""
+        end.t = time.time()
         with contextlib.suppress(OSError), JournalWriter(self._dir.journal) as journal:
-            journal.write(**event)
+            journal.write(end)
 
-    def _go_on(self, story: Story, offset: int) -> tuple[Story, int]:
-        events, offset = read_journal(self._dir.journal, offset)
-        for event in events:
-            story = story.after(event)
-        return story, offset
+    def _read_new_events(
+        self, run_state: RunState, offsets: Mapping[int, int]
+    ) -> tuple[RunState, Mapping[int, int]]:
+        read = dict(offsets)
+        for node, offset in offsets.items():
+            events, read[node] = read_events(self._dir.journal_of(node), offset, self._dir)
+            for event in events:
+                event.node = node
+                run_state = run_state.after(event)
+        return run_state, read
 
-    def _agent_is_gone(self, story: Story) -> bool:
-        """Whether the agent, or the host that was to start it, ended; then the journal's last line should say how."""
+    def _agent_is_gone(self, run_state: RunState) -> bool:
+        """Whether the agent, or the host that was to start it, is gone and will write nothing."""
         if not self._dir.path.is_dir():
             return True
-        if self.host is not None and self.host.gone(str(self._dir.path)):
+        if self.host is not None and self.host.agent_has_ended(str(self._dir.path)):
             return True
-        if story.agent is not None:
-            return not story.agent.alive() and self._had_time_to_tell()
+        if run_state.agent is not None:
+            return not run_state.agent.alive() and self._report_is_overdue()
         if self.host is not None:
             return not self.host.alive()
-        return time.time() - self._launched > _COLD_START
+        return time.time() - self._launched > _COLD_START_TIMEOUT
 
-    def _had_time_to_tell(self) -> bool:
-        """Whether the agent has been gone for so long that its host would have said what of."""
+    def _report_is_overdue(self) -> bool:
+        """Whether the agent has been gone longer than its host takes to report that."""
         now = time.monotonic()
-        self._vanished = self._vanished or now
+        self._missed_since = self._missed_since or now
         if self.host is not None:
-            return not self.host.alive() or now - self._vanished > _TO_TELL
-        # Another kernel's, or one of last week.
-        return now - self._vanished > _TO_TELL or time.time() - self._last_sign() > _TO_TELL
+            return not self.host.alive() or now - self._missed_since > _REPORT_TIMEOUT
+        # Another kernel launched the run, perhaps last week.
+        return (
+            now - self._missed_since > _REPORT_TIMEOUT
+            or time.time() - self._last_write_time() > _REPORT_TIMEOUT
+        )
 
-    def _last_sign(self) -> float:
-        """When anybody wrote in the journal, in seconds since the epoch."""
+    def _last_write_time(self) -> float:
+        """When the journal was last written to, in seconds since the epoch."""
         try:
             return self._dir.journal.stat().st_mtime
         except OSError:
             return self._launched
 
-    def _last_words(self, story: Story) -> str:
+    def _reason_lost(self, run_state: RunState) -> str:
         if not self._dir.path.is_dir():
             return "its directory is gone"
         if self.host is None or self.host.alive():
-            return disk.complaint(self._dir.path) or _SILENCE
-        how = f"its host {self.host.end()}"
-        return f"{how}\n{said}" if story.agent is None and (said := self.host.last_words()) else how
+            how = self.host.agent_exit_reason(str(self._dir.path)) if self.host is not None else ""
+            reasons = [how, disk_reserve.disk_full_message(self._dir.path)]
+            return "\n".join(filter(None, reasons)) or _UNKNOWN_CAUSE
+        how = f"its host {self.host.exit_reason()}"
+        if run_state.agent is None and (log_tail := self.host.log_tail()):
+            return f"{how}\n{log_tail}"
+        return how

@@ -1,44 +1,64 @@
-"""Finding runs: what is running and what was, on this machine, by this user.
+"""Finds the runs of this user on this machine, running or over.
 
-Every launch leaves a symbolic link to its run directory in the user's state directory, so runs with a `log_dir` of their own
-are found too. A link whose directory is gone is dropped when it is met.
+Runs without a `log_dir` lie in the default directory. Every launch also leaves a symbolic link to
+its run directory, so that other runs are found: in the user's state directory, or in the temporary
+directory if there is no home that can be written to. A link whose directory is gone is removed when
+it is read.
 """
 
 from __future__ import annotations
 
 import contextlib
-import html
 import os
-import secrets
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import platformdirs
+from icelaunch_nb.client.run import Run
+from icelaunch_nb.client.run_monitor import RunMonitor
+from icelaunch_nb.errors import ConfigError, IcelaunchError, NotARunError, UnreadableRunError
+from icelaunch_nb.rundir import retention
+from icelaunch_nb.rundir.journal_events import unreadable_end
+from icelaunch_nb.rundir.paths import RunDir, default_log_dir, default_log_dirs, make_private
+from icelaunch_nb.rundir.run_state import RunState
+from icelaunch_nb.rundir.spec import RunSpec, parse_spec
+from icelaunch_nb.system.plaintext import as_of, one_line
+from icelaunch_nb.system.userdirs import state_dir
 
-from icelaunch_nb import retention
-from icelaunch_nb.errors import ConfigError, IcelaunchError
-from icelaunch_nb.run import Run
-from icelaunch_nb.rundir import make_private
+_INDEX = "index"
 
 
-def remember(run_dir: Path) -> None:
-    """Makes a run findable. Where the state directory can't be written (a read-only home), it stays findable by its path."""
-    with contextlib.suppress(OSError):
-        index = _index()
-        make_private(index)
-        (index / f"{time.time_ns():020d}_{secrets.token_hex(3)}").symlink_to(run_dir)
+def add_to_index(run_dir: Path) -> None:
+    """Leaves a link to a run. Without the link, the run can be found by its path alone."""
+    state = state_dir()
+    if state is not None:
+        # There may be no home, or one that is read-only.
+        with contextlib.suppress(OSError):
+            _add_link(state / "runs", run_dir)
+            return
+    with contextlib.suppress(OSError, ConfigError):
+        _add_link(default_log_dir(shared=True) / _INDEX, run_dir)
+
+
+def _add_link(index: Path, run_dir: Path) -> None:
+    make_private(index)
+    (index / f"{time.time_ns():020d}_{os.urandom(3).hex()}").symlink_to(run_dir)
 
 
 def attach(run_id: str | os.PathLike[str] | None = None) -> Run:
-    """A run that another kernel launched, or that is over: the same handle with logs, controls, results and failures.
+    """Gives a handle on a run that another kernel launched, or that is over.
+
+    The handle has the run's logs, controls, results and failures.
 
     Args:
-        run_id: Its ``run_id`` or run directory; of several with one id, the newest. None: the newest run that lives.
+        run_id: The ``run_id`` or the run directory. Several runs may have one id: this gives the
+            newest. A name without a slash is an id before it is a directory. None: the newest run
+            that is alive.
 
     Raises:
-        ConfigError: `run_id` is no text and no path.
-        IcelaunchError: There is no such run.
+        ConfigError: `run_id` is neither a str nor a path.
+        IcelaunchError: There is no such run, or it can't be read.
     """
     if run_id is not None and not isinstance(run_id, str | os.PathLike):
         raise ConfigError(
@@ -46,26 +66,37 @@ def attach(run_id: str | os.PathLike[str] | None = None) -> Run:
             run_id,
             "must be a run's id or directory, or None for the newest run that lives",
         )
-    if run_id is not None and os.path.isdir(run_id):
-        return Run(os.path.abspath(run_id)).hold()
-    found = 0
+    # A directory here may have the name of an id by chance.
+    is_id = isinstance(run_id, str) and os.sep not in run_id
+    if run_id is not None and not is_id and os.path.isdir(run_id):
+        return Run(os.path.abspath(run_id))._pin()
+    found, unreadable = 0, None
     for run in _newest_first():
         found += 1
-        if (run_id is None and not run.state.over) or run.run_id == run_id:
-            return run.hold()
+        if isinstance(run, UnreadableRun):
+            unreadable = unreadable or (run if run.run_id == run_id else None)
+        elif (run_id is None and not run.state.over) or run.run_id == run_id:
+            return run._pin()
     if run_id is None:
         raise IcelaunchError(f"no run is alive; {found} are over: icelaunch_nb.runs() lists them")
+    if unreadable is not None:
+        raise UnreadableRunError(unreadable.reason)
+    if is_id and os.path.isdir(run_id):
+        return Run(os.path.abspath(run_id))._pin()
     raise IcelaunchError(
         f"there is no run {os.fspath(run_id)!r}; icelaunch_nb.runs() lists {found}"
     )
 
 
 def runs() -> Runs:
-    """All runs that can be found, the newest first; shows as a table.
+    """Lists all runs that can be found, the newest first. The list shows as a table.
 
-    Runs without a `log_dir` of their own are kept as long as there are at most ``ICELAUNCH_KEEP_RUNS`` (100) of them and as they take
-    at most ``ICELAUNCH_KEEP_BYTES`` (10e9); both are environment variables, and ``inf`` keeps all. Living runs and those that a
-    notebook still holds or shows stay in any case.
+    A run whose files can't be read is listed as UNREADABLE.
+
+    Of the runs without a `log_dir`, the newest are kept: ``ICELAUNCH_KEEP_RUNS`` (100) at most, and
+    as long as they take no more than ``ICELAUNCH_KEEP_BYTES`` (10e9) on disk. Both are environment
+    variables, and ``inf`` keeps all. Runs that are alive, and runs that a notebook holds or shows,
+    are always kept.
     """
     return Runs(_newest_first())
 
@@ -74,60 +105,68 @@ class Runs(list[Run]):
     """A list of runs that shows as a table."""
 
     def clean(self, keep: int = 10, keep_bytes: float = float("inf")) -> list[str]:
-        """Removes the directories of old runs, never of one that lives or that somebody looks at.
+        """Removes the directories of old runs, but of none that is alive or shown somewhere.
 
         Args:
-            keep: So many of the newest runs that are over stay.
-            keep_bytes: Of those, the newest stay as long as they take no more than this on disk.
+            keep: Number of runs that are over to keep, the newest.
+            keep_bytes: Bytes that the kept runs may take on disk. The oldest beyond it are removed.
 
         Returns:
             The directories that were removed.
 
         Raises:
-            ConfigError: One of them is negative or no number; nothing is removed.
+            ConfigError: An argument is negative or no number. Nothing is removed.
         """
         for name, value in (("keep", keep), ("keep_bytes", keep_bytes)):
             if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
                 raise ConfigError(name, value, "must be a number, 0 or more")
         over = [Path(run.log_dir) for run in self if run.state.over]
-        return [str(path) for path in retention.sift(over, retention.Kept(keep, keep_bytes))]
+        return [str(path) for path in retention.prune(over, retention.Limits(keep, keep_bytes))]
 
     def _rows(self) -> Iterator[tuple[str, ...]]:
         for run in self:
-            story = run.story
-            age = _duration(time.time() - run.started)
-            yield (
+            run_state = run._run_state
+            age = _format_duration(time.time() - run.started)
+            row = (
                 run.run_id,
                 run.name,
-                str(story.state),
-                str(run.config.nproc_per_node),
-                str(run.restarts),
+                run_state.state,
+                run.config.nproc_per_node,
+                run.restarts,
                 f"{age} ago",
-                _duration(run.elapsed),
-                _bytes(retention.size(Path(run.log_dir))),
+                _format_duration(run.elapsed),
+                _format_bytes(retention.size(Path(run.log_dir))),
                 run.log_dir,
             )
+            yield tuple(one_line(cell) for cell in row)
 
     def __repr__(self) -> str:
-        rows = [_HEAD, *self._rows()]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
-        return "\n".join(
+        rows = [_COLUMNS, *self._rows()]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
+        lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in rows
-        )
+        ]
+        return "\n".join([*lines, *self._as_of()])
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th style='text-align:left'>{name}</th>" for name in _HEAD)
+        import html
+
+        head = "".join(f"<th style='text-align:left'>{name}</th>" for name in _COLUMNS)
         body = "".join(
             "<tr>"
             + "".join(f"<td style='text-align:left'>{html.escape(cell)}</td>" for cell in row)
             + "</tr>"
             for row in self._rows()
         )
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        when = "".join(f"<div style='opacity: 0.65'>{line}</div>" for line in self._as_of())
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{when}"
+
+    def _as_of(self) -> list[str]:
+        return [as_of()] if any(not run.state.over for run in self) else []
 
 
-_HEAD = (
+_COLUMNS = (
     "run_id",
     "function",
     "state",
@@ -140,22 +179,102 @@ _HEAD = (
 )
 
 
-def _index() -> Path:
-    return platformdirs.user_state_path("icelaunch_nb") / "runs"
+class UnreadableRun(Run):
+    """A run whose files were damaged, made up, or written by a newer version.
+
+    It can be listed, stopped and removed.
+
+    Args:
+        path: The run directory.
+        reason: What can't be read.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.reason = reason
+        super().__init__(RunDir(path))
+
+    def _read_spec(self) -> RunSpec:
+        try:
+            launched = self._dir.path.lstat().st_ctime
+        except OSError:
+            launched = time.time()
+        return parse_spec(
+            {"run_id": re.sub("_.{8}$", "", self._dir.path.name), "name": "?", "time": launched}
+        )
+
+    def _make_monitor(self) -> RunMonitor:
+        return _UnreadableMonitor(self._dir, self.started, self.reason)
+
+    def __repr__(self) -> str:
+        return one_line(f"<Run {self.run_id}: {self.state}, {self.reason}>")
+
+
+class _UnreadableMonitor(RunMonitor):
+    """Gives the state UNREADABLE, with the reason."""
+
+    def __init__(self, run_dir: RunDir, launched: float, reason: str) -> None:
+        super().__init__(run_dir, launched)
+        self._state = RunState().after(unreadable_end(launched, reason))
+
+    @property
+    def last(self) -> RunState:
+        return self._state
+
+    def poll(self) -> RunState:
+        return self._state
 
 
 def _newest_first() -> Iterator[Run]:
-    index = _index()
-    with contextlib.suppress(FileNotFoundError):
-        for link in sorted(index.iterdir(), reverse=True):
-            try:
-                yield Run(link.resolve(strict=True))
-            except (OSError, IcelaunchError):
+    links, times = {}, {}
+    for link in _read_links():
+        path = os.path.realpath(link)
+        links[path] = link
+        times[path] = int(link.name.partition("_")[0]) if link.name[:20].isdigit() else 0
+    for base in default_log_dirs():
+        with contextlib.suppress(OSError):
+            for name in os.listdir(base):
+                run_dir = RunDir(base.resolve() / name)
+                # The directory holds no run, or no spec yet.
                 with contextlib.suppress(OSError):
-                    link.unlink()
+                    times.setdefault(str(run_dir.path), run_dir.spec.stat().st_mtime_ns)
+    for path in sorted(times, key=lambda path: times[path], reverse=True):
+        try:
+            run = _open_run(Path(path))
+        except NotARunError:
+            if path in links:
+                with contextlib.suppress(OSError):
+                    links[path].unlink()
+        else:
+            yield run
 
 
-def _bytes(count: float) -> str:
+def _open_run(path: Path) -> Run:
+    """Opens the run in a directory, also one that can't be read.
+
+    Raises:
+        NotARunError: The directory holds no run.
+    """
+    try:
+        run = Run(path)
+        # This reads the journal, which can be as damaged as the spec.
+        run.state  # noqa: B018
+        return run
+    except NotARunError:
+        raise
+    except (OSError, IcelaunchError) as error:
+        return UnreadableRun(path, str(error))
+
+
+def _read_links() -> Iterator[Path]:
+    state = state_dir()
+    for index in ([state / "runs"] if state else []) + [
+        base / _INDEX for base in default_log_dirs(shared=True)
+    ]:
+        with contextlib.suppress(OSError):
+            yield from index.iterdir()
+
+
+def _format_bytes(count: float) -> str:
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000 or unit == "GB":
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -163,7 +282,7 @@ def _bytes(count: float) -> str:
     raise AssertionError
 
 
-def _duration(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= length:
             return f"{seconds / length:.1f} {unit}"
