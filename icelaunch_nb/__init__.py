@@ -1,16 +1,19 @@
-"""icelaunch_nb: run a notebook function on every rank of torch.distributed, warm and safe, and have its results back.
+"""icelaunch_nb: run a notebook function on every rank of torch.distributed, warm and safe.
 
-The rooms: `notebook` is the kernel, `host` holds the warm forkserver, `agent` is one run's agent, `worker` is a rank. They meet
-only in the run directory (`rundir`), and share the modules beside this one.
+Four folders are processes: `client` is the launching process, to which `notebook` adds what Jupyter
+needs. `host` holds the warm forkserver. `agent` is the agent of one run. `worker` is a rank. They
+meet in the run directory alone (`rundir`). `launching`, `pickling` and `system` are shared.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from icelaunch_nb.breakpoints import set_trace
+from icelaunch_nb.client import front_end
+from icelaunch_nb.client.launch import launch, launch_agent
+from icelaunch_nb.client.run import Run
+from icelaunch_nb.client.runs import attach, runs
 from icelaunch_nb.config import LaunchConfig, Std
-from icelaunch_nb.context import Context, get_context
 from icelaunch_nb.errors import (
     BigCaptureWarning,
     ConfigError,
@@ -21,12 +24,12 @@ from icelaunch_nb.errors import (
     RunFailed,
     RunLost,
     RunStopped,
+    SingleProcessWarning,
 )
 from icelaunch_nb.events import Events
-from icelaunch_nb.launch import launch, launch_agent
-from icelaunch_nb.run import Run
-from icelaunch_nb.runs import attach, runs
-from icelaunch_nb.story import State
+from icelaunch_nb.rundir.run_state import State
+from icelaunch_nb.worker.breakpoints import set_trace
+from icelaunch_nb.worker.context import Context, get_context
 
 if TYPE_CHECKING:
     from icelaunch_nb.notebook.form.widget import LaunchPanel
@@ -46,6 +49,7 @@ __all__ = [
     "RunFailed",
     "RunLost",
     "RunStopped",
+    "SingleProcessWarning",
     "State",
     "Std",
     "attach",
@@ -60,7 +64,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """`LaunchPanel` brings ipywidgets, which a notebook without a form, a script and a rank needn't pay for."""
+    """Imports `LaunchPanel` on demand: it needs ipywidgets, which most processes never use."""
     if name == "LaunchPanel":
         from icelaunch_nb.notebook.form.widget import LaunchPanel
 
@@ -68,8 +72,22 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+def _panel_of(run: Run) -> Any:
+    from icelaunch_nb.notebook.panel.panel import panel_of
+
+    return panel_of(run)
+
+
+front_end.set_panel_factory(_panel_of)
+
+
+def __dir__() -> list[str]:
+    """The public names, for TAB. `LaunchPanel` is among them, and no imported module is."""
+    return list(__all__)
+
+
 def load_ipython_extension(shell: Any) -> None:
-    """``%load_ext icelaunch_nb``: starts the host in the background, so that the first launch finds it warm."""
+    """``%load_ext icelaunch_nb``: starts the host in the background, for a warm first launch."""
     from icelaunch_nb.notebook import extension
 
     extension.load(shell)
