@@ -1,9 +1,15 @@
-"""What `Context.steps` does for a loop of one's own, for the loops of other frameworks; each is imported only if it is asked for.
+"""What `Context.steps` does for a plain loop, for the loops of other frameworks.
 
-    from icelaunch_nb.callbacks.lightning import IceCallback       # Trainer(callbacks=[IceCallback()])
-    from icelaunch_nb.callbacks.transformers import IceCallback    # Trainer(..., callbacks=[IceCallback()])
-    from icelaunch_nb.callbacks.accelerate import steps            # for batch in steps(accelerator, loader):
+    from icelaunch_nb.callbacks.lightning import IceCallback
+    Trainer(callbacks=[IceCallback()])
 
-With each of them, pause, stop and checkpoint requests act at one and the same step on all ranks of a machine, the panel shows
-progress, and metrics are kept as by `Context.report`. They work under plain torchrun too.
+    from icelaunch_nb.callbacks.transformers import IceCallback
+    Trainer(..., callbacks=[IceCallback()])
+
+    from icelaunch_nb.callbacks.accelerate import steps
+    for batch in steps(accelerator, loader): ...
+
+Pause, stop and checkpoint requests act at one and the same step on all ranks of a machine. The
+panel shows progress, and metrics are kept as by `Context.report`. All of it works under plain
+torchrun too. Each module imports its framework, so none is imported here.
 """

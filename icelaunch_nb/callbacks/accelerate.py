@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
-from icelaunch_nb.context import get_context
+from icelaunch_nb.worker.context import get_context
 
 T = TypeVar("T")
 
@@ -18,19 +18,22 @@ def steps(
     *,
     save_to: str | os.PathLike[str] | None = "checkpoints",
 ) -> Iterator[T]:
-    """`Context.steps`, with a checkpoint by ``accelerator.save_state`` where one is asked for.
+    """Yields as `Context.steps` does, and saves by ``accelerator.save_state`` on request.
 
-    After a restart, ``accelerator.load_state(get_context().last_checkpoint)`` goes on from the newest one.
+    After a restart, ``accelerator.load_state(get_context().last_checkpoint)`` continues from the
+    newest checkpoint.
 
     Args:
         accelerator: The `accelerate.Accelerator`.
-        iterable: A prepared DataLoader, or anything else to go through.
-        total: How many there are; None: its `len`, where it has one.
-        save_to: The folder in which each checkpoint gets a folder of its own, ``step_<n>``, or ``step_<n>_attempt_<k>`` after a
-            restart; None: the loop's body asks `Context.should_checkpoint` itself.
+        iterable: A prepared DataLoader, or any other iterable.
+        total: Number of items. None: the iterable's `len`, if it has one.
+        save_to: The folder of the checkpoints. Each gets a folder in it, ``step_<n>``, or
+            ``step_<n>_attempt_<k>`` after a restart. None: nothing is saved, and the loop's body
+            calls `Context.should_checkpoint`.
     """
     context = get_context()
-    # Steps count from 0 in every attempt, and the checkpoint that this one goes on from must not be overwritten.
+    # Steps count from 0 in every attempt. A checkpoint of an earlier attempt must not be
+    # overwritten.
     attempt = f"_attempt_{context.restart_count}" if context.restart_count else ""
     for item in context.steps(iterable, total):
         yield item

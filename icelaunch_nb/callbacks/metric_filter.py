@@ -1,4 +1,4 @@
-"""What a trainer logs, as metrics. Names and values are its user's business: none of them is an error here."""
+"""Reports what a trainer logs as metrics. No name or value of a user's is an error here."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any
 
-from icelaunch_nb.context import Context
-from icelaunch_nb.metrics import COLUMNS, number
+from icelaunch_nb.rundir.metrics import COLUMNS, number
+from icelaunch_nb.worker.context import Context
 
 
 def report(context: Context, logged: Mapping[str, Any], step: int | None = None) -> None:
-    """Reports what are numbers; what has the name of a column that every row has is called ``logged_…`` instead.
+    """Reports the values that are numbers.
+
+    A value with the name of a standard column is reported as ``logged_<name>``.
 
     Args:
-        context: The rank's.
+        context: The rank's context.
         logged: Values by name.
-        step: Number of the step; None: as `Context.steps` counts.
+        step: Number of the step. None: the step of `Context.steps`.
     """
     metrics = {}
     for name, value in logged.items():

@@ -1,35 +1,39 @@
-"""A loop over `Context.steps` whose steps somebody else makes: a framework's trainer, which tells callbacks of them."""
+"""Drives `Context.steps` from the callbacks of a framework's trainer, which has the loop."""
 
 from __future__ import annotations
 
 import itertools
 
-from icelaunch_nb.context import Context
+from icelaunch_nb.worker.context import Context
 
-_OVER = object()
+_EXHAUSTED = object()
 
 
-class Pace:
-    """One loop of a trainer. To make it is the boundary before the first step.
+class StepDriver:
+    """One loop of a trainer. The constructor is the boundary before the first step.
 
     Args:
-        context: The rank's.
-        total: How many steps there will be; 0: not known.
+        context: The rank's context.
+        total: Number of steps. 0: not known.
 
     Attributes:
-        goes_on: False once a stop was heeded.
+        running: False once a stop was acted on.
     """
 
     def __init__(self, context: Context, total: int) -> None:
         self._loop = context.steps(itertools.repeat(None), total=max(0, total))
-        self.goes_on = True
+        self.running = True
         self.step()
 
     def step(self) -> bool:
-        """The boundary after a step: a pause waits here. Whether the loop goes on."""
-        self.goes_on = self.goes_on and next(self._loop, _OVER) is not _OVER
-        return self.goes_on
+        """Passes the boundary after a step. A pause waits here.
 
-    def end(self) -> None:
-        """The trainer's loop is over."""
+        Returns:
+            Whether the loop goes on.
+        """
+        self.running = self.running and next(self._loop, _EXHAUSTED) is not _EXHAUSTED
+        return self.running
+
+    def close(self) -> None:
+        """Ends the loop, once the trainer's loop is over."""
         self._loop.close()

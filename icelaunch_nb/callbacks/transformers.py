@@ -7,36 +7,41 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from icelaunch_nb.callbacks.logged import report
-from icelaunch_nb.callbacks.pace import Pace
-from icelaunch_nb.context import get_context
+from icelaunch_nb.callbacks.metric_filter import report
+from icelaunch_nb.callbacks.step_driver import StepDriver
+from icelaunch_nb.worker.context import get_context
 
 
 class IceCallback(TrainerCallback):  # type: ignore[misc]
-    """Has a transformers Trainer heed pause, stop and checkpoint requests, and shows its progress and logs in the panel.
+    """Has a transformers Trainer act on pause, stop and checkpoint requests.
 
-    A step is an optimizer step, as the Trainer counts them. A checkpoint is the Trainer's own, in its ``output_dir``; those that it
-    saves by itself count too. After a restart, ``trainer.train(resume_from_checkpoint=get_context().last_checkpoint)`` goes on
-    from the newest one.
+    The panel shows its progress and logs. A step is an optimizer step, as the Trainer counts them.
+    The Trainer saves a requested checkpoint in its ``output_dir``. The checkpoints that it saves
+    unasked count too. After a restart,
+    ``trainer.train(resume_from_checkpoint=get_context().last_checkpoint)`` continues from the
+    newest checkpoint.
     """
 
     def __init__(self) -> None:
-        self._pace: Pace | None = None
+        self._driver: StepDriver | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._pace = Pace(get_context(), state.max_steps - state.global_step)
-        self._stop_if_asked(control)
+        self._driver = StepDriver(get_context(), state.max_steps - state.global_step)
+        self._stop_if_requested(control)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self._pace is not None:
-            self._pace.step()
-            self._stop_if_asked(control)
+        if self._driver is not None:
+            self._driver.step()
+            self._stop_if_requested(control)
         if get_context().checkpoint_due():
-            control.should_save = True  # heeded right after this, or not: with save_strategy="best" an evaluation has the last word
+            # The Trainer saves right after this. With save_strategy="best" it may not: there, an
+            # evaluation decides.
+            control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         context = get_context()
-        context.should_checkpoint()  # what was asked for is had, and the next boundary tells so
+        # The checkpoint is saved. This has the next boundary report the request as done.
+        context.should_checkpoint()
         path = os.path.join(args.output_dir, f"checkpoint-{state.global_step}")
         if context.rank == 0 and os.path.isdir(path):
             context.checkpoint_saved(path)
@@ -50,9 +55,9 @@ class IceCallback(TrainerCallback):  # type: ignore[misc]
         report(get_context(), numbers, state.global_step)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self._pace is not None:
-            self._pace.end()
+        if self._driver is not None:
+            self._driver.close()
 
-    def _stop_if_asked(self, control: Any) -> None:
-        if self._pace is not None and not self._pace.goes_on:
+    def _stop_if_requested(self, control: Any) -> None:
+        if self._driver is not None and not self._driver.running:
             control.should_training_stop = True
