@@ -1,1 +1,1 @@
-"""``%%icelaunch`` and ``%icelaunch``: what stands on the line and in the cell, and what becomes of it."""
+"""The magics ``%%icelaunch`` and ``%icelaunch``: their options, and the compiled cell."""

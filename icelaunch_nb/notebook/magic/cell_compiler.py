@@ -1,7 +1,8 @@
-"""From the body of a ``%%icelaunch`` cell to a function that `launch` takes, with the notebook's names that it uses.
+"""Compiles a ``%%icelaunch`` cell to a function that `launch` accepts.
 
-The body runs in a rank as a cell runs in a notebook: as a module, whose names are the globals of ``__main__``. So
-``model = model.to(device)``, ``global`` and functions that see each other mean what they mean in any other cell.
+The function carries those of the notebook's names that the cell uses. A rank runs the cell as a
+notebook does: as a module whose names are the globals of ``__main__``. So
+``model = model.to(device)``, ``global`` and functions that call each other work as in any cell.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import ast
 import builtins
 import difflib
 import linecache
-import os
 import re
 import sys
 import textwrap
@@ -20,12 +20,13 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from icelaunch_nb.body import FROM_THE_RANK, RESULT, Body
 from icelaunch_nb.errors import IcelaunchError
-from icelaunch_nb.notebook.magic.names import Names, read_names
+from icelaunch_nb.launching.cell_function import FROM_THE_RANK, RESULT, CellFunction
+from icelaunch_nb.notebook.magic.free_variables import FreeVariables, find_free_variables
+from icelaunch_nb.pickling.ipython_names import has_display, is_ipythons_open
 
 _FUTURES = sum(getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
-_OF_EVERY_MODULE = {
+_MODULE_ATTRIBUTES = {
     "__name__",
     "__doc__",
     "__package__",
@@ -34,24 +35,22 @@ _OF_EVERY_MODULE = {
     "__builtins__",
     "__annotations__",
 }
-_OF_THE_SHELL = {
-    "get_ipython",
-    "display",
-}  # IPython puts them among the builtins, and a rank has no IPython shell
-_LEFT_HERE = {"exit", "quit", *_OF_EVERY_MODULE}  # a rank has its own
+# A rank has its own value of each of these, or none.
+_NOT_CARRIED = {"get_ipython", "exit", "quit", *_MODULE_ATTRIBUTES}
 
-_CONTEXT = 2  # lines shown before and after the wrong one, as IPython does
+# Lines that are shown before and after the wrong one. IPython shows as many.
+_CONTEXT_LINES = 2
 
 
 @dataclass(frozen=True)
-class Source:
-    """A cell as its user sees it.
+class CellSource:
+    """The source of a cell.
 
     Attributes:
-        text: The whole cell, the magic's line included.
-        first: Number of the body's first line in it.
-        label: What tracebacks call it (``Cell In[3]``).
-        filename: What its code objects call it.
+        text: The whole cell, including the magic's line.
+        first: Number of the first line below the magic's line, from 1.
+        label: The cell's name in tracebacks: ``Cell In[3]``.
+        filename: The cell's name in code objects.
     """
 
     text: str
@@ -60,14 +59,17 @@ class Source:
     filename: str
 
     def register(self) -> None:
-        """Puts it where tracebacks and `inspect` look, in this process, and where `packing` finds it for the ranks."""
+        """Registers the source for tracebacks, for `inspect`, and for `packing`.
+
+        `packing` sends it to the ranks.
+        """
         lines = [line + "\n" for line in self.text.splitlines()]
         linecache.cache[self.filename] = (len(self.text), None, lines, self.filename)
 
     def excerpt(self, lineno: int) -> list[str]:
-        """The lines around one, as IPython shows them."""
+        """The lines around line `lineno`, as IPython shows them in a traceback."""
         lines = self.text.splitlines()
-        shown = range(max(1, lineno - _CONTEXT), min(len(lines), lineno + _CONTEXT) + 1)
+        shown = range(max(1, lineno - _CONTEXT_LINES), min(len(lines), lineno + _CONTEXT_LINES) + 1)
         width = len(str(shown[-1])) if shown else 1
         return [
             f"{self.label}, line {lineno}",
@@ -79,80 +81,89 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Cell:
-    """What became of a cell's body.
+class CompiledCell:
+    """A compiled cell.
 
     Attributes:
-        function: What to launch.
-        shows: Whether its last statement is an expression, whose value is to be shown.
-        silenced: Whether a semicolon after the last statement says that nothing is to be shown.
-        spare: Names that are carried although the body may have bound them itself by the time it reads them.
+        function: The function to launch.
+        shows: Whether the cell shows the value of its last statement: that statement is an
+            expression, and no semicolon follows it.
+        suppressed: Whether a semicolon follows the last statement.
+        optional: Carried names that the cell may bind before it reads them.
     """
 
-    function: Body
+    function: CellFunction
     shows: bool
-    silenced: bool
-    spare: tuple[str, ...]
+    suppressed: bool
+    optional: tuple[str, ...]
 
 
-def read_cell(
-    source: Source,
+def compile_cell(
+    source: CellSource,
     body: str,
     namespace: dict[str, Any],
     *,
     flags: int = 0,
     without: Collection[str] = (),
-) -> Cell:
-    """Makes the function.
+) -> CompiledCell:
+    """Compiles a cell.
 
     Args:
-        source: The cell around the body; its numbers and its text are those of all errors.
-        body: What stands below the magic's line.
-        namespace: The notebook's names. Those that the body uses are carried over, the others aren't.
-        flags: The ``__future__`` features of the notebook so far, as compile takes them.
-        without: Those of `Cell.spare` that are not to be carried.
+        source: The whole cell. Errors show its text and its line numbers.
+        body: The lines below the magic's line.
+        namespace: The notebook's names. The function carries those that the cell uses.
+        flags: The notebook's ``__future__`` features, as flags for ``compile``.
+        without: Names of `CompiledCell.optional` that the function doesn't carry.
+
+    Returns:
+        The compiled cell.
 
     Raises:
-        SyntaxError: The body is no Python.
-        IcelaunchError: It has a shell escape or a magic in it, or asks for the IPython shell.
-        NameError: It uses a name that is defined nowhere.
+        SyntaxError: The cell isn't Python.
+        IcelaunchError: The cell contains a shell escape or a magic, or uses the IPython shell.
+        NameError: The cell uses a name that is defined nowhere.
     """
     source.register()
     flags = (flags & _FUTURES) | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-    # Empty lines before it: then the parser's own numbers are the cell's.
-    padded = "\n" * (source.first - 1) + (
-        textwrap.dedent(body) if re.match(r"(?:[ \t]*\n)*[ \t]+\S", body) else body
-    )  # as IPython dedents a cell
+    # IPython dedents a cell whose first line is indented.
+    indented = re.match(r"(?:[ \t]*\n)*[ \t]+\S", body)
+    # Empty lines before the body make the parser's line numbers those of the cell.
+    padded = "\n" * (source.first - 1) + (textwrap.dedent(body) if indented else body)
     try:
         tree = compile(
             padded, source.filename, "exec", flags | ast.PyCF_ONLY_AST, dont_inherit=True
         )
-    except SyntaxError:  # IPython shows one its own way, with all frames; nothing that is raised from a magic can change that
-        _refuse_escapes(source, body)
+    except SyntaxError:
+        # IPython shows a SyntaxError with all frames, and a magic can't prevent that.
+        _reject_escapes(source, body)
         raise
-    names = read_names(
+    names = find_free_variables(
         tree, annotated_late=sys.version_info >= (3, 14) or _has_late_annotations(tree, flags)
     )
     _check(names, source, namespace)
-    silenced = bool(tree.body) and _silenced(padded, tree.body[-1])
+    suppressed = bool(tree.body) and _ends_with_semicolon(padded, tree.body[-1])
     shows = bool(tree.body) and isinstance(tree.body[-1], ast.Expr)
     if shows:
         _keep_last_value(tree)
     code = compile(tree, source.filename, "exec", flags, dont_inherit=True)
-    left = {*_LEFT_HERE, *FROM_THE_RANK, *without}
+    excluded = {*_NOT_CARRIED, *FROM_THE_RANK, *without}
     carried = [
         name
         for name in names.needed
         if name in namespace
-        and name not in left
-        and not (name == "open" and _of_ipython(namespace[name]))
+        and name not in excluded
+        and not (name == "open" and is_ipythons_open(namespace[name]))
     ]
-    spare = tuple(name for name in carried if name in names.bound and name not in names.certain)
-    return Cell(
-        Body(code, _carrier(carried, code, source, namespace), source.label),
-        shows and not silenced,
-        silenced,
-        spare,
+    optional = tuple(
+        name for name in carried if name in names.bound and name not in names.surely_free
+    )
+    if "display" in names.needed and "display" not in namespace and has_display():
+        carried.append("display")
+    return CompiledCell(
+        CellFunction(code, _carrier(carried, code, source, namespace), source.label),
+        shows and not suppressed,
+        suppressed,
+        optional,
     )
 
 
@@ -166,11 +177,6 @@ def _has_late_annotations(tree: ast.Module, flags: int) -> bool:
     return bool(flags & __future__.annotations.compiler_flag) or "annotations" in imported
 
 
-def _of_ipython(value: Any) -> bool:
-    """IPython lays an `open` of its own among the notebook's names; a rank has Python's."""
-    return "IPython" in getattr(getattr(value, "__code__", None), "co_filename", "").split(os.sep)
-
-
 def _keep_last_value(tree: ast.Module) -> None:
     last = tree.body[-1]
     assert isinstance(last, ast.Expr)
@@ -178,7 +184,7 @@ def _keep_last_value(tree: ast.Module) -> None:
     tree.body[-1] = ast.copy_location(ast.Assign([target], last.value), last)
 
 
-def _silenced(text: str, last: ast.stmt) -> bool:
+def _ends_with_semicolon(text: str, last: ast.stmt) -> bool:
     """Whether a semicolon follows the last statement."""
     lines = text.splitlines()
     rest = lines[(last.end_lineno or 1) - 1].encode()[last.end_col_offset :]
@@ -186,12 +192,12 @@ def _silenced(text: str, last: ast.stmt) -> bool:
 
 
 def _carrier(
-    names: list[str], code: types.CodeType, source: Source, namespace: dict[str, Any]
+    names: list[str], code: types.CodeType, source: CellSource, namespace: dict[str, Any]
 ) -> types.FunctionType:
-    """A function that refers to `names`.
+    """A function that refers to `names`, so that cloudpickle carries their values.
 
-    cloudpickle also looks for submodules (``import xml.dom`` binds ``xml``) among the attributes that a function names, so it
-    gets those of the body.
+    ``import xml.dom`` binds only ``xml``. cloudpickle finds such submodules among the attributes
+    that a function names. So this function names those of the cell.
     """
     module = compile(
         f"lambda: ({''.join(name + ', ' for name in names)})",
@@ -216,24 +222,26 @@ def _code_objects(code: types.CodeType) -> Iterator[types.CodeType]:
             yield from _code_objects(constant)
 
 
-# What is wrong before anything was started.
+# Errors that are raised before any process starts.
 
 
-def _check(names: Names, source: Source, namespace: Mapping[str, Any]) -> None:
-    """Refuses names that are defined nowhere, the first one in the cell."""
-    own = names.bound | names.lenient | _OF_EVERY_MODULE | {*FROM_THE_RANK, "torch"}
+def _check(names: FreeVariables, source: CellSource, namespace: Mapping[str, Any]) -> None:
+    """Raises for the first name in the cell that is defined nowhere."""
+    allowed = names.bound | names.maybe_unused | _MODULE_ATTRIBUTES | {*FROM_THE_RANK, "torch"}
     for name, node in sorted(
         names.needed.items(), key=lambda item: (item[1].lineno, item[1].col_offset)
     ):
         if name in names.bound:
             continue
-        if name == "get_ipython" or (name in _OF_THE_SHELL and name not in namespace):
-            _complain(
-                IcelaunchError(f"{name}: a rank has no IPython shell; {_INSTEAD[name]}"),
+        if name == "get_ipython" and name not in names.maybe_unused:
+            _raise_at(
+                IcelaunchError(
+                    "get_ipython: a rank has no IPython shell; do that in a cell of its own"
+                ),
                 source,
                 node.lineno,
             )
-        if name in own or name in namespace or hasattr(builtins, name) or names.star:
+        if name in allowed or name in namespace or hasattr(builtins, name) or names.star:
             continue
         known = [
             other
@@ -246,17 +254,18 @@ def _check(names: Names, source: Source, namespace: Mapping[str, Any]) -> None:
             if close
             else "neither the notebook nor this cell defines it"
         )
-        _complain(
+        _raise_at(
             NameError(f"name {name!r} is not defined: {hint}", name=name), source, node.lineno
         )
 
 
-_INSTEAD = {
-    "get_ipython": "do that in a cell of its own",
-    "display": "print, or let the value be the cell's last expression and show what comes back",
+_ALTERNATIVES = {
     "time": "use time.perf_counter()",
     "timeit": "use timeit.timeit()",
-    "cd": "use os.chdir(), or change the directory in a cell of its own: ranks start in the notebook's",
+    "cd": (
+        "use os.chdir(), or change the directory in a cell of its own: "
+        "ranks start in the notebook's"
+    ),
     "env": "use --env NAME=VALUE on the %%icelaunch line",
     "set_env": "use --env NAME=VALUE on the %%icelaunch line",
     "debug": "ice.launch(fn, inline=True) runs a function where %debug works",
@@ -266,8 +275,8 @@ _INSTEAD = {
 }
 
 
-def _refuse_escapes(source: Source, body: str) -> None:
-    """Names the first shell escape, magic or question mark, by IPython's own reading of them."""
+def _reject_escapes(source: CellSource, body: str) -> None:
+    """Raises for the first shell escape, magic or question mark that IPython's parser finds."""
     from IPython.core import inputtransformer2 as ipython
 
     lines = body.splitlines(keepends=True)
@@ -283,33 +292,40 @@ def _refuse_escapes(source: Source, body: str) -> None:
                 ipython.HelpEnd,
             )
         ]
-        places = sorted((one.start_line, one.start_col) for one in found if one is not None)
-    except Exception:  # what IPython can't read either is a plain SyntaxError
+        positions = sorted((one.start_line, one.start_col) for one in found if one is not None)
+    except Exception:
+        # IPython's parser fails too, so this is a plain SyntaxError.
         return
-    if not places:
+    if not positions:
         return
-    row, column = places[0]
+    row, column = positions[0]
     text = lines[row][column:].strip()
     magic = re.match(r"%%?\s*(\w+)", text)
     if magic:
-        instead = _INSTEAD.get(magic[1], "run it in a cell of its own")
-        said = f"{magic[0]}: magics don't work in what ranks run; {instead}"
+        instead = _ALTERNATIVES.get(magic[1], "run it in a cell of its own")
+        message = f"{magic[0]}: magics don't work in what ranks run; {instead}"
     elif text.startswith("!"):
-        said = f"{text}: shell escapes don't work in what ranks run; use subprocess.run(…, shell=True), or run it in a cell of its own"
+        message = (
+            f"{text}: shell escapes don't work in what ranks run; "
+            "use subprocess.run(…, shell=True), or run it in a cell of its own"
+        )
     else:
-        said = f"{text}: IPython's short forms don't work in what ranks run; use plain Python, or a cell of its own"
-    _complain(IcelaunchError(said), source, source.first + row)
+        message = (
+            f"{text}: IPython's short forms don't work in what ranks run; "
+            "use plain Python, or a cell of its own"
+        )
+    _raise_at(IcelaunchError(message), source, source.first + row)
 
 
-def _complain(error: Exception, source: Source, lineno: int) -> NoReturn:
-    """Raises an error that IPython shows at its place in the cell, and not with the frames of the magic."""
-    show_as(error, [*source.excerpt(lineno), ""])
+def _raise_at(error: Exception, source: CellSource, lineno: int) -> NoReturn:
+    """Raises an error that IPython shows at a line of the cell, without the magic's frames."""
+    set_rendered_traceback(error, [*source.excerpt(lineno), ""])
     raise error
 
 
-def show_as(error: BaseException, lines: list[str]) -> None:
-    """Has IPython show these lines and what the error says, instead of the frames that it came through."""
+def set_rendered_traceback(error: BaseException, lines: list[str]) -> None:
+    """Makes IPython show these lines and the error's message instead of its frames."""
     red, off = "\x1b[31m", "\x1b[39m"
-    said = str(error)
-    shown = [*lines, f"{red}{type(error).__name__}{off}{': ' if said else ''}{said}"]
+    message = str(error)
+    shown = [*lines, f"{red}{type(error).__name__}{off}{': ' if message else ''}{message}"]
     error._render_traceback_ = lambda: shown  # type: ignore[attr-defined]

@@ -1,4 +1,7 @@
-"""Which names a cell's body needs from outside, and where it reads each first. Only reads the syntax tree; runs nothing."""
+"""Finds the names that a cell needs from outside, and where it first reads each.
+
+This reads only the syntax tree and runs nothing.
+"""
 
 from __future__ import annotations
 
@@ -8,71 +11,78 @@ from dataclasses import dataclass, field
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 _Comprehension = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
-# After these, a body may have ended early. Any context manager could do that, but what others' bodies bind would be carried for nothing.
+# Context managers that may suppress an exception, so that their block ends early. Any other may do
+# so too, but if all counted, every name that a ``with`` block binds would be carried needlessly.
 _SUPPRESSING = {"suppress", "raises", "ExitStack", "AsyncExitStack"}
 
 
 @dataclass
-class Names:
-    """The global names of a body.
+class FreeVariables:
+    """The global names of a cell.
 
     Attributes:
-        needed: Each name that is read where the body has not surely bound it yet, with the first place. A name that only one
-            branch binds is both here and in `bound`: whether the notebook's value is used shows when it runs.
-        bound: Every name that the body binds somewhere.
-        certain: Those of `needed` that are read where the body can't have bound them, whatever runs.
-        lenient: Those of `needed` of which it isn't sure that they are ever looked up outside (annotations, a class's own names).
-        star: Whether a ``from … import *`` binds names that nobody can know.
+        needed: The names that the cell reads where it may not have bound them yet, each with the
+            node that reads it first. A name that only one branch binds is both here and in `bound`,
+            because only running the cell shows which value is used.
+        bound: The names that the cell binds somewhere.
+        surely_free: Those of `needed` that the cell reads where it can't have bound them.
+        maybe_unused: Those of `needed` that may never be looked up outside (annotations, a class's
+            own names), or whose absence the cell handles (``except NameError``).
+        star: Whether a ``from … import *`` binds unknown names.
     """
 
     needed: dict[str, ast.expr | ast.stmt] = field(default_factory=dict)
     bound: set[str] = field(default_factory=set)
-    certain: set[str] = field(default_factory=set)
-    lenient: set[str] = field(default_factory=set)
+    surely_free: set[str] = field(default_factory=set)
+    maybe_unused: set[str] = field(default_factory=set)
     star: bool = False
 
 
-def read_names(tree: ast.Module, *, annotated_late: bool = False) -> Names:
-    """The names of a body that runs as a module does: what it assigns at its top is global.
+def find_free_variables(tree: ast.Module, *, annotated_late: bool = False) -> FreeVariables:
+    """Finds the free variables of a cell.
+
+    A cell runs as a module does: what its top level assigns is global.
 
     Args:
-        tree: The body.
-        annotated_late: Whether annotations are not evaluated where they stand, as since Python 3.14, and with the ``annotations`` future.
+        tree: The cell.
+        annotated_late: Whether annotations aren't evaluated at once. This is so since Python 3.14,
+            and with the ``annotations`` future.
     """
-    reader = _Reader(annotated_late)
-    reader.visit_all(tree.body)
-    return reader.names
+    visitor = _Visitor(annotated_late)
+    visitor.visit_all(tree.body)
+    return visitor.names
 
 
-class _Reader(ast.NodeVisitor):
-    """Goes through a body in the order in which it runs."""
+class _Visitor(ast.NodeVisitor):
+    """Visits a cell in the order in which it runs."""
 
     def __init__(self, annotated_late: bool) -> None:
-        self.names = Names()
+        self.names = FreeVariables()
         self._annotated_late = annotated_late
-        self._sure: set[str] = (
-            set()
-        )  # what the top level has bound by now, whatever branches were taken
-        self._scopes: list[
-            set[str]
-        ] = []  # local names of the functions and comprehensions around, and of the class at the end
-        self._class: set[str] | None = (
-            None  # the names that the class around has bound, where a class body is being read
-        )
-        self._certain = True
-        self._later = False  # whether it is in a function, which runs when it is called
+        # The names that the top level has bound so far on every branch.
+        self._module_bound: set[str] = set()
+        # The local names of the enclosing functions and comprehensions, the innermost last.
+        self._scopes: list[set[str]] = []
+        # The names that the enclosing class has bound so far; None outside of a class body.
+        self._class_bound: set[str] | None = None
+        # Whether the node is evaluated, unlike some annotations.
+        self._evaluated = True
+        # Whether the cell catches a NameError.
+        self._name_error_caught = False
+        # Whether the node is in a function, which runs only when it is called.
+        self._in_function = False
 
     @property
-    def _got(self) -> set[str]:
-        """What the module, or the class around, has surely bound by now."""
-        return self._sure if self._class is None else self._class
+    def _bound(self) -> set[str]:
+        """The names that the module, or the enclosing class, has bound so far on every branch."""
+        return self._module_bound if self._class_bound is None else self._class_bound
 
-    @_got.setter
-    def _got(self, names: set[str]) -> None:
-        if self._class is None:
-            self._sure = names
+    @_bound.setter
+    def _bound(self, names: set[str]) -> None:
+        if self._class_bound is None:
+            self._module_bound = names
         else:
-            self._class = names
+            self._class_bound = names
 
     def visit_all(self, nodes: Sequence[ast.AST | None]) -> None:
         for node in nodes:
@@ -86,38 +96,37 @@ class _Reader(ast.NodeVisitor):
             self._read(node.id, node)
         elif isinstance(node.ctx, ast.Del):
             self._read(node.id, node)
-            self._got.discard(node.id)
+            self._bound.discard(node.id)
         else:
             self._bind(node.id)
 
     def _read(self, name: str, node: ast.expr | ast.stmt) -> None:
         if (
-            (self._class is not None and name in self._class)
+            (self._class_bound is not None and name in self._class_bound)
             or any(name in scope for scope in self._scopes)
-            or name in self._sure
+            or name in self._module_bound
         ):
             return
-        if self._certain and not self._later and name not in self.names.bound:
-            self.names.certain.add(name)
+        if self._evaluated and not self._in_function and name not in self.names.bound:
+            self.names.surely_free.add(name)
         if name not in self.names.needed:
             self.names.needed[name] = node
-            if not self._certain:
-                self.names.lenient.add(name)
-        elif self._certain and name in self.names.lenient:
+            if not self._evaluated or self._name_error_caught:
+                self.names.maybe_unused.add(name)
+        elif self._evaluated and not self._name_error_caught and name in self.names.maybe_unused:
             self.names.needed[name] = node
-            self.names.lenient.discard(name)
+            self.names.maybe_unused.discard(name)
 
     def _bind(self, name: str) -> None:
-        if self._class is not None:
-            self._class.add(name)
-        elif not any(
-            name in scope for scope in self._scopes
-        ):  # a function's global is bound when it is called, if ever
+        if self._class_bound is not None:
+            self._class_bound.add(name)
+        elif not any(name in scope for scope in self._scopes):
+            # A call of a function binds the function's global names, if it is ever called.
             self.names.bound.add(name)
             if not self._scopes:
-                self._sure.add(name)
+                self._module_bound.add(name)
 
-    # Statements and expressions that bind, or whose parts run in another order than they are written.
+    # Nodes that bind names, or whose parts run in another order than they are written in.
 
     def visit_Assign(self, node: ast.Assign) -> None:
         self.visit_all([node.value, *node.targets])
@@ -128,9 +137,8 @@ class _Reader(ast.NodeVisitor):
         self.visit_all([node.value, node.target])
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
-        self._annotation(
-            node.annotation, late=self._class is None and bool(self._scopes)
-        )  # a function never evaluates them
+        # A function never evaluates the annotations of its variables.
+        self._annotation(node.annotation, late=self._class_bound is None and bool(self._scopes))
         self.visit_all([node.value])
         if node.value is not None or not isinstance(node.target, ast.Name):
             self.visit(node.target)
@@ -148,7 +156,7 @@ class _Reader(ast.NodeVisitor):
     visit_ImportFrom = visit_Import
 
     def visit_Global(self, node: ast.Global) -> None:
-        self.names.bound.update(node.names if self._scopes or self._class is not None else ())
+        self.names.bound.update(node.names if self._scopes or self._class_bound is not None else ())
 
     def visit_MatchAs(self, node: ast.MatchAs | ast.MatchStar) -> None:
         self.generic_visit(node)
@@ -162,24 +170,22 @@ class _Reader(ast.NodeVisitor):
         if node.rest is not None:
             self._bind(node.rest)
 
-    def visit_TypeAlias(
-        self, node: ast.AST
-    ) -> None:  # Python 3.12; its value is looked up late, if ever
+    def visit_TypeAlias(self, node: ast.AST) -> None:
+        # Python 3.12 and later have this node. The alias's value is evaluated late, if ever.
         self.visit(node.name)  # type: ignore[attr-defined]
-        with_parameters = _type_parameters(node)
-        self._scopes.append(with_parameters)
+        self._scopes.append(_type_parameters(node))
         self._annotation(node.value, late=True)  # type: ignore[attr-defined]
         self._scopes.pop()
 
-    # Branches: what is bound afterwards is what every way through has bound.
+    # Branches. After them, the names are bound that every branch binds.
 
     def visit_If(self, node: ast.If) -> None:
         self.visit(node.test)
-        self._got = self._branch(node.body) & self._branch(node.orelse)
+        self._bound = self._branch(node.body) & self._branch(node.orelse)
 
     def visit_IfExp(self, node: ast.IfExp) -> None:
         self.visit(node.test)
-        self._got = self._branch([node.body]) & self._branch([node.orelse])
+        self._bound = self._branch([node.body]) & self._branch([node.orelse])
 
     def visit_BoolOp(self, node: ast.BoolOp) -> None:
         first, *others = node.values
@@ -199,7 +205,7 @@ class _Reader(ast.NodeVisitor):
             for item in node.items
         ]
         if not {getattr(one, "attr", getattr(one, "id", "")) for one in managers} & _SUPPRESSING:
-            self._got = after
+            self._bound = after
 
     visit_AsyncWith = visit_With
 
@@ -216,9 +222,17 @@ class _Reader(ast.NodeVisitor):
         self._branch(node.orelse)
 
     def visit_Try(self, node: ast.Try) -> None:
-        body = self._branch([*node.body, *node.orelse])
+        caught_outside = self._name_error_caught
+        caught_here = any(_catches_name_errors(handler) for handler in node.handlers)
+        self._name_error_caught = caught_outside or caught_here
+        body = self._branch(node.body)
+        self._name_error_caught = caught_outside
+        if node.orelse:
+            self._bound, before = body, self._bound
+            body = self._branch(node.orelse)
+            self._bound = before
         ends = [body, *(self._branch([handler]) for handler in node.handlers)]
-        self._got = set.intersection(*ends)
+        self._bound = set.intersection(*ends)
         self.visit_all(node.finalbody)
 
     visit_TryStar = visit_Try
@@ -229,7 +243,7 @@ class _Reader(ast.NodeVisitor):
             self._bind(node.name)
         self.visit_all(node.body)
         if node.name:
-            self._got.discard(node.name)
+            self._bound.discard(node.name)
 
     def visit_Match(self, node: ast.Match) -> None:
         self.visit(node.subject)
@@ -237,10 +251,10 @@ class _Reader(ast.NodeVisitor):
             self._branch([case.pattern, case.guard, *case.body])
 
     def _branch(self, nodes: Sequence[ast.AST | None]) -> set[str]:
-        """What is surely bound after `nodes`, which may not run at all."""
-        before = set(self._got)
+        """Visits nodes that may not run. Returns the names that are bound if they do."""
+        before = set(self._bound)
         self.visit_all(nodes)
-        after, self._got = self._got, before
+        after, self._bound = self._bound, before
         return after
 
     # Scopes.
@@ -272,15 +286,18 @@ class _Reader(ast.NodeVisitor):
         own = (
             {argument.arg for argument in _all_arguments(arguments)} | _bound_in(body) | parameters
         )
-        given_away = _declared(body, ast.Global)
-        around, sure, outer, later = self._scopes, self._sure, self._class, self._later
-        # A name declared global skips the functions around; what a call binds is not surely bound here.
-        self._scopes = [scope - given_away for scope in around] + [
-            own - given_away - _declared(body, ast.Nonlocal)
+        declared_global = _declared(body, ast.Global)
+        outer_scopes, outer_class = self._scopes, self._class_bound
+        bound_before, was_in_function = self._module_bound, self._in_function
+        # A name that is declared global skips the enclosing functions. After the definition,
+        # nothing is bound that only a call binds.
+        self._scopes = [scope - declared_global for scope in outer_scopes] + [
+            own - declared_global - _declared(body, ast.Nonlocal)
         ]
-        self._sure, self._class, self._later = set(sure), None, True
+        self._module_bound, self._class_bound, self._in_function = set(bound_before), None, True
         self.visit_all(body)
-        self._scopes, self._sure, self._class, self._later = around, sure, outer, later
+        self._scopes, self._class_bound = outer_scopes, outer_class
+        self._module_bound, self._in_function = bound_before, was_in_function
 
     def visit_ClassDef(self, node: ast.ClassDef) -> None:
         self.visit_all(node.decorator_list)
@@ -288,17 +305,21 @@ class _Reader(ast.NodeVisitor):
         self._scopes.append(parameters)
         self.visit_all([*node.bases, *node.keywords])
         self._scopes.pop()
-        self._bind(node.name)  # before its body: methods run later, when the class is there
-        outer, sure, certain = self._class, self._sure, self._certain
-        self._class, self._sure = {"__module__", "__qualname__", "__class__"}, set(sure)
+        # The name is bound before the body, because methods run when the class exists.
+        self._bind(node.name)
+        outer_class, bound_before = self._class_bound, self._module_bound
+        was_evaluated = self._evaluated
+        self._class_bound = {"__module__", "__qualname__", "__class__"}
+        self._module_bound = set(bound_before)
         self._scopes.append(parameters | {"__class__"})
-        own = _bound_in(node.body) | _private(node)
+        own = _bound_in(node.body) | _mangled_names(node)
         for statement in node.body:
             before = set(self.names.needed)
             self.visit(statement)
-            self.names.lenient |= (self.names.needed.keys() - before) & own
+            self.names.maybe_unused |= (self.names.needed.keys() - before) & own
         self._scopes.pop()
-        self._class, self._sure, self._certain = outer, sure, certain
+        self._class_bound, self._module_bound = outer_class, bound_before
+        self._evaluated = was_evaluated
 
     def visit_ListComp(self, node: _Comprehension) -> None:
         first, *_ = node.generators
@@ -309,26 +330,28 @@ class _Reader(ast.NodeVisitor):
             for name in ast.walk(generator.target)
             if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)
         }
-        outer, sure = self._class, set(self._sure)
+        outer_class, bound_before = self._class_bound, set(self._module_bound)
         walrus = _bound_in([node])
         for name in walrus:
             self._bind(name)
-        self._sure = sure  # nobody knows whether it has an item at all
+        # The iterable may be empty, so that the comprehension binds nothing.
+        self._module_bound = bound_before
         self._scopes.append(targets)
-        self._class = None
+        self._class_bound = None
         for generator in node.generators:
             self.visit_all([None if generator is first else generator.iter, *generator.ifs])
         self.visit_all([node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt])
         self._scopes.pop()
-        self._class, self._sure = outer, sure
+        self._class_bound, self._module_bound = outer_class, bound_before
 
     visit_SetComp = visit_DictComp = visit_GeneratorExp = visit_ListComp
 
     def _annotation(self, node: ast.AST | None, *, late: bool = False) -> None:
-        """An annotation may never be evaluated."""
-        certain, self._certain = self._certain, self._certain and not (late or self._annotated_late)
+        """Visits an annotation, which may never be evaluated."""
+        was_evaluated = self._evaluated
+        self._evaluated = was_evaluated and not (late or self._annotated_late)
         self.visit_all([node])
-        self._certain = certain
+        self._evaluated = was_evaluated
 
 
 def _all_arguments(arguments: ast.arguments) -> list[ast.arg]:
@@ -342,12 +365,24 @@ def _all_arguments(arguments: ast.arguments) -> list[ast.arg]:
     return [argument for argument in every if argument is not None]
 
 
+def _catches_name_errors(handler: ast.ExceptHandler) -> bool:
+    kinds = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
+    return any(
+        kind is None or getattr(kind, "id", "") in ("NameError", "Exception", "BaseException")
+        for kind in kinds
+    )
+
+
 def _type_parameters(node: ast.AST) -> set[str]:
     return {parameter.name for parameter in getattr(node, "type_params", ())}
 
 
-def _here(nodes: Sequence[ast.AST]) -> Iterator[ast.AST]:
-    """All nodes of one scope: nested functions, classes and comprehensions are not entered, but for what they bind here."""
+def _nodes_of_scope(nodes: Sequence[ast.AST]) -> Iterator[ast.AST]:
+    """All nodes of one scope.
+
+    Nested functions, classes and comprehensions aren't entered. Only the names that they bind in
+    this scope count.
+    """
     waiting = list(nodes)
     while waiting:
         node = waiting.pop()
@@ -361,9 +396,9 @@ def _here(nodes: Sequence[ast.AST]) -> Iterator[ast.AST]:
 
 
 def _bound_in(nodes: Sequence[ast.AST]) -> set[str]:
-    """Every name that a scope binds by itself."""
+    """Every name that a scope binds itself, without its nested scopes."""
     found: set[str] = set()
-    for node in _here(nodes):
+    for node in _nodes_of_scope(nodes):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store | ast.Del):
             found.add(node.id)
         elif isinstance(node, _Function | ast.ClassDef):
@@ -378,11 +413,13 @@ def _bound_in(nodes: Sequence[ast.AST]) -> set[str]:
 
 
 def _declared(nodes: Sequence[ast.AST], kind: type[ast.Global] | type[ast.Nonlocal]) -> set[str]:
-    return {name for node in _here(nodes) if isinstance(node, kind) for name in node.names}
+    return {
+        name for node in _nodes_of_scope(nodes) if isinstance(node, kind) for name in node.names
+    }
 
 
-def _private(node: ast.ClassDef) -> set[str]:
-    """Names that the compiler spells another way inside a class: ``__x`` is ``_Class__x``."""
+def _mangled_names(node: ast.ClassDef) -> set[str]:
+    """The names that the compiler mangles inside a class: ``__x`` becomes ``_Class__x``."""
     return {
         name.id
         for name in ast.walk(node)

@@ -1,4 +1,7 @@
-"""The notebook's values on an option line: ``{expr}`` and ``$name``, by IPython's own rules, but each value as it is, spaces and quotes too."""
+"""Replaces ``{expr}`` and ``$name`` on an option line by the notebook's values.
+
+IPython's rules apply, but each value keeps its spaces and quotes.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +14,26 @@ from icelaunch_nb.errors import ConfigError
 from icelaunch_nb.notebook.magic import options as opt
 
 
-def expand(line: str, namespace: Mapping[str, Any]) -> str:
-    """The line with the values in it, quoted as `options.split` reads it.
+def interpolate(line: str, namespace: Mapping[str, Any]) -> str:
+    """Replaces the expressions of an option line by their values.
 
-    A value stays in the word that it stands in. Only one that is a word by itself where an option may begin, and looks like options,
-    is read as those: ``%%icelaunch {usual} --out results``.
+    A value stays within its word. A value that begins with ``-`` is split into options if it is a
+    whole word and stands where an option may begin: ``%%icelaunch {usual} --out results``.
+
+    Args:
+        line: What follows ``%%icelaunch``.
+        namespace: The notebook's names.
+
+    Returns:
+        The line, quoted for `options.split_words`.
 
     Raises:
-        ConfigError: A value can't be had, or a quotation mark is open.
+        ConfigError: A value can't be evaluated, or a quotation mark is open.
     """
     mark = next(char for char in map(chr, range(0xE000, 0xF8FF)) if char not in line)
     text, values = _with_marks(line, mark, namespace)
     try:
-        before = opt.split(text)
+        before = opt.split_words(text)
     except ConfigError as error:
         raise ConfigError("options", line, error.remedy) from None
     words: list[str] = []
@@ -32,16 +42,20 @@ def expand(line: str, namespace: Mapping[str, Any]) -> str:
         if (
             alone
             and values[int(alone[1])].startswith("-")
-            and not (words and opt.needs_a_value(words[-1]))
+            and not (words and opt.needs_value(words[-1]))
         ):
-            words += opt.split(values[int(alone[1])])
+            words += opt.split_words(values[int(alone[1])])
         else:
             words.append(re.sub(f"{mark}([0-9]+){mark}", lambda found: values[int(found[1])], word))
     return shlex.join(words)
 
 
 def _with_marks(line: str, mark: str, namespace: Mapping[str, Any]) -> tuple[str, list[str]]:
-    """The line with each value's number between marks in its place, and the values."""
+    """Replaces each expression by its number between two marks.
+
+    Returns:
+        The line with the numbers, and the expressions' values.
+    """
     from IPython.utils.text import DollarFormatter
 
     values: list[str] = []
@@ -54,5 +68,8 @@ def _with_marks(line: str, mark: str, namespace: Mapping[str, Any]) -> tuple[str
     try:
         return Marking().vformat(line, args=[], kwargs=dict(namespace)), values
     except Exception as error:
-        said = f"{type(error).__name__}: {error}; {{expr}} and $name are the notebook's, {{{{, }}}} and $$ stand for themselves"
-        raise ConfigError("options", line, said) from None
+        reason = (
+            f"{type(error).__name__}: {error}; "
+            "{expr} and $name are the notebook's, {{, }} and $$ stand for themselves"
+        )
+        raise ConfigError("options", line, reason) from None

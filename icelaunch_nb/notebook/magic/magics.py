@@ -1,4 +1,7 @@
-"""``%%icelaunch`` and ``%icelaunch``: the entry. What the options mean stands in `options`, what becomes of a body in `cellbody`."""
+"""The magics ``%%icelaunch`` and ``%icelaunch``.
+
+`options` parses their lines, and `cell_compiler` compiles the cell.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +11,33 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import icelaunch_nb as ice
-from icelaunch_nb import packing
-from icelaunch_nb.errors import ConfigError, IcelaunchError, PackingError, RunFailed, nearest
+from icelaunch_nb.client.launch import launch
+from icelaunch_nb.client.run import Run
+from icelaunch_nb.client.runs import attach, runs
+from icelaunch_nb.errors import ConfigError, IcelaunchError, PackingError, RunFailed
+from icelaunch_nb.launching.launch_environment import variables
 from icelaunch_nb.notebook.magic import options as opt
-from icelaunch_nb.notebook.magic.cellbody import Cell, Source, read_cell, show_as
-from icelaunch_nb.notebook.magic.expansion import expand
-from icelaunch_nb.run import Run
-from icelaunch_nb.surroundings import variables
+from icelaunch_nb.notebook.magic.cell_compiler import (
+    CellSource,
+    CompiledCell,
+    compile_cell,
+    set_rendered_traceback,
+)
+from icelaunch_nb.notebook.magic.interpolation import interpolate
+from icelaunch_nb.pickling import explain
+from icelaunch_nb.system.plaintext import as_of, one_line
+from icelaunch_nb.system.suggestions import nearest
 
 NAME = "icelaunch"
-_OFFERED = 20  # runs that TAB offers, the newest
+# TAB completes the ids of this many runs, the newest ones.
+_COMPLETED_RUNS = 20
 
 
-class Magic:
+class IcelaunchMagics:
     """The magics of one shell, with the runs that they started and the defaults that were set.
 
-    Plain functions and no class of IPython's: the extension is imported by whoever looks at it, IPython only by IPython.
+    They are plain functions and don't use IPython's ``Magics`` class, so that importing this module
+    doesn't import IPython.
 
     Args:
         shell: The IPython shell.
@@ -33,78 +46,79 @@ class Magic:
     def __init__(self, shell: Any) -> None:
         self._shell = shell
         self._defaults: dict[str, Any] = {}
-        self._living: list[Run] = []
-        self._over: list[str] = []  # directories: a `Run` would keep its results in memory
-        self._commands: dict[str, Callable[[str], Any]] = {
+        self._live_runs: list[Run] = []
+        # The directories of runs that are over. A `Run` would keep its results in memory.
+        self._finished_dirs: list[str] = []
+        self._handlers: dict[str, Callable[[str], Any]] = {
             "status": self._status,
             "stop": self._stop,
             "logs": self._logs,
             "defaults": self._set_defaults,
             "attach": self._attach,
+            "help": self._help,
         }
 
     def register(self) -> None:
-        """Makes the magics and their completion known to the shell."""
+        """Registers the magics and their completion with the shell."""
         from IPython.core.magic import no_var_expand
 
         for function in (type(self).line, type(self).cell):
-            no_var_expand(
-                function
-            )  # IPython would leave a line as it is where something in it fails; `_expanded` says what
+            # IPython leaves the line unchanged where interpolation fails. `_interpolate` raises.
+            no_var_expand(function)
         self._shell.register_magic_function(self.line, "line", NAME)
         self._shell.register_magic_function(self.cell, "cell", NAME)
-        _complete_with(self._shell.Completer, self._offers)
-        _let_through(self._shell.input_transformers_cleanup)
+        _add_completer(self._shell.Completer, self._complete)
+        _allow_empty_cells(self._shell.input_transformers_cleanup)
 
     # %%icelaunch
 
     def cell(self, line: str, cell: str) -> Any:
-        with _shown_plainly():
-            options = opt.read_options(self._expanded(line), self._defaults)
+        with _without_frames():
+            options = opt.parse_options(self._interpolate(line), self._defaults)
             if options.help:
-                _say(opt.help_text())
+                _print(opt.help_text())
                 return None
             if not cell.strip():
                 raise IcelaunchError(
-                    f"%%{NAME} runs what stands below it on every rank, and nothing does; --help prints the options"
+                    f"%%{NAME} runs what stands below it on every rank, and nothing does; "
+                    "--help prints the options"
                 )
-            source, namespace, flags = (
-                self._source(line, cell),
-                self._shell.user_ns,
-                self._shell.compile.flags,
-            )
-            made = read_cell(source, cell, namespace, flags=flags)
+            source = self._source(line, cell)
+            namespace, flags = self._shell.user_ns, self._shell.compile.flags
+            compiled = compile_cell(source, cell, namespace, flags=flags)
             try:
-                run = _launch(made, options)
+                run = _launch(compiled, options)
             except PackingError:
-                unfit = [name for name in made.spare if not packing.fits(namespace[name])]
+                unfit = [name for name in compiled.optional if not explain.fits(namespace[name])]
                 if not unfit:
                     raise
-                run = _launch(
-                    read_cell(source, cell, namespace, flags=flags, without=unfit), options
-                )
-            self._remember(run)
+                compiled_without = compile_cell(source, cell, namespace, flags=flags, without=unfit)
+                run = _launch(compiled_without, options)
+            self._add_run(run)
             if not options.wait:
                 self._bind(options.out, run)
-                return None if made.silenced else run
+                return None if compiled.suppressed else run
             if options.panel and getattr(self._shell, "kernel", None) is not None:
-                run._ipython_display_()  # what a front end shows there isn't printed, too
+                # The run isn't printed below the cell where a page shows its panel.
+                run._ipython_display_()
             results = run.result()
             self._bind(options.out, results)
-        # As in any cell: None isn't shown.
-        return (
-            results if made.shows and any(value is not None for value in results.values()) else None
-        )
+        # A cell doesn't show None.
+        shown = compiled.shows and any(value is not None for value in results.values())
+        return results if shown else None
 
     cell.__doc__ = opt.help_text()
 
-    def _expanded(self, line: str) -> str:
-        return expand(line, self._shell.user_ns)
+    def _interpolate(self, line: str) -> str:
+        return interpolate(line, self._shell.user_ns)
 
-    def _source(self, line: str, cell: str) -> Source:
-        """The cell as it was typed; where the history has it not (a silent execution), as it must have been."""
+    def _source(self, line: str, cell: str) -> CellSource:
+        """The cell as it was typed.
+
+        It is rebuilt where the history lacks it, as after a silent execution.
+        """
         history, compiler = self._shell.history_manager.input_hist_raw, self._shell.compile
-        # Not the shell's execution_count: since IPython 9 that is the next cell's already.
+        # The shell's execution_count can't be used: since IPython 9, it is already the next cell's.
         raw, number = next(iter(history[-1:]), ""), len(history) - 1
         lines = [text.strip() for text in raw.rstrip().split("\n")]
         first = next((row for row, text in enumerate(lines, 1) if text.startswith(f"%%{NAME}")), 0)
@@ -112,7 +126,7 @@ class Magic:
             raw, first = f"%%{NAME} {line}\n{cell}", 1
         filename = compiler.cache(raw, number, raw_code=raw)
         label = compiler.format_code_name(filename)
-        return Source(raw, first + 1, " ".join(label) if label else filename, filename)
+        return CellSource(raw, first + 1, " ".join(label) if label else filename, filename)
 
     def _bind(self, name: str, value: Any) -> None:
         if name:
@@ -121,48 +135,53 @@ class Magic:
     # %icelaunch
 
     def line(self, line: str) -> Any:
-        with _shown_plainly():
-            command, _, rest = self._expanded(line).strip().partition(" ")
+        with _without_frames():
+            command, _, rest = self._interpolate(line).strip().partition(" ")
             if command in ("", "-h", "--help"):
-                _say(opt.help_text())
-                return None
-            if command not in self._commands:
+                command = "help"
+            if command not in self._handlers:
                 raise ConfigError(
                     "command",
                     command,
-                    f"%{NAME} knows no such word; {nearest(command, list(self._commands))}",
+                    f"%{NAME} knows no such word; {nearest(command, list(self._handlers))}",
                 )
-            return self._commands[command](rest)
+            return self._handlers[command](rest)
 
     line.__doc__ = opt.help_text()
 
+    def _help(self, _rest: str) -> None:
+        """Prints the help and ignores the rest of the line."""
+        _print(opt.help_text())
+
     def _status(self, rest: str) -> None:
-        opt.read_words(rest, {}, most=0)
-        here = self._here()
-        known = {run.log_dir for run in here}
-        elsewhere = [run for run in ice.runs() if run.log_dir not in known and not run.state.over]
-        _say("\n".join(repr(run).strip("<>") for run in [*here, *elsewhere]) or "no runs yet")
+        opt.parse_words(rest, {}, max_words=0)
+        own_runs = self._known_runs()
+        own_dirs = {run.log_dir for run in own_runs}
+        others = [run for run in runs() if run.log_dir not in own_dirs and not run.state.over]
+        lines = [repr(run).strip("<>") for run in [*own_runs, *others]]
+        if any(not run.state.over for run in [*own_runs, *others]):
+            lines.append(as_of())
+        _print("\n".join(lines) or "no runs yet")
 
     def _stop(self, rest: str) -> None:
-        named, _ = opt.read_words(rest, {}, most=1)
-        run = (
-            self._named(named[0])
-            if named
-            else next((run for run in self._here() if not run.state.over), None)
-        )
+        run_ids, _ = opt.parse_words(rest, {}, max_words=1)
+        if run_ids:
+            run: Run | None = self._find_run(run_ids[0])
+        else:
+            run = next((run for run in self._known_runs() if not run.state.over), None)
         if run is None:
             raise IcelaunchError(
                 f"no run of this notebook is alive; %{NAME} stop RUN_ID stops another's"
             )
         if run.state.over:
-            _say(f"run {run.run_id} is over: {run.state}")
+            _print(f"run {one_line(run.run_id)} is over: {run.state}")
         else:
             run.stop()
-            _say(f"stopping run {run.run_id}")
+            _print(f"stopping run {one_line(run.run_id)}")
 
     def _logs(self, rest: str) -> None:
-        named, given = opt.read_words(rest, opt.LOGS, most=1)
-        run = self._named(named[0]) if named else next(iter(self._here()), None)
+        run_ids, given = opt.parse_words(rest, opt.LOGS_OPTIONS, max_words=1)
+        run = self._find_run(run_ids[0]) if run_ids else next(iter(self._known_runs()), None)
         if run is None:
             raise IcelaunchError("there is no run yet")
         try:
@@ -170,49 +189,49 @@ class Magic:
         except ValueError as error:
             raise IcelaunchError(f"run {run.run_id}: {error}") from None
         if text:
-            _say(text.removesuffix("\n"))
+            _print(text.removesuffix("\n"))
 
     def _set_defaults(self, rest: str) -> None:
         if rest.split() == ["--reset"]:
             self._defaults = {}
         else:
-            given = opt.read_settings(rest)
+            given = opt.parse_settings(rest)
             for key in ("out", "help"):
                 if key in given:
                     raise ConfigError(
                         "option", f"--{key}", "belongs to one cell; it can't be a default"
                     )
             self._defaults = opt.merge(self._defaults, given)
-        _say(f"defaults: {opt.spell(self._defaults) or 'none'}")
+        _print(f"defaults: {opt.format_options(self._defaults) or 'none'}")
 
     def _attach(self, rest: str) -> Run:
-        named, _ = opt.read_words(rest, {}, most=1)
-        run = ice.attach(*named)
-        self._remember(run)
+        run_ids, _ = opt.parse_words(rest, {}, max_words=1)
+        run = attach(*run_ids)
+        self._add_run(run)
         return run
 
-    def _remember(self, run: Run) -> None:
-        self._over += [one.log_dir for one in self._living if one.state.over]
-        self._living = [*(one for one in self._living if not one.state.over), run]
+    def _add_run(self, run: Run) -> None:
+        self._finished_dirs += [one.log_dir for one in self._live_runs if one.state.over]
+        self._live_runs = [*(one for one in self._live_runs if not one.state.over), run]
 
-    def _here(self) -> list[Run]:
-        """The runs that this notebook started by the magic or holds under a name, the newest first."""
-        held = [value for value in list(self._shell.user_ns.values()) if isinstance(value, Run)]
-        runs = {run.log_dir: run for run in [*held, *self._living]}
-        for path in self._over:
-            with contextlib.suppress(IcelaunchError):  # the directory was removed
-                runs.setdefault(path, Run(path))
-        return sorted(runs.values(), key=lambda run: run.started, reverse=True)
+    def _known_runs(self) -> list[Run]:
+        """The runs that the magics started or that the notebook has a name for, newest first."""
+        named = [value for value in list(self._shell.user_ns.values()) if isinstance(value, Run)]
+        found = {run.log_dir: run for run in [*named, *self._live_runs]}
+        for path in self._finished_dirs:
+            # The directory may have been removed.
+            with contextlib.suppress(IcelaunchError):
+                found.setdefault(path, Run(path))
+        return sorted(found.values(), key=lambda run: run.started, reverse=True)
 
-    def _named(self, run_id: str) -> Run:
-        return next((run for run in self._here() if run.run_id == run_id), None) or ice.attach(
-            run_id
-        )
+    def _find_run(self, run_id: str) -> Run:
+        known = next((run for run in self._known_runs() if run.run_id == run_id), None)
+        return known or attach(run_id)
 
     # TAB
 
-    def _offers(self, before: str) -> list[str]:
-        """What can stand at the end of a line; nothing where it isn't one of these magics'."""
+    def _complete(self, before: str) -> list[str]:
+        """The completions of a line; none where it isn't a line of these magics."""
         command, space, rest = before.lstrip().partition(" ")
         if not space or command not in (f"%{NAME}", f"%%{NAME}"):
             return []
@@ -220,50 +239,47 @@ class Magic:
             return opt.complete(rest)
         word, space, rest = rest.lstrip().partition(" ")
         if not space:
-            return [*self._commands, "--help"]
+            return [*self._handlers, "--help"]
         if word == "defaults":
             return opt.complete(rest)
         if word == "logs" and (rest.count(" ") or rest.startswith("-")):
-            return opt.complete_words(rest, opt.LOGS)
-        return (
-            [run.run_id for run in ice.runs()[:_OFFERED]]
-            if word in ("attach", "stop", "logs")
-            else []
-        )
+            return opt.complete_words(rest, opt.LOGS_OPTIONS)
+        if word in ("attach", "stop", "logs"):
+            return [run.run_id for run in runs()[:_COMPLETED_RUNS]]
+        return []
 
 
-def _launch(made: Cell, options: opt.Options) -> Run:
+def _launch(compiled: CompiledCell, options: opt.Options) -> Run:
     try:
         with variables(options.env):
-            return ice.launch(made.function, panel=options.panel, **options.launch)
+            return launch(compiled.function, panel=options.panel, **options.launch)
     except PackingError as error:
         raise PackingError(
             error.path.replace(".carried →", " →", 1), error.type_name, error.reason
         ) from None
 
 
-def _let_through(transforms: list[Any]) -> None:
-    """Has IPython call the cell magic also where nothing stands below it: it refuses by itself to, with ``--help``, too.
+def _allow_empty_cells(transforms: list[Any]) -> None:
+    """Makes IPython call the cell magic also where the cell is empty, as with ``--help``.
 
-    An empty line is put there before IPython reads the magic's line.
+    IPython refuses to call a cell magic without a cell. So a transform adds an empty line before
+    IPython parses the magic's line.
     """
 
-    def icelaunch_without_a_body(lines: list[str]) -> list[str]:
+    def add_empty_body(lines: list[str]) -> list[str]:
         if lines and re.match(rf"%%{NAME}\b(?!\?)", lines[0]) and not "".join(lines[1:]).strip():
             return [lines[0].rstrip("\n") + "\n", "\n"]
         return lines
 
     names = [getattr(one, "__name__", "") for one in transforms]
-    if (
-        icelaunch_without_a_body.__name__ not in names
-    ):  # once, however often the extension is loaded
-        transforms.insert(
-            names.index("cell_magic") if "cell_magic" in names else 0, icelaunch_without_a_body
-        )
+    # The extension may be loaded several times.
+    if add_empty_body.__name__ not in names:
+        position = names.index("cell_magic") if "cell_magic" in names else 0
+        transforms.insert(position, add_empty_body)
 
 
-def _complete_with(completer: Any, offers: Callable[[str], list[str]]) -> None:
-    """Adds a matcher that speaks alone where it has something to say: jedi takes ``--st`` for the beginning of a name."""
+def _add_completer(completer: Any, complete: Callable[[str], list[str]]) -> None:
+    """Adds a matcher that suppresses the others. jedi would complete ``--st`` as a Python name."""
     from IPython.core.completer import SimpleCompletion, context_matcher
 
     @context_matcher(identifier="icelaunch_nb")  # type: ignore[untyped-decorator, unused-ignore]
@@ -271,7 +287,7 @@ def _complete_with(completer: Any, offers: Callable[[str], list[str]]) -> None:
         last = re.split(r"[\s=]", context.text_until_cursor)[-1]
         found = [
             SimpleCompletion(text=text, type="option")
-            for text in offers(context.text_until_cursor)
+            for text in complete(context.text_until_cursor)
             if text.startswith(last)
         ]
         return {
@@ -281,26 +297,28 @@ def _complete_with(completer: Any, offers: Callable[[str], list[str]]) -> None:
             "ordered": True,
         }
 
-    known = [
+    # The extension may be loaded several times, and adds only one matcher.
+    others = [
         one
         for one in completer.custom_matchers
         if getattr(one, "matcher_identifier", "") != "icelaunch_nb"
     ]
-    completer.custom_matchers = [*known, matcher]  # once, however often the extension is loaded
+    completer.custom_matchers = [*others, matcher]
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
 @contextlib.contextmanager
-def _shown_plainly() -> Iterator[None]:
-    """What goes wrong is shown without the frames of the magic, which are no user's."""
+def _without_frames() -> Iterator[None]:
+    """Makes IPython show errors without the magic's frames, which aren't the user's code."""
     try:
         yield
     except RunFailed:
-        raise  # shows itself
+        # It renders its own traceback.
+        raise
     except (IcelaunchError, KeyboardInterrupt) as error:
         if "_render_traceback_" not in vars(error):
-            show_as(error, [])
+            set_rendered_traceback(error, [])
         raise

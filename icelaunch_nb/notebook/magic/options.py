@@ -1,4 +1,7 @@
-"""The options of ``%%icelaunch``: torchrun's, by torchrun's names, for every field of `LaunchConfig`; and a few of the magic's own."""
+"""The options of ``%%icelaunch``.
+
+Every field of `LaunchConfig` has an option with torchrun's name. The magic adds a few options.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +14,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from icelaunch_nb.client.devices import count_gpus
+from icelaunch_nb.client.launch import launch
+from icelaunch_nb.client.launch_request import DEFAULTS as LAUNCH_DEFAULTS
 from icelaunch_nb.config import RDZV_BACKENDS, START_METHODS, LaunchConfig, Std
-from icelaunch_nb.devices import count_gpus
-from icelaunch_nb.errors import ConfigError, nearest
-from icelaunch_nb.launch import DEFAULTS as LAUNCH_DEFAULTS
-from icelaunch_nb.launch import launch
-from icelaunch_nb.notebook.magic import values as val
+from icelaunch_nb.errors import ConfigError
+from icelaunch_nb.notebook.magic import option_types as types
+from icelaunch_nb.system.suggestions import nearest
 
-# Where torchrun's name for a field isn't the field's own; the field's own works, too.
-_TORCHRUNS = {"run_id": "rdzv-id", "rdzv_configs": "rdzv-conf"}
-_SHORT = {
-    "nproc_per_node": "-n",
-    "redirects": "-r",
-    "tee": "-t",
-}  # -n is ours, the others are torchrun's
+# The fields that have another name in torchrun. Their options accept the field's own name too.
+_TORCHRUN_NAMES = {"run_id": "rdzv-id", "rdzv_configs": "rdzv-conf"}
+# torchrun has all of these but -n.
+_SHORT_NAMES = {"nproc_per_node": "-n", "redirects": "-r", "tee": "-t"}
 _STREAMS = ("0", "1", "2", "3")
+_HELP_WIDTH = 110
 
 
 @dataclass(frozen=True)
@@ -33,19 +35,19 @@ class Option:
     """One option.
 
     Attributes:
-        name: As the help shows it (``--max-restarts``).
-        key: What it sets: a keyword of `launch`, or the magic's own.
-        sentence: What it does.
-        metavar: What its value stands for; empty for a flag.
-        read: From its text to its value; raises ValueError, saying what is right.
-        others: Its other spellings.
-        values: What TAB offers after it.
-        undo: What a flag is undone by, where it was a default.
+        name: The name that the help shows: ``--max-restarts``.
+        key: The setting's name: a keyword of `launch`, or a setting of the magic.
+        description: The sentence that the help shows.
+        metavar: The value's name in the help; empty for a flag.
+        read: Parses the value from its text. Raises a ValueError that says what would be right.
+        others: Other spellings of the name.
+        values: Returns the values that TAB offers.
+        undo: The flag that undoes this one, which may be a default; empty where there is none.
     """
 
     name: str
     key: str
-    sentence: str
+    description: str
     metavar: str = ""
     read: Callable[[str], Any] = str
     others: tuple[str, ...] = ()
@@ -55,15 +57,15 @@ class Option:
 
 @dataclass(frozen=True)
 class Options:
-    """What an option line says.
+    """The parsed options of a line.
 
     Attributes:
         launch: Keywords of `launch`.
-        env: Variables that the ranks get beside the notebook's.
-        out: The name that the results are bound to; empty: none.
+        env: Environment variables that the ranks get beside the notebook's.
+        out: The name that the results are bound to; empty for none.
         wait: Whether the cell waits for the results.
         panel: Whether the run's panel is shown.
-        help: Whether the options are to be printed, and nothing else done.
+        help: Whether to print the options and do nothing else.
     """
 
     launch: dict[str, Any] = field(default_factory=dict)
@@ -74,20 +76,23 @@ class Options:
     help: bool = False
 
 
-def read_options(line: str, defaults: Mapping[str, Any] | None = None) -> Options:
-    """Reads an option line.
+def parse_options(line: str, defaults: Mapping[str, Any] | None = None) -> Options:
+    """Parses an option line.
 
     Args:
-        line: What stands behind ``%%icelaunch``.
-        defaults: What holds where the line says nothing, as `read_settings` gave it.
+        line: What follows ``%%icelaunch``.
+        defaults: Settings for what the line doesn't set, as `parse_settings` returns them.
+
+    Returns:
+        The options.
 
     Raises:
-        ConfigError: An option is misspelt, or its value can't be; the message names it.
+        ConfigError: An option is unknown, or its value is wrong. The message names the option.
     """
-    given = read_settings(line)
+    given = parse_settings(line)
     settings = merge(defaults or {}, given)
     return Options(
-        launch={key: value for key, value in settings.items() if key in OF_LAUNCH},
+        launch={key: value for key, value in settings.items() if key in LAUNCH_KEYS},
         env=settings.get("env", {}),
         out=settings.get("out", ""),
         wait=not settings.get("no_wait"),
@@ -96,16 +101,20 @@ def read_options(line: str, defaults: Mapping[str, Any] | None = None) -> Option
     )
 
 
-def read_settings(line: str) -> dict[str, Any]:
-    """The values that an option line sets, by `Option.key`.
+def parse_settings(line: str) -> dict[str, Any]:
+    """Parses an option line to the values that it sets.
+
+    Returns:
+        The values by `Option.key`.
 
     Raises:
-        ConfigError: As for `read_options`.
+        ConfigError: An option is unknown, or its value is wrong. The message names the option.
     """
     settings: dict[str, Any] = {}
-    words = split(line)
-    while words and not words[0].startswith("#"):  # a comment may follow, for nbval or a linter
-        option, text = _next(words)
+    words = split_words(line)
+    # A comment may end the line: nbval and linters read comments.
+    while words and not words[0].startswith("#"):
+        option, text = _pop_option(words)
         if not option.metavar:
             settings[option.key] = text != option.undo
             continue
@@ -119,15 +128,18 @@ def read_settings(line: str) -> dict[str, Any]:
 
 
 def merge(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Both together; `given` wins, variables add up."""
+    """Merges two settings: `given` overrides `defaults`, and environment variables add up."""
     merged = {**defaults, **given}
     if "env" in merged:
         merged["env"] = {**defaults.get("env", {}), **given.get("env", {})}
     return merged
 
 
-def spell(settings: Mapping[str, Any]) -> str:
-    """The option line that sets these values, as one would type it: nothing in it is taken for the notebook's."""
+def format_options(settings: Mapping[str, Any]) -> str:
+    """The option line that sets these values.
+
+    It is escaped: interpolation leaves the values as they are.
+    """
     words: list[str] = []
     for key, value in settings.items():
         name, undo = next((option.name, option.undo) for option in OPTIONS if option.key == key)
@@ -140,22 +152,22 @@ def spell(settings: Mapping[str, Any]) -> str:
             words += [name, ",".join(f"{part}={text}" for part, text in value.items())]
         else:
             words += [f"{name}={value}"] if str(value).startswith("--") else [name, str(value)]
-    # Not $$: inside of quotes, IPython leaves a $ as it is.
+    # $ isn't escaped as $$, because IPython leaves $$ as it is inside quotes.
     plain = [shlex.quote(word).replace("{", "{{").replace("}", "}}") for word in words]
     return " ".join(re.sub(r"\$(?=[\w.])", '{"$"}', word) for word in plain)
 
 
-def needs_a_value(word: str) -> bool:
-    """Whether a word is an option whose value must follow."""
+def needs_value(word: str) -> bool:
+    """Whether a word is an option and the next word its value."""
     option = _BY_NAME.get(word) or _BY_NAME.get("--" + word[2:].replace("_", "-"))
     return option is not None and option.metavar != ""
 
 
-def split(line: str) -> list[str]:
-    """The words of a line, quoted as in a shell.
+def split_words(line: str) -> list[str]:
+    """Splits a line into words, as a shell does.
 
     Raises:
-        ConfigError: A quotation mark is open, or a backslash stands last.
+        ConfigError: A quotation mark is open, or the line ends with a backslash.
     """
     try:
         return shlex.split(line)
@@ -164,10 +176,13 @@ def split(line: str) -> list[str]:
 
 
 def complete(before: str) -> list[str]:
-    """What can stand at the end of an option line.
+    """Completes an option line.
 
     Args:
         before: The line up to the cursor, without the magic's name.
+
+    Returns:
+        All options, or all values of the option before the cursor.
     """
     *words, last = re.split(r"\s+", before.lstrip()) if before.strip() else [""]
     name, equals, _ = last.partition("=")
@@ -178,20 +193,23 @@ def complete(before: str) -> list[str]:
     return [name for option in OPTIONS for name in (option.name, option.undo) if name]
 
 
-def read_words(
-    line: str, known: Mapping[str, Callable[[str], Any]], *, most: int
+def parse_words(
+    line: str, known: Mapping[str, Callable[[str], Any]], *, max_words: int
 ) -> tuple[list[str], dict[str, Any]]:
-    """Reads the rest of a line magic: plain words, and ``--name value``.
+    """Parses the rest of a line magic: plain words, and ``--name value``.
 
     Args:
-        line: What stands behind the magic's word.
-        known: How the value of each option is read, by its name without dashes.
-        most: How many plain words there may be.
+        line: What follows the magic's command.
+        known: The functions that parse the options' values, by the options' names without dashes.
+        max_words: The largest number of plain words.
+
+    Returns:
+        The plain words, and the options' values by name.
 
     Raises:
-        ConfigError: An option is unknown, its value can't be, or there are too many words.
+        ConfigError: An option is unknown, its value is wrong, or there are too many words.
     """
-    words, plain = split(line), list[str]()
+    words, plain = split_words(line), list[str]()
     given: dict[str, Any] = {}
     while words:
         word = words.pop(0)
@@ -205,7 +223,7 @@ def read_words(
                 given[key] = known[key](text)
             except ValueError as error:
                 raise ConfigError(name, text, str(error)) from None
-        elif word.startswith("-") or len(plain) >= most:
+        elif word.startswith("-") or len(plain) >= max_words:
             spelt = [f"--{one}" for one in known]
             raise ConfigError(
                 "option",
@@ -218,26 +236,37 @@ def read_words(
 
 
 def complete_words(before: str, known: Mapping[str, Callable[[str], Any]]) -> list[str]:
-    """What can stand at the end of the rest of a line magic that `read_words` reads."""
+    """Completes the rest of a line magic that `parse_words` parses.
+
+    Args:
+        before: What follows the magic's command, up to the cursor.
+        known: As for `parse_words`.
+
+    Returns:
+        All options, or the streams after ``--stream``.
+    """
     words = before.split(" ")
-    last = (
-        words[-1].partition("=")
-        if "=" in words[-1]
-        else (words[-2] if len(words) > 1 else "", "", "")
-    )
-    return ["stdout", "stderr"] if last[0] == "--stream" else [f"--{name}" for name in known]
+    if "=" in words[-1]:
+        option = words[-1].partition("=")[0]
+    else:
+        option = words[-2] if len(words) > 1 else ""
+    return ["stdout", "stderr"] if option == "--stream" else [f"--{name}" for name in known]
 
 
 def help_text() -> str:
-    """All options, each with its sentence."""
+    """The help of the magics: all options, each with its description, and the line commands."""
     lines = [
         "%%icelaunch [OPTIONS]",
         "",
-        "Runs the cell's body on every rank. The notebook's names that it uses are carried over; rank, local_rank, world_size,",
-        "device and ctx are there, as globals, so the notebook's functions see them as well. The value of the last expression on each",
-        "rank is the cell's result, {rank: value}; a semicolon behind it keeps it from being shown.",
-        "{expr} and $name on the option line, and only there, stand for the notebook's values. Where two flags stand together, the second",
-        "undoes the first, which may be a default.",
+        *textwrap.wrap(
+            "Runs the cell's body on every rank. The notebook's names that it uses are carried "
+            "over; rank, local_rank, world_size, device and ctx are there, as globals, so the "
+            "notebook's functions see them as well. The value of the last expression on each rank "
+            "is the cell's result, {rank: value}; a semicolon behind it keeps it from being shown. "
+            "{expr} and $name on the option line, and only there, stand for the notebook's values. "
+            "Where two flags stand together, the second undoes the first, which may be a default.",
+            _HELP_WIDTH,
+        ),
         "",
     ]
     for option in OPTIONS:
@@ -246,8 +275,8 @@ def help_text() -> str:
         lines.append(f"  {spellings}{' ' if option.metavar else ''}{option.metavar}")
         default = DEFAULTS.get(option.key) or ""
         lines += textwrap.wrap(
-            f"{option.sentence}{f' Default: {default}.' if default else ''}",
-            110,
+            f"{option.description}{f' Default: {default}.' if default else ''}",
+            _HELP_WIDTH,
             initial_indent=" " * 8,
             subsequent_indent=" " * 8,
         )
@@ -256,33 +285,35 @@ def help_text() -> str:
         "%icelaunch status                       the runs, and how they stand",
         "%icelaunch stop [RUN_ID]                stops the newest living run, or the one named",
         "%icelaunch logs [RUN_ID] [--rank N] [--stream stdout|stderr] [--attempt K]",
-        "                                        prints what a rank of the newest run, or the one named, wrote",
-        "%icelaunch attach [RUN_ID]              gives the newest living run, or the one named, also another notebook's",
-        "%icelaunch defaults [OPTIONS]           sets what later cells use, and shows it; --reset forgets it",
+        "                                        prints what a rank of the newest run, or the one "
+        "named, wrote",
+        "%icelaunch attach [RUN_ID]              gives the newest living run, or the one named, "
+        "also another notebook's",
+        "%icelaunch defaults [OPTIONS]           sets what later cells use, and shows it; "
+        "--reset forgets it",
+        "%icelaunch help                         prints this",
     ]
     return "\n".join(lines)
 
 
-def _next(words: list[str]) -> tuple[Option, str]:
-    """Takes an option and its text off the front of `words`; of a flag, the text is its name."""
+def _pop_option(words: list[str]) -> tuple[Option, str]:
+    """Removes an option and its text from the front of `words`. A flag's text is its name."""
     word = words.pop(0)
     name, equals, text = word.partition("=")
-    if not word.startswith("--") and len(word) > 2 and word[:2] in _BY_NAME:  # -n4, -n=4
+    if not word.startswith("--") and len(word) > 2 and word[:2] in _BY_NAME:
+        # -n4 or -n=4
         name, equals, text = word[:2], "=", word[2:].removeprefix("=")
     elif name.startswith("--"):
-        name = "--" + name[2:].replace("_", "-")  # torchrun takes both
+        # torchrun accepts both spellings.
+        name = "--" + name[2:].replace("_", "-")
     option = _BY_NAME.get(name)
     if option is None:
-        what = (
-            "is no option of %%icelaunch"
-            if word.startswith("-")
-            else "is neither an option nor the value of one"
-        )
-        raise ConfigError(
-            "option",
-            word,
-            f"{what}; {nearest(name, [known for known in _BY_NAME if known.startswith('--')])}",
-        )
+        if word.startswith("-"):
+            problem = "is no option of %%icelaunch"
+        else:
+            problem = "is neither an option nor the value of one"
+        long_names = [known for known in _BY_NAME if known.startswith("--")]
+        raise ConfigError("option", word, f"{problem}; {nearest(name, long_names)}")
     if not option.metavar:
         if equals:
             raise ConfigError(name, text, "is a flag: it takes no value")
@@ -305,16 +336,16 @@ def _device_names() -> Sequence[str]:
     ]
 
 
-_KINDS: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "int": ("N", val.count),
-    "float": ("SECONDS", val.seconds),
+_FIELD_TYPES: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "int": ("N", types.integer),
+    "float": ("SECONDS", types.number),
     "str": ("TEXT", str),
     "str | None": ("PATH", str),
-    "dict[str, Any]": ("NAME=VALUE,…", val.literals),
-    "dict[str, str]": ("NAME=VALUE,…", val.pairs),
+    "dict[str, Any]": ("NAME=VALUE,…", types.literals),
+    "dict[str, str]": ("NAME=VALUE,…", types.pairs),
     "Std | dict[int, Std]": ("0-3 or RANK:0-3,…", str),
 }
-_VALUES: dict[str, Callable[[], Sequence[str]]] = {
+_FIELD_VALUES: dict[str, Callable[[], Sequence[str]]] = {
     "nproc_per_node": lambda: ["auto", "1", "2", "4", "8"],
     "rdzv_backend": lambda: RDZV_BACKENDS,
     "start_method": lambda: START_METHODS,
@@ -323,42 +354,52 @@ _VALUES: dict[str, Callable[[], Sequence[str]]] = {
 }
 
 
-def _field_sentences() -> dict[str, str]:
-    """What the docstring of `LaunchConfig` says of each field."""
-    text = inspect.getdoc(LaunchConfig) or ""  # none under -OO
+def _field_descriptions() -> dict[str, str]:
+    """Each field's description in the docstring of `LaunchConfig`."""
+    # Python removes docstrings under -OO.
+    text = inspect.getdoc(LaunchConfig) or ""
     arguments = text.partition("Args:\n")[2].partition("\n\n")[0]
     found = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", arguments, re.MULTILINE)
-    return {name: re.sub(r"``?", "", " ".join(sentence.split())) for name, sentence in found}
+    return {name: re.sub(r"``?", "", " ".join(description.split())) for name, description in found}
 
 
-def _options_of_fields() -> list[Option]:
-    sentences = _field_sentences()
+def _field_options() -> list[Option]:
+    descriptions = _field_descriptions()
     found = []
     for one in fields(LaunchConfig):
-        metavar, read = _KINDS[str(one.type)]
-        sentence = sentences.get(one.name, "")
+        metavar, read = _FIELD_TYPES[str(one.type)]
+        description = descriptions.get(one.name, "")
         if one.name == "nproc_per_node":
-            metavar, read = "N|auto", val.ranks
-            sentence += " auto: one per device named, per visible GPU, or one."
+            metavar, read = "N|auto", types.nproc
+            description += " auto: one per device named, per visible GPU, or one."
         own = "--" + one.name.replace("_", "-")
-        name = "--" + _TORCHRUNS.get(one.name, own[2:])
-        others = tuple(other for other in (_SHORT.get(one.name), own) if other and other != name)
+        name = "--" + _TORCHRUN_NAMES.get(one.name, own[2:])
+        others = tuple(
+            other for other in (_SHORT_NAMES.get(one.name), own) if other and other != name
+        )
         found.append(
-            Option(name, one.name, sentence, metavar, read, others, _VALUES.get(one.name, tuple))
+            Option(
+                name,
+                one.name,
+                description,
+                metavar,
+                read,
+                others,
+                _FIELD_VALUES.get(one.name, tuple),
+            )
         )
     return found
 
 
 OPTIONS: tuple[Option, ...] = (
-    *sorted(
-        _options_of_fields(), key=lambda option: option.key != "nproc_per_node"
-    ),  # what is wanted most stands first
+    # The most used option comes first.
+    *sorted(_field_options(), key=lambda option: option.key != "nproc_per_node"),
     Option(
         "--nnodes",
         "nnodes",
         "Number of nodes, or the range that it may lie in: min_nodes and max_nodes at once.",
         "N|MIN:MAX",
-        val.nodes,
+        types.nodes,
     ),
     Option(
         "--devices",
@@ -372,14 +413,14 @@ OPTIONS: tuple[Option, ...] = (
         "out",
         "The notebook's name for the results, {rank: value}; with --no-wait, for the Run.",
         "NAME",
-        val.identifier,
+        types.identifier,
     ),
     Option(
         "--env",
         "env",
         "A variable that the ranks get beside the notebook's; may be given several times.",
         "NAME=VALUE",
-        val.variable,
+        types.variable,
     ),
     Option(
         "--no-wait", "no_wait", "Returns a Run at once, and the notebook goes on.", undo="--wait"
@@ -402,50 +443,60 @@ OPTIONS: tuple[Option, ...] = (
         "hang_after",
         "Seconds of silence after which a rank is marked with where it stands; none: never.",
         "SECONDS|none",
-        val.patience,
+        types.number_or_none,
+    ),
+    Option(
+        "--saved-output",
+        "saved_output",
+        "Bytes of the ranks' output, at most, that a notebook executed without a browser keeps; "
+        "none: no limit.",
+        "BYTES|none",
+        types.integer_or_none,
     ),
     Option("--help", "help", "Prints this.", others=("-h",)),
 )
-LOGS: dict[str, Callable[[str], Any]] = {
-    "rank": val.count,
-    "stream": val.stream,
-    "attempt": val.count,
-}  # of `%icelaunch logs`
+# The options of `%icelaunch logs`, by name without dashes.
+LOGS_OPTIONS: dict[str, Callable[[str], Any]] = {
+    "rank": types.integer,
+    "stream": types.stream,
+    "attempt": types.integer,
+}
 _BY_NAME = {
     name: option
     for option in OPTIONS
     for name in (option.name, *option.others, option.undo)
     if name
 }
-OF_LAUNCH = {
+# The settings that the form offers.
+FORM_KEYS = {
     *(one.name for one in fields(LaunchConfig)),
     "devices",
     "detach",
     "post_mortem",
     "hang_after",
 }
+# The settings that are keywords of `launch`. The form lacks `saved_output`, which has no effect
+# where a browser shows the form.
+LAUNCH_KEYS = {*FORM_KEYS, "saved_output"}
 
 
 def _defaults() -> dict[str, str | bool]:
-    """What `launch` takes where nothing is said, as it would be typed; empty where that is nothing."""
+    """The defaults of `launch`, by key, as one would type them; empty where nothing is typed."""
     plain: dict[str, Any] = {one.name: one.default for one in fields(LaunchConfig)}
-    plain |= {
-        one.name: one.default for one in inspect.signature(launch).parameters.values()
-    } | LAUNCH_DEFAULTS
+    parameters = inspect.signature(launch).parameters
+    plain |= {one.name: one.default for one in parameters.values()} | LAUNCH_DEFAULTS
     found: dict[str, str | bool] = {}
     for option in OPTIONS:
-        if option.key in OF_LAUNCH:
-            default = (
-                int(plain[option.key]) if isinstance(plain[option.key], Std) else plain[option.key]
-            )
-            text = (
-                f"{default:g}"
-                if isinstance(default, float)
-                else str(default)
-                if isinstance(default, int | str)
-                else ""
-            )
-            found[option.key] = default if isinstance(default, bool) else text
+        if option.key in LAUNCH_KEYS:
+            default = plain[option.key]
+            if isinstance(default, bool):
+                found[option.key] = default
+            elif isinstance(default, Std):
+                found[option.key] = str(int(default))
+            elif isinstance(default, float):
+                found[option.key] = f"{default:g}"
+            else:
+                found[option.key] = str(default) if isinstance(default, int | str) else ""
     return found
 
 
