@@ -1,1 +1,1 @@
-"""The form: a launch by looking. Its front end is `notebook/frontend`."""
+"""The form to launch from. Its front end is `notebook/frontend`."""

@@ -1,4 +1,4 @@
-"""From what a form's fields hold to the arguments of a call, and to the same call as one would write it."""
+"""The call that a form's fields describe: its arguments, and its source code."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from icelaunch_nb.notebook.form.expressions import Waits
-from icelaunch_nb.notebook.form.parameters import Missing, Parameter, Unwritten, literal
+from icelaunch_nb.notebook.form.expressions import Deferred
+from icelaunch_nb.notebook.form.parameters import MissingValue, NoSource, Parameter, literal
 
-_WIDE = 88  # characters of a line of code before it is broken
+# A longer call has a line for each argument.
+_MAX_LINE_LENGTH = 88
 
-Given = str | bool
+FieldValue = str | bool
 
 
 @dataclass
@@ -20,14 +21,15 @@ class Call:
     """The arguments of a call.
 
     Attributes:
-        args: Their values, as far as nothing is wrong and nothing waits for the launch.
-        kwargs: Likewise.
-        positional: The arguments that are passed by position, as source; ``*rest`` among them.
-        named: Those passed by name, as source by name; ``**rest`` under an empty name.
-        problems: What is wrong, by parameter.
-        missing: Parameters that need a value and have none yet.
-        waiting: Parameters whose value shows when the function is launched.
-        unwritten: Why there is no code for it; empty where there is.
+        args: The values of the positional arguments. They are valid only where `problems` and
+            `deferred` are empty.
+        kwargs: The values of the keyword arguments. The same holds for them.
+        positional: The sources of the positional arguments, ``*rest`` included.
+        named: The sources of the keyword arguments by name. ``**rest`` has an empty name.
+        problems: The error messages, by parameter.
+        missing: The parameters that need a value and have none yet.
+        deferred: The parameters whose value is evaluated at launch.
+        no_source: Why the call has no source; empty where it has one.
     """
 
     args: list[Any] = field(default_factory=list)
@@ -36,18 +38,24 @@ class Call:
     named: dict[str, str] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
     missing: set[str] = field(default_factory=set)
-    waiting: set[str] = field(default_factory=set)
-    unwritten: str = ""
+    deferred: set[str] = field(default_factory=set)
+    no_source: str = ""
 
-    def written(self, function: str) -> str:
-        """The plain call: ``train(64, lr=0.1)``."""
+    def source(self, function: str) -> str:
+        """The source of the plain call: ``train(64, lr=0.1)``."""
         named = [
             f"{name}={source}" if name else f"**{source}" for name, source in self.named.items()
         ]
         return _call(function, [*self.positional, *named])
 
-    def launched(self, launch: str, function: str, keywords: Mapping[str, Any]) -> str:
-        """The call of `launch` that makes it on every rank."""
+    def launch_source(self, launch: str, function: str, keywords: Mapping[str, Any]) -> str:
+        """The source of the call of `launch` that runs this call on every rank.
+
+        Args:
+            launch: The source that names `launch`, with an assignment where one is wanted.
+            function: The source that names the function.
+            keywords: Further keywords of `launch`.
+        """
         parts = [function]
         if self.positional:
             parts.append(f"args=({', '.join(self.positional)}{',' * (len(self.positional) == 1)})")
@@ -64,42 +72,50 @@ class Call:
 
 def read_call(
     parameters: Sequence[Parameter],
-    given: Mapping[str, Given],
+    given: Mapping[str, FieldValue],
     evaluate: Callable[[str], Any],
     name_of: Callable[[type], str],
 ) -> Call:
-    """Reads the fields of a function's parameters; never raises for what stands in one of them.
+    """Reads the fields of a function's parameters.
+
+    An invalid field doesn't raise: its error is in `Call.problems`.
 
     Args:
-        parameters: The function's.
-        given: What their fields hold; where one isn't there, its default.
-        evaluate: From a Python expression to its value; may raise `Waits`.
-        name_of: How the notebook names a class; may raise `Unwritten`.
+        parameters: The function's parameters.
+        given: The fields' values by parameter. A field that isn't there has its default.
+        evaluate: Evaluates a Python expression. It may raise `Deferred`.
+        name_of: Returns the notebook's name for a class. It may raise `NoSource`.
+
+    Returns:
+        The call.
     """
     call = Call()
-    rest = next((one for one in parameters if one.place == "rest"), None)
-    by_position = (
-        rest is not None and str(given.get(rest.name, "")).strip() != ""
-    )  # then whatever stands before it must be, too
+    rest = next((one for one in parameters if one.passed == "rest"), None)
+    # Where ``*rest`` has arguments, all arguments before it are passed by position too.
+    by_position = rest is not None and str(given.get(rest.name, "")).strip() != ""
     last = max(
-        (n for n, one in enumerate(parameters) if one.place == "position" and _changed(one, given)),
+        (
+            n
+            for n, one in enumerate(parameters)
+            if one.passed == "position" and _changed(one, given)
+        ),
         default=-1,
     )
     for number, one in enumerate(parameters):
-        positional = number <= last or (by_position and one.place in ("position", "either"))
+        positional = number <= last or (by_position and one.passed in ("position", "either"))
         changed = _changed(one, given)
-        if not changed and not (positional and one.place != "rest"):
+        if not changed and not (positional and one.passed != "rest"):
             continue
         held = given.get(one.name, one.default) if changed else one.default
-        value = _value(one, held, evaluate, call) if changed else one.own
+        value = _value(one, held, evaluate, call) if changed else one.default_value
         source = _source(one, held, value, name_of, call)
-        if one.place == "rest":
-            call.positional.append(f"*{_bracketed(source)}")
+        if one.passed == "rest":
+            call.positional.append(f"*{_starrable(source)}")
             call.args += value or ()
-        elif one.place == "names":
-            call.named[""] = _bracketed(source)
-            _take_names(one, value, parameters, call)
-        elif positional or one.place == "position":
+        elif one.passed == "names":
+            call.named[""] = _starrable(source)
+            _add_names(one, value, parameters, call)
+        elif positional or one.passed == "position":
             call.positional.append(source)
             call.args.append(value)
         else:
@@ -108,8 +124,8 @@ def read_call(
     return call
 
 
-def _changed(one: Parameter, given: Mapping[str, Given]) -> bool:
-    """Whether an argument is to be passed: a required one always, another where its field holds something else than the default."""
+def _changed(one: Parameter, given: Mapping[str, FieldValue]) -> bool:
+    """Whether an argument is passed: it is required, or differs from its default."""
     held = given.get(one.name, one.default)
     return one.required or (
         held != one.default
@@ -117,23 +133,23 @@ def _changed(one: Parameter, given: Mapping[str, Given]) -> bool:
     )
 
 
-def _value(one: Parameter, given: Given, evaluate: Callable[[str], Any], call: Call) -> Any:
+def _value(one: Parameter, given: FieldValue, evaluate: Callable[[str], Any], call: Call) -> Any:
     try:
         value = one.read(given, evaluate)
-    except Waits:
-        call.waiting.add(one.name)
+    except Deferred:
+        call.deferred.add(one.name)
         return None
-    except Missing as error:
+    except MissingValue as error:
         call.problems[one.name] = str(error)
         call.missing.add(one.name)
         return None
     except ValueError as error:
         call.problems[one.name] = str(error)
         return None
-    if one.place == "rest" and not isinstance(value, list | tuple):
+    if one.passed == "rest" and not isinstance(value, list | tuple):
         call.problems[one.name] = f"must be a list or a tuple, not {type(value).__name__}"
         return None
-    if one.place == "names" and not (
+    if one.passed == "names" and not (
         isinstance(value, dict) and all(isinstance(name, str) for name in value)
     ):
         call.problems[one.name] = "must be a dict with names for keys"
@@ -142,42 +158,41 @@ def _value(one: Parameter, given: Given, evaluate: Callable[[str], Any], call: C
 
 
 def _source(
-    one: Parameter, held: Given, value: Any, name_of: Callable[[type], str], call: Call
+    one: Parameter, held: FieldValue, value: Any, name_of: Callable[[type], str], call: Call
 ) -> str:
     if one.name not in call.problems:
         try:
             return one.source(held, value, name_of)
-        except Unwritten as error:
-            call.unwritten = call.unwritten or str(error)
+        except NoSource as error:
+            call.no_source = call.no_source or str(error)
     return str(held).strip() or "..."
 
 
-def _take_names(
+def _add_names(
     one: Parameter, value: dict[str, Any] | None, parameters: Sequence[Parameter], call: Call
 ) -> None:
-    own = {other.name for other in parameters if other.place in ("either", "name")}
-    twice = sorted(own & set(value or ()))
+    """Adds the arguments of ``**kwargs``. A name that is a parameter too is an error."""
+    by_name = {other.name for other in parameters if other.passed in ("either", "name")}
+    twice = sorted(by_name & set(value or ()))
     if twice:
         call.problems[one.name] = f"{twice[0]!r} has a field of its own"
     else:
         call.kwargs.update(value or {})
 
 
-def _bracketed(source: str) -> str:
-    """What can follow a star, or two."""
+def _starrable(source: str) -> str:
+    """The source in parentheses where ``*`` or ``**`` can't precede it otherwise."""
     try:
         node = ast.parse(source, mode="eval").body
-    except SyntaxError:  # the field's error is told
+    except SyntaxError:
+        # The field shows the error.
         return f"({source})"
-    return (
-        source
-        if isinstance(node, ast.Name | ast.List | ast.Tuple | ast.Dict | ast.Set)
-        else f"({source})"
-    )
+    plain = isinstance(node, ast.Name | ast.List | ast.Tuple | ast.Dict | ast.Set)
+    return source if plain else f"({source})"
 
 
 def _call(function: str, parts: Sequence[str]) -> str:
     one_line = f"{function}({', '.join(parts)})"
-    if len(one_line) <= _WIDE:
+    if len(one_line) <= _MAX_LINE_LENGTH:
         return one_line
     return "\n".join([f"{function}(", *(f"    {part}," for part in parts), ")"])

@@ -1,4 +1,7 @@
-"""What is free on this machine's devices, as a form shows it. GPUs are asked through NVML, so no CUDA context comes to be."""
+"""How much of this machine's devices is in use.
+
+GPUs are read by NVML, which creates no CUDA context.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,19 @@ from typing import Any
 
 import psutil
 
-from icelaunch_nb.devices import usable_cpus, visible_gpus
+from icelaunch_nb.client.devices import usable_cpus, visible_gpus
 
 
-def vacancy(environ: Mapping[str, str]) -> list[dict[str, Any]]:
-    """One entry per device that ranks can have: the CPU, then each visible GPU.
+def device_usage(environ: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Lists the devices that ranks can have: the CPU, then each visible GPU.
+
+    Args:
+        environ: The environment variables. ``CUDA_VISIBLE_DEVICES`` selects the GPUs.
 
     Returns:
-        ``device`` as `launch` takes it, ``about`` (its model), ``free`` and ``total`` memory in bytes (0: unknown), and ``note``, how busy
-        it is.
+        A dict for each device. ``device`` is its name for `launch` and ``about`` its model.
+        ``free`` and ``total`` are its memory in bytes, 0 where that is unknown. ``note`` says how
+        busy it is.
     """
     return [_cpu(), *_gpus(visible_gpus(environ))]
 
@@ -50,7 +57,8 @@ def _gpus(names: list[str]) -> Iterator[dict[str, Any]]:
                 "total": 0,
                 "note": "",
             }
-            with contextlib.suppress(pynvml.NVMLError):  # a slice of a GPU may not tell everything
+            # NVML may not report everything for a MIG slice.
+            with contextlib.suppress(pynvml.NVMLError):
                 handle = pynvml.nvmlDeviceGetHandleByUUID(name.encode())
                 model = pynvml.nvmlDeviceGetName(handle)
                 entry["about"] = model.decode() if isinstance(model, bytes) else model

@@ -1,4 +1,7 @@
-"""Python expressions that are typed into a form: read as they are typed, run only when nothing can come of it."""
+"""Python expressions in a form's fields.
+
+An expression is parsed while it is typed. It is evaluated then only if that has no side effects.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
-_BLANK = (
+_BLANK_TOKENS = (
     tokenize.COMMENT,
     tokenize.NL,
     tokenize.NEWLINE,
@@ -19,116 +22,128 @@ _BLANK = (
     tokenize.DEDENT,
     tokenize.ENDMARKER,
 )
-# Exactly these types, by whose own code an attribute or an item is looked up: a class made from one may do anything then, as a
-# defaultdict does, and a dataset may read a file.
+# Only exactly these types count. A subclass may run any code when an attribute or an item is looked
+# up: a defaultdict adds an item, and a dataset may read a file.
 _NUMBERS = (bool, int, float, complex)
-_ITEMS = (list, tuple, dict, str, bytes, range)
-_KEYS = (*_NUMBERS, str, bytes, types.NoneType, types.EllipsisType)
+_CONTAINERS = (list, tuple, dict, str, bytes, range)
+_KEY_TYPES = (*_NUMBERS, str, bytes, types.NoneType, types.EllipsisType)
 
 
-class Waits(Exception):
-    """The expression is Python, and is evaluated when the function is launched."""
+class Deferred(Exception):
+    """The expression is valid, and its evaluation waits for the launch."""
 
 
-def evaluate(text: str, namespace: dict[str, Any], *, now: bool) -> Any:
-    """The value of an expression in the notebook's namespace.
+def evaluate(text: str, namespace: dict[str, Any], *, force: bool) -> Any:
+    """Evaluates an expression in the notebook's namespace.
 
     Args:
-        text: What was typed.
+        text: The expression's source.
         namespace: The notebook's names.
-        now: Whether to evaluate it whatever it holds.
+        force: Whether to evaluate it even if that may have side effects.
+
+    Returns:
+        The expression's value.
 
     Raises:
-        Waits: It is right as far as can be seen without running it. Only where not `now`.
-        ValueError: It is no expression, or evaluating it fails; the message says how.
+        Deferred: The source is valid, but evaluating it may have side effects. Not with `force`.
+        ValueError: The source is no expression, or its evaluation fails. The message says why.
     """
     try:
         tree = ast.parse(text.strip(), "<field>", "eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        said = error.msg if isinstance(error, SyntaxError) else str(error)
-        raise ValueError(f"not a Python expression: {said}") from None
+        message = error.msg if isinstance(error, SyntaxError) else str(error)
+        raise ValueError(f"not a Python expression: {message}") from None
     try:
         _check_names(tree, namespace)
     except RecursionError:
         raise ValueError("is nested too deeply") from None
     try:
-        if not now and not _harmless(tree.body, namespace):
-            raise Waits
+        if not force and not _is_pure(tree.body, namespace):
+            raise Deferred
         return _value(tree.body, namespace)
-    except Waits:
+    except Deferred:
         raise
     except Exception as error:
         raise ValueError(f"{type(error).__name__}: {error}") from None
 
 
-def written(text: str) -> str:
-    """An expression as it can stand among other arguments: a tuple in parentheses, and without a comment behind it."""
+def as_argument(text: str) -> str:
+    """An expression's source as an argument: without a comment at its end, a tuple in parentheses.
+
+    Args:
+        text: The source of a valid expression.
+    """
     lines = text.strip().split("\n")
     row, column = [
         token.end
         for token in tokenize.generate_tokens(io.StringIO("\n".join(lines)).readline)
-        if token.type not in _BLANK
+        if token.type not in _BLANK_TOKENS
     ][-1]
     text = "\n".join([*lines[: row - 1], lines[row - 1][:column]])
     node = ast.parse(text, mode="eval").body
     try:
         call = ast.parse(f"f(x=\n{text})", mode="eval").body
-    except SyntaxError:  # 1, 2
+    except SyntaxError:
+        # A tuple without parentheses: 1, 2
         return f"({text})"
     assert isinstance(call, ast.Call)
-    one = [keyword.value for keyword in call.keywords if not call.args]
-    return text if [_span(value, 1) for value in one] == [_span(node, 0)] else f"({text})"
+    values = [keyword.value for keyword in call.keywords if not call.args]
+    return text if [_span(value, 1) for value in values] == [_span(node, 0)] else f"({text})"
 
 
-def _span(node: ast.expr, above: int) -> tuple[Any, ...]:
-    return node.lineno - above, node.col_offset, (node.end_lineno or 0) - above, node.end_col_offset
+def _span(node: ast.expr, lines_before: int) -> tuple[Any, ...]:
+    """Where a node begins and ends, as if `lines_before` lines before it weren't there."""
+    end_lineno = (node.end_lineno or 0) - lines_before
+    return node.lineno - lines_before, node.col_offset, end_lineno, node.end_col_offset
 
 
 def _value(node: ast.expr, namespace: dict[str, Any]) -> Any:
     return eval(compile(ast.Expression(node), "<field>", "eval"), namespace)
 
 
-def _harmless(node: ast.expr, namespace: dict[str, Any]) -> bool:
-    """Whether looking at it costs nothing and changes nothing: a name, a literal of such, an attribute or an item of what is plain.
+def _is_pure(node: ast.expr, namespace: dict[str, Any]) -> bool:
+    """Whether evaluating an expression is cheap and has no side effects.
 
-    A call may do anything, and an operator take for ever (10 ** 10 ** 10).
+    Names are pure, and so are literals of pure parts, and attributes and items of plain values. A
+    call isn't, because it may do anything. An operator between two values isn't either:
+    ``10 ** 10 ** 10`` may never end.
 
     Raises:
-        Exception: What evaluating it raises.
+        Exception: Evaluating a part of the expression raised it.
     """
 
     def plain(one: ast.expr, *kinds: type) -> bool:
-        return _harmless(one, namespace) and type(_value(one, namespace)) in kinds
+        return _is_pure(one, namespace) and type(_value(one, namespace)) in kinds
 
     match node:
         case ast.Constant() | ast.Name():
             return True
         case ast.List(elts) | ast.Tuple(elts):
             return all(
-                plain(one.value, *_ITEMS)
+                plain(one.value, *_CONTAINERS)
                 if isinstance(one, ast.Starred)
-                else _harmless(one, namespace)
+                else _is_pure(one, namespace)
                 for one in elts
             )
         case ast.Set(elts):
-            return all(plain(one, *_KEYS) for one in elts)
+            return all(plain(one, *_KEY_TYPES) for one in elts)
         case ast.Dict(keys, values):
             return all(
                 plain(value, dict)
                 if key is None
-                else plain(key, *_KEYS) and _harmless(value, namespace)
+                else plain(key, *_KEY_TYPES) and _is_pure(value, namespace)
                 for key, value in zip(keys, values, strict=True)
             )
         case ast.UnaryOp(_, operand):
             return plain(operand, *_NUMBERS)
         case ast.Attribute(value, name):
-            if not _harmless(value, namespace):
+            if not _is_pure(value, namespace):
                 return False
             owner = _value(value, namespace)
             return (
-                _holds(owner, name)
+                _has_plain_attribute(owner, name)
                 if type(owner) is types.ModuleType
-                else type(owner) in (*_NUMBERS, *_ITEMS, *_arrays())
+                else type(owner) in (*_NUMBERS, *_CONTAINERS, *_arrays())
             )
         case ast.Subscript(value, index):
             parts = index.elts if isinstance(index, ast.Tuple) else [index]
@@ -139,14 +154,14 @@ def _harmless(node: ast.expr, namespace: dict[str, Any]) -> bool:
                     (part.lower, part.upper, part.step) if isinstance(part, ast.Slice) else (part,)
                 )
             ]
-            return plain(value, *_ITEMS, *_arrays()) and all(
-                end is None or plain(end, *_KEYS) for end in ends
+            return plain(value, *_CONTAINERS, *_arrays()) and all(
+                end is None or plain(end, *_KEY_TYPES) for end in ends
             )
     return False
 
 
 def _arrays() -> list[type]:
-    """Arrays give views of themselves. Where their module isn't imported, there are none."""
+    """The array types of the imported modules. Their items are cheap, since they are views."""
     kinds = [
         getattr(sys.modules.get(module), name, None)
         for module, name in (("numpy", "ndarray"), ("torch", "Tensor"))
@@ -154,18 +169,25 @@ def _arrays() -> list[type]:
     return [kind for kind in kinds if isinstance(kind, type)]
 
 
-def _holds(module: types.ModuleType, name: str) -> bool:
-    """Whether a module has an attribute by itself, or surely has not: some import one another when they are asked for it."""
+def _has_plain_attribute(module: types.ModuleType, name: str) -> bool:
+    """Whether looking up a module's attribute runs none of the module's code.
+
+    ``__getattr__`` of some modules imports another module.
+    """
     return name in vars(module) or "__getattr__" not in vars(module)
 
 
 def _check_names(tree: ast.Expression, namespace: Mapping[str, Any]) -> None:
-    """Names that are defined nowhere are told as they are typed, also where nothing is run yet."""
-    from icelaunch_nb.notebook.magic.names import read_names
+    """Raises for a name that is defined nowhere, also where the expression isn't evaluated yet.
+
+    Raises:
+        ValueError: A name is defined neither in the notebook nor in the expression.
+    """
+    from icelaunch_nb.notebook.magic.free_variables import find_free_variables
 
     module = ast.Module([ast.Expr(tree.body)], [])
     builtins = vars(__import__("builtins"))
-    for name in read_names(module).needed:
+    for name in find_free_variables(module).needed:
         if name in namespace or name in builtins:
             continue
         close = difflib.get_close_matches(

@@ -1,4 +1,4 @@
-"""The notebook's functions: those that a form offers to launch."""
+"""The notebook's functions that a form offers to launch, and the notebook's names for them."""
 
 from __future__ import annotations
 
@@ -8,28 +8,29 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from icelaunch_nb.notebook.form.parameters import behind
+from icelaunch_nb.notebook.form.parameters import unwrap
 
 
 def launchable(namespace: Mapping[str, Any]) -> dict[str, Any]:
-    """Functions by name: those that the notebook defines, the newest last, then those it imported from files of its own folder.
+    """The functions that a form offers, by name.
 
-    Names with a leading underscore are left out: IPython's, and what a notebook hides.
+    The notebook's own functions come first, then those from files of its folder. In each group, the
+    newest comes last. Names with a leading underscore are left out: they are IPython's, or private.
     """
     defined, imported = dict[str, Any](), dict[str, Any]()
     for name, value in list(namespace.items()):
-        fn = behind(value)
+        fn = unwrap(value)
         if name.startswith("_") or not inspect.isfunction(fn) or inspect.ismethod(value):
             continue
-        if fn.__module__ == "__main__" and not _of_the_shell(fn):
+        if fn.__module__ == "__main__" and not _is_ipythons(fn):
             defined[name] = value
-        elif _beside_the_notebook(fn):
+        elif _in_notebook_folder(fn):
             imported[name] = value
     return {**defined, **imported}
 
 
-def called(value: Any, namespace: Mapping[str, Any]) -> str:
-    """How the notebook names something: ``train``, or ``lib.train`` for a function of a module; empty where it doesn't."""
+def name_in_notebook(value: Any, namespace: Mapping[str, Any]) -> str:
+    """The notebook's name for a value: ``train`` or ``lib.train``; empty where it has none."""
     own = getattr(value, "__name__", "")
     if own and namespace.get(own) is value:
         return own
@@ -37,18 +38,18 @@ def called(value: Any, namespace: Mapping[str, Any]) -> str:
     plain = next((name for name, one in names if one is value), "")
     if plain or not own.isidentifier():
         return plain
-    return next(
-        (
-            f"{name}.{own}"
-            for name, one in names
-            if inspect.ismodule(one) and vars(one).get(own) is value
-        ),
-        "",
-    )
+    for name, one in names:
+        if inspect.ismodule(one) and vars(one).get(own) is value:
+            return f"{name}.{own}"
+    return ""
 
 
-def importable(cls: type, namespace: Mapping[str, Any]) -> tuple[str, str]:
-    """The statement that imports a class, and how it is named then; both empty where none does, or it would take a name from the notebook."""
+def import_statement(cls: type, namespace: Mapping[str, Any]) -> tuple[str, str]:
+    """The statement that imports a class, and the class's name after it.
+
+    Both are empty where no statement imports the class, or where it would replace a name of the
+    notebook.
+    """
     first, *inner = cls.__qualname__.split(".")
     found = getattr(sys.modules.get(cls.__module__), first, None)
     for name in inner:
@@ -58,15 +59,19 @@ def importable(cls: type, namespace: Mapping[str, Any]) -> tuple[str, str]:
     return f"from {cls.__module__} import {first}", cls.__qualname__
 
 
-def _of_the_shell(fn: Any) -> bool:
-    """IPython's own (`open`, `exit`) lie in the notebook's namespace, too."""
+def _is_ipythons(fn: Any) -> bool:
+    """Whether a function is IPython's. The notebook's namespace has some: ``open``, ``exit``."""
     return "IPython" in getattr(fn.__code__, "co_filename", "").split(os.sep)
 
 
-def _beside_the_notebook(fn: Any) -> bool:
+def _in_notebook_folder(fn: Any) -> bool:
     path = getattr(sys.modules.get(fn.__module__), "__file__", None)
     if not path:
         return False
-    here = os.path.realpath(os.getcwd())
+    try:
+        here = os.path.realpath(os.getcwd())
+    except FileNotFoundError:
+        # The working directory was removed.
+        return False
     path = os.path.realpath(path)
     return path.startswith(here + os.sep) and "site-packages" not in path[len(here) :].split(os.sep)

@@ -1,4 +1,4 @@
-"""A function's parameters as fields of a form: what each takes, what it holds by itself, and how what is typed becomes a value."""
+"""A function's parameters as fields of a form: their kinds, defaults and values."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from icelaunch_nb.notebook.form.expressions import written
+from icelaunch_nb.notebook.form.expressions import as_argument
 
-_SHOWN = 60  # characters of a default that stands in a field
-_PLACES = {
+# Characters of a default that a field shows.
+_MAX_DEFAULT_LENGTH = 60
+_PASSED = {
     inspect.Parameter.POSITIONAL_ONLY: "position",
     inspect.Parameter.POSITIONAL_OR_KEYWORD: "either",
     inspect.Parameter.KEYWORD_ONLY: "name",
     inspect.Parameter.VAR_POSITIONAL: "rest",
     inspect.Parameter.VAR_KEYWORD: "names",
 }
-_NUMBERS: dict[type, str] = {int: "must be a whole number", float: "must be a number"}
+_NUMBER_ERRORS: dict[type, str] = {int: "must be a whole number", float: "must be a number"}
 
 
-class Missing(ValueError):
-    """Nothing was typed yet where something is needed."""
+class MissingValue(ValueError):
+    """A field that needs a value is empty."""
 
 
-class Unwritten(Exception):
-    """There is no code for a value."""
+class NoSource(Exception):
+    """A value has no source code."""
 
 
 @dataclass(frozen=True)
@@ -39,39 +40,42 @@ class Parameter:
     """One parameter of a function.
 
     Attributes:
-        name: Its name.
-        kind: ``checkbox``, ``select``, ``number``, ``text`` or ``expression``.
-        default: What the field shows at first: a bool for a checkbox, else text. Left as it is, the argument isn't passed.
-        required: Whether the function has no default of its own.
-        own: That default itself.
-        hint: Its type, or what an empty field stands for.
-        values: Of a select: the value by the label, in order.
-        number: Of a number: `int` or `float`.
+        name: The parameter's name.
+        kind: The field's kind: ``checkbox``, ``select``, ``number``, ``text`` or ``expression``.
+        default: What the field shows at first: a bool for a checkbox, otherwise text. While the
+            field shows that, the argument isn't passed.
+        required: Whether the function has no default for the parameter.
+        default_value: The function's default.
+        hint: The parameter's type, or what an empty field means.
+        values: The choices of a select: values by label, in order. None for other kinds.
+        number: The type of a number: `int` or `float`.
         nullable: Whether an empty field means None.
-        place: How it is passed: by ``position``, ``either`` way, by ``name``, or as the ``rest`` (``*args``) or the ``names`` (``**kwargs``).
+        passed: How the argument is passed: by ``position``, by ``name``, ``either`` way, or as the
+            ``rest`` (``*args``) or the ``names`` (``**kwargs``).
     """
 
     name: str
     kind: str
     default: str | bool
     required: bool
-    own: Any = None
+    default_value: Any = None
     hint: str = ""
     values: Mapping[str, Any] | None = None
     number: type = int
     nullable: bool = False
-    place: str = "either"
+    passed: str = "either"
 
     def read(self, given: str | bool, evaluate: Callable[[str], Any]) -> Any:
-        """The value of what a field holds.
+        """The argument that a field's content means.
 
         Args:
             given: A checkbox's state, or the text of any other field.
-            evaluate: From a Python expression to its value.
+            evaluate: Evaluates a Python expression.
 
         Raises:
-            Missing: It is empty, and must not be.
-            ValueError: It can't be a value of this parameter; says what would be right.
+            MissingValue: The field is empty and must not be.
+            ValueError: The content is wrong for this parameter. The message says what would be
+                right.
         """
         if self.kind == "checkbox":
             return bool(given)
@@ -83,7 +87,7 @@ class Parameter:
         if not text.strip():
             if self.nullable:
                 return None
-            raise Missing(
+            raise MissingValue(
                 "needs a value"
                 if self.required
                 else f"must not be empty; the default is {self.default}"
@@ -95,52 +99,52 @@ class Parameter:
         if label in self.values:
             return self.values[label]
         if not label:
-            raise Missing("choose one")
+            raise MissingValue("choose one")
         raise ValueError(f"must be one of {', '.join(self.values)}")
 
     def _number(self, text: str) -> Any:
         try:
             return self.number(text.strip())
         except ValueError:
-            raise ValueError(_NUMBERS[self.number]) from None
+            raise ValueError(_NUMBER_ERRORS[self.number]) from None
 
     def source(self, given: str | bool, value: Any, name_of: Callable[[type], str]) -> str:
-        """The argument as one would write it in a cell.
+        """The argument's source, as one would write it in a cell.
 
         Args:
-            given: What the field holds.
-            value: What that means.
-            name_of: How the notebook names a class; may raise `Unwritten`.
+            given: The field's content.
+            value: The value that `read` returned for it.
+            name_of: Returns the notebook's name for a class. It may raise `NoSource`.
 
         Raises:
-            Unwritten: There is no code for it.
+            NoSource: The argument has no source.
         """
         if self.kind != "expression":
             return literal(value, name_of)
         if not str(given).strip():
-            raise Unwritten(f"the default of {self.name} can't be written")
-        return written(str(given))
+            raise NoSource(f"the default of {self.name} can't be written")
+        return as_argument(str(given))
 
 
 def parameters(fn: Any) -> list[Parameter]:
     """The parameters of a function, in order.
 
     Raises:
-        ValueError: It has no signature that Python can tell.
+        ValueError: Python can't determine the function's signature.
     """
     try:
         signature = _signature(fn)
     except TypeError as error:
         raise ValueError(str(error)) from None
-    inner = inspect.unwrap(behind(fn))
+    inner = inspect.unwrap(unwrap(fn))
     namespace = getattr(inner, "__globals__", {})
     return [
-        _parameter(one, _resolved(one.annotation, namespace))
+        _make_parameter(one, _resolve(one.annotation, namespace))
         for one in signature.parameters.values()
     ]
 
 
-def behind(fn: Any) -> Any:
+def unwrap(fn: Any) -> Any:
     """The function that a partial, a cache or a method calls."""
     while True:
         if isinstance(fn, functools.partial):
@@ -152,28 +156,31 @@ def behind(fn: Any) -> Any:
 
 
 def literal(value: Any, name_of: Callable[[type], str] = lambda cls: cls.__qualname__) -> str:
-    """A value as one would write it: ``repr``, but ``Color.RED`` for a member of an enumeration."""
+    """A value's source: its ``repr``, but ``Color.RED`` for a member of an enumeration."""
     if isinstance(value, enum.Enum):
         member = f".{value.name}" if value.name.isidentifier() else f"[{value.name!r}]"
         return name_of(type(value)) + member
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return f'float("{value}")'
     text = repr(value)
-    return (
-        f'"{text[1:-1]}"' if isinstance(value, str) and text[0] == "'" and '"' not in text else text
-    )
+    double_quotes = isinstance(value, str) and text[0] == "'" and '"' not in text
+    return f'"{text[1:-1]}"' if double_quotes else text
 
 
 def _signature(fn: Any) -> inspect.Signature:
     if sys.version_info >= (3, 14):
-        import annotationlib  # an annotation of what isn't there would raise
+        import annotationlib
 
+        # In the default format, an undefined name in an annotation raises.
         return inspect.signature(fn, annotation_format=annotationlib.Format.FORWARDREF)
     return inspect.signature(fn)
 
 
-def _resolved(annotation: Any, namespace: dict[str, Any]) -> Any:
-    """An annotation that is text as what it means; as it is, where it names what isn't there. Each by itself: one may be wrong."""
+def _resolve(annotation: Any, namespace: dict[str, Any]) -> Any:
+    """The type that a textual annotation names; the text itself where a name in it is undefined.
+
+    Each annotation is resolved separately, because another one may be wrong.
+    """
     try:
         return typing.get_type_hints(
             types.SimpleNamespace(__annotations__={"it": annotation}), namespace
@@ -182,40 +189,40 @@ def _resolved(annotation: Any, namespace: dict[str, Any]) -> Any:
         return annotation
 
 
-def _parameter(one: inspect.Parameter, annotation: Any) -> Parameter:
-    place = _PLACES[one.kind]
-    if place in ("rest", "names"):
-        hint = "a list of further arguments" if place == "rest" else "a dict of further arguments"
-        return Parameter(one.name, "expression", "", False, hint=hint, place=place)
+def _make_parameter(one: inspect.Parameter, annotation: Any) -> Parameter:
+    passed = _PASSED[one.kind]
+    if passed in ("rest", "names"):
+        hint = "a list of further arguments" if passed == "rest" else "a dict of further arguments"
+        return Parameter(one.name, "expression", "", False, hint=hint, passed=passed)
     required = one.default is one.empty
     annotation, nullable = _without_none(annotation)
     if annotation is one.empty and not required and one.default is not None:
         annotation = type(one.default)
-    made = _typed(one, annotation, nullable, place)
-    fits = required or (one.default is None and nullable) or _holds(made, one.default)
-    return (
-        made if fits else _expression(one, annotation, place)
-    )  # a default of another type than it says
+    made = _make_typed(one, annotation, nullable, passed)
+    # The default may have another type than the annotation.
+    fits = required or (one.default is None and nullable) or _can_hold(made, one.default)
+    return made if fits else _make_expression(one, annotation, passed)
 
 
-def _typed(one: inspect.Parameter, annotation: Any, nullable: bool, place: str) -> Parameter:
-    required, own = one.default is one.empty, one.default
+def _make_typed(one: inspect.Parameter, annotation: Any, nullable: bool, passed: str) -> Parameter:
+    required, default = one.default is one.empty, one.default
     choices = _choices(annotation, nullable)
     if annotation is bool and not choices:
-        return Parameter(one.name, "checkbox", one.default is True, required, own, place=place)
+        return Parameter(one.name, "checkbox", default is True, required, default, passed=passed)
     if choices:
-        label = next(
-            (
-                label
-                for label, value in choices.items()
-                if not required and _same(value, one.default)
-            ),
-            "",
-        )
+        matches = [label for label, value in choices.items() if _equal(value, default)]
+        label = matches[0] if matches and not required else ""
         return Parameter(
-            one.name, "select", label, required, own, values=choices, nullable=nullable, place=place
+            one.name,
+            "select",
+            label,
+            required,
+            default,
+            values=choices,
+            nullable=nullable,
+            passed=passed,
         )
-    text = str(own) if isinstance(own, int | float | str) else ""
+    text = str(default) if isinstance(default, int | float | str) else ""
     empty = ", empty: None" if nullable else ""
     if annotation in (int, float):
         return Parameter(
@@ -223,42 +230,45 @@ def _typed(one: inspect.Parameter, annotation: Any, nullable: bool, place: str) 
             "number",
             text,
             required,
-            own,
+            default,
             f"{annotation.__name__}{empty}",
             number=annotation,
             nullable=nullable,
-            place=place,
+            passed=passed,
         )
     if annotation is str:
         return Parameter(
-            one.name, "text", text, required, own, f"text{empty}", nullable=nullable, place=place
+            one.name,
+            "text",
+            text,
+            required,
+            default,
+            f"text{empty}",
+            nullable=nullable,
+            passed=passed,
         )
-    return _expression(one, annotation, place)
+    return _make_expression(one, annotation, passed)
 
 
-def _expression(one: inspect.Parameter, annotation: Any, place: str) -> Parameter:
-    hint = "a Python expression" if annotation is one.empty else _named(annotation)
+def _make_expression(one: inspect.Parameter, annotation: Any, passed: str) -> Parameter:
+    hint = "a Python expression" if annotation is one.empty else _annotation_source(annotation)
     if one.default is one.empty:
-        return Parameter(one.name, "expression", "", True, hint=hint, place=place)
+        return Parameter(one.name, "expression", "", True, hint=hint, passed=passed)
     try:
         text = literal(one.default)
-    except Exception:  # its class may be half-written yet
+    except Exception:
+        # The repr of a class that is still being written may fail.
         text = f"a {type(one.default).__name__}"
     if _reads_back(text, one.default):
-        return Parameter(one.name, "expression", text, False, one.default, hint, place=place)
-    return Parameter(
-        one.name,
-        "expression",
-        "",
-        False,
-        one.default,
-        f"empty: {text if len(text) <= _SHOWN else text[: _SHOWN - 1] + '…'}",
-        place=place,
-    )
+        return Parameter(one.name, "expression", text, False, one.default, hint, passed=passed)
+    if len(text) > _MAX_DEFAULT_LENGTH:
+        text = text[: _MAX_DEFAULT_LENGTH - 1] + "…"
+    hint = f"empty: {text}"
+    return Parameter(one.name, "expression", "", False, one.default, hint, passed=passed)
 
 
-def _named(annotation: Any) -> str:
-    """An annotation as it stands in the code; of what isn't there, since Python 3.14 that is a ForwardRef."""
+def _annotation_source(annotation: Any) -> str:
+    """An annotation's source. Since Python 3.14, one with an undefined name is a ForwardRef."""
     return str(
         annotation
         if isinstance(annotation, str)
@@ -267,7 +277,7 @@ def _named(annotation: Any) -> str:
 
 
 def _without_none(annotation: Any) -> tuple[Any, bool]:
-    """``int | None`` is int that may be None; what stands in Annotated is what is annotated."""
+    """An annotation without ``None`` and ``Annotated``, and whether ``None`` was in it."""
     if typing.get_origin(annotation) is typing.Annotated:
         annotation = typing.get_args(annotation)[0]
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
@@ -278,10 +288,10 @@ def _without_none(annotation: Any) -> tuple[Any, bool]:
 
 
 def _choices(annotation: Any, nullable: bool) -> dict[str, Any]:
-    """The values that an annotation leaves to choose from, by label."""
+    """The values that an annotation allows, by label."""
     if typing.get_origin(annotation) is typing.Literal:
         values = list(typing.get_args(annotation))
-        # "1" and 1 look the same without quotes.
+        # Without quotes, "1" and 1 would have the same label.
         labels = [
             str(value)
             if isinstance(value, str) and str(value) not in map(repr, values)
@@ -298,8 +308,8 @@ def _choices(annotation: Any, nullable: bool) -> dict[str, Any]:
     return {"None": None, **found} if nullable and None not in found.values() else found
 
 
-def _holds(made: Parameter, default: Any) -> bool:
-    """Whether a field can hold a default, so that leaving it alone and typing it again are the same."""
+def _can_hold(made: Parameter, default: Any) -> bool:
+    """Whether a field can show a default so that typing what it shows gives that default again."""
     if made.kind == "checkbox":
         return isinstance(default, bool)
     if made.kind == "select":
@@ -311,13 +321,13 @@ def _holds(made: Parameter, default: Any) -> bool:
     return True
 
 
-def _same(one: Any, other: Any) -> bool:
+def _equal(one: Any, other: Any) -> bool:
     return one is other or (type(one) is type(other) and one == other)
 
 
 def _reads_back(text: str, value: Any) -> bool:
-    """Whether a text is a literal of the value; an object's repr isn't."""
+    """Whether a text is a literal of the value. The repr of most objects is none."""
     try:
-        return len(text) <= _SHOWN and _same(ast.literal_eval(text), value)
+        return len(text) <= _MAX_DEFAULT_LENGTH and _equal(ast.literal_eval(text), value)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return False

@@ -1,4 +1,4 @@
-"""What a form was last set to, kept for its notebook beyond the kernel's end."""
+"""Stores the settings of a notebook's forms, so that they outlive the kernel."""
 
 from __future__ import annotations
 
@@ -7,22 +7,34 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import platformdirs
+from icelaunch_nb.system.files import write_atomically
+from icelaunch_nb.system.userdirs import state_dir
 
 
-def notebook_of(environ: Mapping[str, str], namespace: Mapping[str, Any]) -> str:
-    """The path of the notebook that this kernel serves: as the Jupyter server says, as VS Code says, or the folder that it runs in."""
+def notebook_path(environ: Mapping[str, str], namespace: Mapping[str, Any]) -> str:
+    """The path of this kernel's notebook.
+
+    The Jupyter server sets it in a variable, VS Code in a name of the notebook. Without either,
+    this is the kernel's working directory.
+
+    Args:
+        environ: The environment variables.
+        namespace: The notebook's names.
+    """
     path = environ.get("JPY_SESSION_NAME") or str(namespace.get("__vsc_ipynb_file__") or "")
-    return os.path.abspath(path or os.getcwd())
+    try:
+        return os.path.abspath(path or os.getcwd())
+    except FileNotFoundError:
+        # The working directory was removed.
+        return path
 
 
-class Memory:
+class SettingsStore:
     """The settings of one notebook's forms, in one file of the user's state directory.
 
-    Whatever happens to the file, a form only forgets: what can't be read is empty, what can't be written isn't kept.
+    A file that can't be read counts as empty. What can't be written isn't stored. Neither raises.
 
     Args:
         notebook: The notebook's path.
@@ -31,29 +43,30 @@ class Memory:
     def __init__(self, notebook: str) -> None:
         self._notebook = notebook
         name = hashlib.sha256(notebook.encode(errors="surrogatepass")).hexdigest()[:32]
-        self.path = platformdirs.user_state_path("icelaunch_nb") / "forms" / f"{name}.json"
+        state = state_dir()
+        self.path = state / "forms" / f"{name}.json" if state else None
 
-    def read(self, form: str) -> dict[str, Any]:
-        """What was kept of a form; empty where nothing was."""
-        kept = self._read_all().get(form)
-        return kept if isinstance(kept, dict) else {}
+    def load(self, form: str) -> dict[str, Any]:
+        """The stored settings of a form; empty where there are none."""
+        settings = self._load_all().get(form)
+        return settings if isinstance(settings, dict) else {}
 
-    def write(self, form: str, settings: Mapping[str, Any]) -> None:
-        """Keeps a form's settings, those of other forms of the notebook beside them."""
+    def save(self, form: str, settings: Mapping[str, Any]) -> None:
+        """Stores a form's settings, and keeps those of the notebook's other forms."""
+        if self.path is None:
+            return
         everything = json.dumps(
-            {"notebook": self._notebook, "forms": {**self._read_all(), form: settings}}
+            {"notebook": self._notebook, "forms": {**self._load_all(), form: settings}}
         )
         with contextlib.suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            beside = self.path.with_suffix(f".{os.getpid()}")
-            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with open(descriptor, "w", encoding="utf-8") as file:
-                file.write(everything)
-            os.replace(beside, self.path)
+            write_atomically(self.path, everything.encode())
 
-    def _read_all(self) -> dict[str, Any]:
+    def _load_all(self) -> dict[str, Any]:
+        if self.path is None:
+            return {}
         try:
-            forms = json.loads(Path(self.path).read_text(encoding="utf-8"))["forms"]
+            forms = json.loads(self.path.read_text(encoding="utf-8"))["forms"]
         except (OSError, ValueError, KeyError, TypeError):
             return {}
         return forms if isinstance(forms, dict) else {}
