@@ -1,19 +1,24 @@
-/** The buttons that act on the run: which of them make sense now, and that a press is heard. */
+/** The buttons that act on the run: which of them apply now, and what came of a click. */
 import { h } from "./dom.js";
 import { plain } from "./sanitise.js";
 
-/** @typedef {import("./story.js").Story} Story */
-/** @typedef {import("./story.js").Pulse} Pulse */
-/** @typedef {(text: string, kind: string) => void} Tell */
-/** What is asked, and what comes first where the answer takes its time. @typedef {(what: string, meanwhile: (says: string) => void) => Promise<any>} Ask */
+/** @typedef {import("./run_state.js").RunState} RunState */
+/** @typedef {import("./run_state.js").LiveState} LiveState */
+/** @typedef {(text: string, kind: string) => void} ShowReply */
+/**
+ * Sends an action and waits for its reply; `onPending` is called first where that takes its time.
+ * @typedef {(action: string, onPending: (text: string) => void) => Promise<any>} SendAction
+ */
 
-const UNHEARD = 700; // milliseconds after which a click that nobody answered is explained
-const READ = 12_000; // and after which an answer has been read
-const SETTLES = 700; // that a button is deaf which has come to stand in another's place: a double click was meant for that one
+const UNANSWERED = 700; // milliseconds after which a click without a reply is explained
+const READING = 12_000; // milliseconds that a reply is shown
+// Milliseconds that a button ignores clicks after it took another's place: a double click was meant
+// for that one.
+const SETTLING = 700;
 const BUSY =
   "The kernel is busy with a cell and acts when that is done. Interrupt (■) ends a waiting run at once.";
 
-/** label, title, and whether it makes sense now */
+/** Action, label and title. */
 const BUTTONS = /** @type {const} */ ([
   ["pause", "Pause", "Asks the ranks to pause where they look at their events"],
   ["resume", "Resume", "Lets paused ranks go on"],
@@ -31,129 +36,131 @@ const BUTTONS = /** @type {const} */ ([
   ["kill", "Kill", "SIGKILL to the ranks, now"],
 ]);
 
-/** Who comes to stand where another one stood. */
-const AFTER = /** @type {Record<string, string>} */ ({
-  stop: "kill",
-  kill: "stop",
-  pause: "resume",
-  resume: "pause",
-});
+/** The button that takes another one's place. @type {Record<string, string>} */
+const NEXT = { stop: "kill", kill: "stop", pause: "resume", resume: "pause" };
 
-/** @param {string} what @param {Story} story @param {Pulse} pulse */
-function makesSense(what, story, pulse) {
-  if (story.over) return false;
-  const paused = pulse.flags.includes("pause");
-  const stopping = story.state === "STOPPING";
-  if (what === "stop") return !stopping;
-  if (what === "kill") return stopping;
-  if (what === "pause") return !paused && !stopping && story.attempts.length > 0;
-  if (what === "resume") return paused && !stopping;
-  return !stopping && story.attempts.length > 0;
+/** @param {string} action @param {RunState} runState @param {LiveState} liveState */
+function applies(action, runState, liveState) {
+  if (runState.over) return false;
+  const paused = liveState.flags.includes("pause");
+  const stopping = runState.state === "STOPPING";
+  if (action === "stop") return !stopping;
+  if (action === "kill") return stopping;
+  if (action === "pause") return !paused && !stopping && runState.attempts.length > 0;
+  if (action === "resume") return paused && !stopping;
+  return !stopping && runState.attempts.length > 0;
 }
 
 /**
- * @param {Ask} ask
- * @param {Tell} tell
+ * @param {SendAction} sendAction
+ * @param {ShowReply} showReply
  * @param {AbortSignal} signal
  */
-export function makeButtons(ask, tell, signal) {
+export function makeButtons(sendAction, showReply, signal) {
   const element = h("div", {
     className: "ice-buttons",
     role: "toolbar",
     "aria-label": "Act on the run",
   });
-  /** @type {Map<string, HTMLButtonElement>} */
-  const known = new Map();
-  /** The newest press: an older one's answer doesn't overwrite it. */
-  let press = 0;
-  /** The press of Save checkpoint that is told what came of it, and when the newest checkpoint was saved before. @type {{ press: number, before: number } | undefined} */
-  let awaited;
-  let saved = 0;
-  for (const [what, label, title] of BUTTONS) {
+  /** By action. @type {Map<string, HTMLButtonElement>} */
+  const buttons = new Map();
+  let newestClick = 0; // an older one's reply doesn't overwrite its reply
+  /** The click on Save checkpoint that waits until the checkpoint is saved. */
+  let awaitingSave = 0;
+  let savedAt = 0; // when the newest checkpoint was saved
+
+  /** @param {HTMLButtonElement} button @param {string} action @param {string} label */
+  async function click(button, action, label) {
+    if (button.getAttribute("aria-busy") === "true") return;
+    if (button.getAttribute("aria-disabled") === "true") return;
+    const click = ++newestClick;
+    const show = (/** @type {string} */ text, /** @type {string} */ kind) => {
+      if (click === newestClick) showReply(`${label}: ${text}`, kind);
+    };
+    awaitingSave = action === "checkpoint" ? click : 0;
+    button.setAttribute("aria-busy", "true");
+    show("heard …", "pending");
+    const late = setTimeout(() => show(BUSY, "busy"), UNANSWERED);
+    const { ok, text, lost } = await sendAction(action, (pending) => {
+      clearTimeout(late);
+      show(pending, "pending");
+    });
+    clearTimeout(late);
+    button.removeAttribute("aria-busy");
+    if (click !== newestClick || (action === "checkpoint" && ok && !awaitingSave)) return;
+    if (lost) showReply("", "bad");
+    else show(text, ok ? "done" : "bad");
+    if (ok) clearLater(click);
+  }
+
+  for (const [action, label, title] of BUTTONS) {
     const button = /** @type {HTMLButtonElement} */ (
       h(
         "button",
-        { type: "button", className: "ice-button", "data-do": what, title, hidden: true },
+        { type: "button", className: "ice-button", "data-action": action, title, hidden: true },
         label,
       )
     );
-    button.addEventListener(
-      "click",
-      async () => {
-        if (
-          button.getAttribute("aria-busy") === "true" ||
-          button.getAttribute("aria-disabled") === "true"
-        )
-          return;
-        const mine = ++press;
-        awaited = what === "checkpoint" ? { press: mine, before: saved } : undefined;
-        button.setAttribute("aria-busy", "true");
-        tell(`${label}: heard …`, "heard");
-        const late = setTimeout(() => mine === press && tell(`${label}: ${BUSY}`, "busy"), UNHEARD);
-        const { ok, says, lost } = await ask(what, (meanwhile) => {
-          clearTimeout(late);
-          if (mine === press) tell(`${label}: ${meanwhile}`, "heard");
-        });
-        clearTimeout(late);
-        button.removeAttribute("aria-busy");
-        if (mine !== press || (what === "checkpoint" && ok && !awaited)) return;
-        tell(lost ? "" : `${label}: ${says}`, ok ? "done" : "bad");
-        if (ok) leave(mine);
-      },
-      { signal },
-    );
-    // A key that is held down presses again and again, and the focus goes on to the button that comes next.
-    button.addEventListener(
-      "keydown",
-      (event) => event.repeat && event.key === "Enter" && event.preventDefault(),
-      { signal },
-    );
-    known.set(what, button);
+    button.addEventListener("click", () => click(button, action, label), { signal });
+    // A key that is held down clicks again and again, and the focus moves to the next button.
+    const ignoreRepeats = (/** @type {KeyboardEvent} */ event) =>
+      event.repeat && event.key === "Enter" && event.preventDefault();
+    button.addEventListener("keydown", ignoreRepeats, { signal });
+    buttons.set(action, button);
     element.append(button);
   }
 
-  /** An answer is there to be read for a while; that a checkpoint was asked for, until it is saved. @param {number} mine */
-  function leave(mine) {
-    setTimeout(() => mine === press && awaited?.press !== mine && tell("", ""), READ);
+  /**
+   * Clears a reply after a while. That a checkpoint was requested stays until it is saved.
+   * @param {number} click
+   */
+  function clearLater(click) {
+    const clear = () => click === newestClick && awaitingSave !== click && showReply("", "");
+    setTimeout(clear, READING);
   }
-  /** @param {Story} story */
-  function hear(story) {
-    const newest = story.moments.filter((moment) => moment.kind === "saved").at(-1);
-    if (!newest || newest.t === saved) return;
-    saved = newest.t;
-    if (!awaited) return;
-    tell(`Save checkpoint: ${plain(newest.text).replace(/^checkpoint /, "")}`, "done");
-    awaited = undefined;
-    leave(press);
+
+  /** Shows that the checkpoint is saved that was requested here. @param {RunState} runState */
+  function showSaved(runState) {
+    const newest = runState.timeline.filter((event) => event.kind === "saved").at(-1);
+    if (!newest || newest.t === savedAt) return;
+    savedAt = newest.t;
+    if (!awaitingSave) return;
+    showReply(`Save checkpoint: ${plain(newest.text).replace(/^checkpoint /, "")}`, "done");
+    awaitingSave = 0;
+    clearLater(newestClick);
   }
 
   /** @param {HTMLButtonElement} button */
   function settle(button) {
     button.setAttribute("aria-disabled", "true");
-    setTimeout(() => button.removeAttribute("aria-disabled"), SETTLES);
+    setTimeout(() => button.removeAttribute("aria-disabled"), SETTLING);
   }
 
   return {
     element,
-    /** @param {string} what @returns {boolean} whether it is there to be focused */
-    focus(what) {
-      const button = known.get(what);
+    /** @param {string} action @returns {boolean} whether its button is there to be focused */
+    focus(action) {
+      const button = buttons.get(action);
       button?.focus();
       return !!button && !button.hidden;
     },
-    /** @param {Story} story @param {Pulse} pulse @param {boolean} lost whether nobody is there to act */
-    show(story, pulse, lost) {
-      hear(story);
-      const before = new Set(
-        [...known].filter(([, button]) => !button.hidden).map(([what]) => what),
-      );
-      const focused = [...known].find(([, button]) => button === document.activeElement)?.[0];
-      for (const [what, button] of known) button.hidden = lost || !makesSense(what, story, pulse);
-      for (const what of before) {
-        const next = known.get(AFTER[what]);
-        if (!next || next.hidden || before.has(AFTER[what])) continue;
+    /**
+     * @param {RunState} runState
+     * @param {LiveState} liveState
+     * @param {boolean} lost whether nobody is there to act
+     */
+    show(runState, liveState, lost) {
+      showSaved(runState);
+      const visible = [...buttons].filter(([, button]) => !button.hidden);
+      const before = new Set(visible.map(([action]) => action));
+      const focused = visible.find(([, button]) => button === document.activeElement)?.[0];
+      for (const [action, button] of buttons)
+        button.hidden = lost || !applies(action, runState, liveState);
+      for (const action of before) {
+        const next = buttons.get(NEXT[action]);
+        if (!next || next.hidden || before.has(NEXT[action])) continue;
         settle(next);
-        if (what === focused) next.focus();
+        if (action === focused) next.focus();
       }
     },
   };

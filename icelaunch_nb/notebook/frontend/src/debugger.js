@@ -1,14 +1,15 @@
 /**
- * A prompt for ranks that wait in the debugger. What is typed goes to the rank; what it answers stands in its log, in the terminal
- * above. Python's twins are `worker/prompt.py`, in the rank, and `notebook/debugging.py`.
+ * A prompt for ranks that wait in the debugger. What is typed goes to the rank; its answer is in
+ * its log, in the terminal above. The Python sides are `worker/debug_server.py`, in the rank, and
+ * `client/debug_client.py`.
  */
-import { h, say } from "./dom.js";
+import { h, setText } from "./dom.js";
 import { plain } from "./sanitise.js";
 
-/** @typedef {import("./story.js").Story} Story */
-/** @typedef {import("./shared.js").Shared} Shared */
+/** @typedef {import("./run_state.js").RunState} RunState */
+/** @typedef {import("./panel_store.js").PanelStore} PanelStore */
 
-/** label, what pdb calls it, and what it does */
+/** Label, pdb's command and title. */
 const BUTTONS = /** @type {const} */ ([
   ["Next", "n", "Goes on to the next line of this function"],
   ["Step", "s", "Goes on to the next line, into the function that is called"],
@@ -16,8 +17,8 @@ const BUTTONS = /** @type {const} */ ([
   ["Down", "d", "Looks back at what was called"],
   ["Continue", "c", "Lets the rank go on"],
 ]);
-const SHOWN = 4; // waiting ranks that are named, when another one is looked at
-const OFFERED = 60; // completions
+const SHOWN = 4; // waiting ranks that are named beside the one that is shown
+const COMPLETIONS = 60;
 
 /** The longest beginning that all words have. @param {string[]} words */
 export function commonStart(words) {
@@ -27,12 +28,16 @@ export function commonStart(words) {
 }
 
 /**
- * @param {Shared} shared
+ * @param {PanelStore} store
  * @param {(rank: number) => void} choose
  * @param {AbortSignal} signal
  */
-export function makeDebugger(shared, choose, signal) {
-  const where = h("span", { className: "ice-debug-where", role: "status", "aria-live": "polite" });
+export function makeDebugger(store, choose, signal) {
+  const where = h("span", {
+    className: "ice-debug-location",
+    role: "status",
+    "aria-live": "polite",
+  });
   const buttons = h("span", {
     className: "ice-debug-buttons",
     role: "toolbar",
@@ -49,7 +54,11 @@ export function makeDebugger(shared, choose, signal) {
       placeholder: "p loss, w, !x = 1, … (h: help)",
     })
   );
-  const offer = h("div", { className: "ice-debug-offer", hidden: true, role: "status" });
+  const completionList = h("div", {
+    className: "ice-debug-completions",
+    hidden: true,
+    role: "status",
+  });
   const row = h(
     "label",
     { className: "ice-debug-row" },
@@ -60,28 +69,28 @@ export function makeDebugger(shared, choose, signal) {
   const element = h(
     "div",
     { className: "ice-debug", hidden: true, role: "group", "aria-label": "Debugger" },
-    h("div", { className: "ice-debug-head" }, where, others, buttons),
+    h("div", { className: "ice-debug-header" }, where, others, buttons),
     row,
-    offer,
+    completionList,
   );
 
   let rank = -1;
-  let at = 0; // place in the history
-  const { history } = shared;
-  const tell = (/** @type {string} */ text) => {
-    offer.hidden = !text;
-    say(offer, text);
+  let at = 0; // index in the history
+  const { history } = store;
+  const showCompletions = (/** @type {string} */ text) => {
+    completionList.hidden = !text;
+    setText(completionList, text);
   };
   const send = async (/** @type {string} */ command) => {
-    const { ok, says } = await shared.ask({ do: "debug", rank, command });
-    tell(ok ? "" : says);
+    const { ok, text } = await store.request({ action: "debug", rank, command });
+    showCompletions(ok ? "" : text);
   };
   for (const [label, command, title] of BUTTONS) {
     const button = h(
       "button",
       {
         type: "button",
-        className: "ice-tool",
+        className: "ice-tool-button",
         title: `${title} (${command})`,
         "data-command": command,
       },
@@ -91,7 +100,7 @@ export function makeDebugger(shared, choose, signal) {
     buttons.append(button);
   }
 
-  /** What TAB does: completes as far as it can, and says what there is to choose from. */
+  /** Completes the line as far as possible, and shows what there is to choose from. */
   async function complete() {
     const end = line.selectionStart ?? line.value.length;
     const before = line.value.slice(0, end);
@@ -99,22 +108,22 @@ export function makeDebugger(shared, choose, signal) {
       ok,
       completions = [],
       start = end,
-      says,
-    } = await shared.ask({ do: "complete", rank, line: before });
+      text,
+    } = await store.request({ action: "complete", rank, line: before });
     if (line.value.slice(0, end) !== before) return; // typed on meanwhile
-    if (!ok) return tell(says);
+    if (!ok) return showCompletions(text);
     const words = /** @type {string[]} */ (completions).map(plain);
     const whole = commonStart(words);
     if (whole.length > before.length - start) line.setRangeText(whole, start, end, "end");
-    tell(
+    showCompletions(
       words.length > 1
-        ? words.slice(0, OFFERED).join("   ") + (words.length > OFFERED ? "   …" : "")
+        ? words.slice(0, COMPLETIONS).join("   ") + (words.length > COMPLETIONS ? "   …" : "")
         : "",
     );
   }
 
   /** @param {number} step */
-  function remember(step) {
+  function recall(step) {
     at = Math.max(0, Math.min(history.length, at + step));
     line.value = history[at] ?? "";
   }
@@ -128,8 +137,8 @@ export function makeDebugger(shared, choose, signal) {
         at = history.length;
         line.value = "";
         send(command); // an empty one repeats the last, as in pdb
-      } else if (event.key === "ArrowUp") remember(-1);
-      else if (event.key === "ArrowDown") remember(1);
+      } else if (event.key === "ArrowUp") recall(-1);
+      else if (event.key === "ArrowDown") recall(1);
       else if (event.key === "Tab" && !event.shiftKey && line.value.trim())
         complete(); // in an empty line TAB goes on to the next control
       else return;
@@ -147,9 +156,10 @@ export function makeDebugger(shared, choose, signal) {
   let drawn = "";
   return {
     element,
-    /** @param {Story} story @param {number} attempt @param {number | "all"} chosen */
-    show(story, attempt, chosen) {
-      const waiting = attempt === story.attempts.length - 1 && !story.over ? story.debugged : {};
+    /** @param {RunState} runState @param {number} attempt @param {number | "all"} chosen */
+    show(runState, attempt, chosen) {
+      const waiting =
+        attempt === runState.attempts.length - 1 && !runState.over ? runState.in_debugger : {};
       const ranks = Object.keys(waiting)
         .map(Number)
         .sort((a, b) => a - b);
@@ -158,13 +168,13 @@ export function makeDebugger(shared, choose, signal) {
       if (here && rank !== chosen) {
         rank = /** @type {number} */ (chosen);
         line.value = "";
-        tell("");
+        showCompletions("");
       }
       if (!here) rank = -1;
       buttons.hidden = row.hidden = !here;
-      if (!here) tell("");
+      if (!here) showCompletions("");
       const why = here && here.why !== "breakpoint" ? ` · ${plain(here.why)}` : "";
-      say(
+      setText(
         where,
         here
           ? `rank ${rank} waits at ${plain(here.where)}${here.who ? `, ${plain(here.who)}` : ""}${why}`

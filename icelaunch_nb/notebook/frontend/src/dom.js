@@ -1,3 +1,5 @@
+import { suppressShortcutsIfFocusable } from "./keys.js";
+
 /**
  * An element with attributes and children. Text stays text: nothing here takes markup.
  * @param {string} tag
@@ -13,14 +15,15 @@ export function h(tag, attributes = {}, ...children) {
     else if (name === "className") element.className = value;
     else element.setAttribute(name, value === true ? "" : String(value));
   }
+  suppressShortcutsIfFocusable(element);
   element.append(
     ...children.filter((child) => child !== null && child !== undefined && child !== false),
   );
   return element;
 }
 
-/** Changes a text only where it differs: a screen reader and the browser's layout stay quiet. */
-export function say(/** @type {Element} */ element, /** @type {string} */ text) {
+/** Sets a text only where it differs: a screen reader and the browser's layout stay quiet. */
+export function setText(/** @type {Element} */ element, /** @type {string} */ text) {
   if (element.textContent !== text) element.textContent = text;
 }
 

@@ -1,43 +1,48 @@
-/** Why it failed, in one place and in red: the first rank's error, or what the agent says. */
+/** Why the run failed: the first rank's error, or what the agent says. */
 import { h } from "./dom.js";
 import { plain } from "./sanitise.js";
 
-/** @typedef {import("./story.js").Story} Story */
+/** @typedef {import("./run_state.js").RunState} RunState */
+/** @typedef {import("./run_state.js").Failure} Failure */
 
 const NOTE = 2000; // characters
 
-export function makeTrouble() {
+export function makeFailure() {
   const element = h("div", { className: "ice-failure", hidden: true, role: "alert" });
-  let told = "";
+  let drawn = "";
   return {
     element,
-    /** @param {Story} story @param {number} attempt the one that is looked at */
-    show(story, attempt) {
-      const first = story.failures.find(
-        (failure) => failure.attempt === story.attempts[attempt]?.attempt,
-      );
-      const note =
-        story.state === "FAILED" || story.state === "LOST" ? story.note.slice(0, NOTE) : "";
-      const left = story.moments
-        .filter((moment) => moment.kind === "unkillable")
+    /** @param {RunState} runState @param {number} attempt the one that is shown */
+    show(runState, attempt) {
+      const number = runState.attempts[attempt]?.attempt;
+      const first = runState.failures.find((failure) => failure.attempt === number);
+      const failed = runState.state === "FAILED" || runState.state === "LOST";
+      const note = failed ? runState.note.slice(0, NOTE) : "";
+      const unkillable = runState.timeline
+        .filter((event) => event.kind === "unkillable")
         .map(({ rank, text }) => `${rank === null ? "" : `rank ${rank}: `}${plain(text)}`);
-      element.hidden = !first && !note && !left.length;
-      const now = JSON.stringify([first ? [first.attempt, first.rank] : note, left]);
-      if (now === told) return; // drawn once: its traceback may have been opened
-      told = now;
-      if (first) {
-        const lines = inLines(first.traceback);
-        element.replaceChildren(
-          h("b", {}, `rank ${first.rank}: ${plain(first.title)}`),
-          first.hint ? h("div", {}, plain(first.hint)) : "",
-          lines
-            ? h("details", {}, h("summary", {}, "Traceback"), h("pre", { tabindex: "0" }, lines))
-            : "",
-        );
-      } else element.replaceChildren(note ? h("div", {}, inLines(note)) : "");
-      element.append(...left.map((words) => h("div", {}, words)));
+      element.hidden = !first && !note && !unkillable.length;
+      const key = JSON.stringify([first ? [first.attempt, first.rank] : note, unkillable]);
+      if (key === drawn) return; // drawn once: its traceback may have been opened
+      drawn = key;
+      element.replaceChildren(
+        ...(first ? describe(first) : note ? [h("div", {}, inLines(note))] : []),
+      );
+      element.append(...unkillable.map((text) => h("div", {}, text)));
     },
   };
+}
+
+/** @param {Failure} failure */
+function describe({ rank, title, hint, traceback }) {
+  const parts = [h("b", {}, `rank ${rank}: ${plain(title)}`)];
+  if (hint) parts.push(h("div", {}, plain(hint)));
+  const lines = inLines(traceback);
+  if (lines) {
+    const text = h("pre", { tabindex: "0" }, lines);
+    parts.push(h("details", {}, h("summary", {}, "Traceback"), text));
+  }
+  return parts;
 }
 
 /** @param {string} text */

@@ -1,25 +1,40 @@
 /**
- * The form to launch from. Python's twin is `notebook/form/widget.py`.
+ * The form to launch from. Its Python side is `notebook/form/widget.py`.
  *
- * Synced from Python: `view` (the fields, what they hold, what is wrong), `devices` (what is free) and `stands` (how the newest run
- * stands). Of this page alone: what was typed and isn't heard yet, what is unfolded, and whether Launch was pressed in vain.
+ * Synced from Python are `form_state` (the fields, what they hold, what is wrong), `devices` (what
+ * is free) and `run_status` (of the newest run). This page alone knows what was typed and isn't
+ * received yet, what is unfolded, and whether Launch was clicked in vain.
  */
-import { h, say } from "./dom.js";
-import { makeCode } from "./formcode.js";
-import { makeField } from "./formfields.js";
-import { Line } from "./formline.js";
+import { h, setText } from "./dom.js";
+import { FormChannel } from "./form_channel.js";
+import { makeCode } from "./form_code.js";
+import { makeField } from "./form_fields.js";
+import { captureKeys } from "./keys.js";
 
-/** @typedef {import("./formfields.js").Field} Field */
-/** @typedef {{ functions: string[], function: string, fixed: boolean, doc: string, problem: string, arguments: Field[], main: Field[],
- *   advanced: Field[], says: string, python: string, cell: string, wrong: string[], missing: string[] }} View */
-/** @typedef {{ state?: string, over?: boolean, results?: string, says?: string }} Stands */
+/** @typedef {import("./form_fields.js").Field} Field */
+/** @typedef {import("./form_fields.js").Change} Change */
+/**
+ * @typedef {{ functions: string[], function: string, fixed: boolean, doc: string, problem: string,
+ *   arguments: Field[], main: Field[], advanced: Field[], summary: string, python: string,
+ *   cell: string, invalid: string[], missing: string[] }} FormState
+ */
+/** @typedef {{ state?: string, over?: boolean, result_code?: string, error?: string }} RunStatus */
 
 const BUSY = "The kernel is busy with a cell; the form answers when that is done.";
-const LOOK = 5000; // milliseconds between two questions what is free, while the pointer or the focus is here
+const GONE =
+  "The kernel of this form has ended, and with it what it launched, unless that was detached. Run the form's cell again.";
+// Milliseconds between two requests for what is free, while the pointer or the focus is here.
+const REFRESH = 5000;
+const SYNCED = ["form_state", "devices", "run_status"];
 
-/** A group of fields that is drawn anew only where the fields themselves are others. */
+export default () => ({
+  /** @param {{ model: any, el: HTMLElement }} context */
+  render: ({ model, el }) => new Form(model, el).end,
+});
+
+/** A group of fields, which is drawn anew only where the fields themselves are others. */
 class Group {
-  /** @param {string} prefix @param {(key: string, value: string | boolean, now: boolean) => void} change @param {AbortSignal} signal */
+  /** @param {string} prefix @param {Change} change @param {AbortSignal} signal */
   constructor(prefix, change, signal) {
     this.element = h("div", { className: "ice-fields" });
     this.prefix = prefix;
@@ -30,8 +45,13 @@ class Group {
     this.fields = new Map();
   }
 
-  /** @param {Field[]} fields @param {(key: string) => string | boolean | undefined} typed @param {any[]} devices @param {boolean} asked */
-  show(fields, typed, devices, asked) {
+  /**
+   * @param {Field[]} fields
+   * @param {(key: string) => string | boolean | undefined} unsent
+   * @param {any[]} devices
+   * @param {boolean} strict whether what is missing shows as an error
+   */
+  show(fields, unsent, devices, strict) {
     const shape = JSON.stringify(
       fields.map(({ key, kind, label, choices, hint }) => [key, kind, label, choices, hint]),
     );
@@ -43,240 +63,288 @@ class Group {
       this.element.replaceChildren(...[...this.fields.values()].map((field) => field.element));
     }
     for (const field of fields) {
-      const value = typed(field.key);
+      const value = unsent(field.key);
       this.fields
         .get(field.key)
-        ?.show(value === undefined ? field : { ...field, value }, devices, asked);
+        ?.show(value === undefined ? field : { ...field, value }, devices, strict);
     }
   }
 }
 
-export default () => ({
-  /** @param {{ model: any, el: HTMLElement }} context */
-  render({ model, el }) {
-    const ends = new AbortController();
-    const { signal } = ends;
-    const line = new Line(model, signal);
-    const view = () => /** @type {View} */ (model.get("view"));
-    const stands = () => /** @type {Stands} */ (model.get("stands"));
-    const prefix = `ice-${line.me}`;
-    let asked = false; // whether Launch was pressed in vain: then what is missing is told as loudly as what is wrong
-    let asking = false; // whether it was pressed and the kernel hasn't answered: it may be busy
+class Form {
+  /** @param {any} model @param {HTMLElement} el */
+  constructor(model, el) {
+    this.model = model;
+    this.ends = new AbortController();
+    const signal = (this.signal = this.ends.signal);
+    this.channel = new FormChannel(model, signal);
+    this.strict = false; // Launch was clicked in vain: what is missing shows as an error
+    this.gone = false; // the kernel that this belongs to has ended
+    this.launching = false; // Launch was clicked, and the kernel hasn't answered
+    this.refreshed = Date.now(); // when it was last asked what is free
 
-    // What stands where.
-    const chooser = /** @type {HTMLSelectElement} */ (
+    const prefix = `ice-${this.channel.id}`;
+    this.chooser = /** @type {HTMLSelectElement} */ (
       h("select", {
         className: "ice-input",
         id: `${prefix}-function`,
         "aria-describedby": `${prefix}-doc`,
       })
     );
-    const title = h("label", { className: "ice-title", for: `${prefix}-function` }, "Launch");
-    const fixed = h("code", { className: "ice-function" });
-    const doc = h("span", { className: "ice-doc", id: `${prefix}-doc` });
-    const problem = h("div", { className: "ice-error", role: "alert", hidden: true });
-    const change = (
-      /** @type {string} */ key,
-      /** @type {string | boolean} */ value,
-      /** @type {boolean} */ now,
-    ) => line.type(key, value, now);
-    const args = new Group(`${prefix}-a`, change, signal);
-    const main = new Group(`${prefix}-m`, change, signal);
-    const advanced = new Group(`${prefix}-x`, change, signal);
-    const argsHead = h("h4", { className: "ice-group" }, "Arguments");
-    const none = h("div", { className: "ice-hint" }, "It takes none.");
-    const changed = h("span", { className: "ice-hint" });
-    const fold = h(
-      "details",
-      { className: "ice-advanced" },
-      h("summary", {}, "Advanced ", changed),
-      advanced.element,
+    this.title = h("label", { className: "ice-title", for: this.chooser.id }, "Launch");
+    this.fixed = h("code", { className: "ice-function" });
+    this.doc = h("span", { className: "ice-doc", id: `${prefix}-doc` });
+    this.problem = h("div", { className: "ice-error", role: "alert", hidden: true });
+    /** @type {Change} */
+    const change = (key, value, now) => this.channel.set(key, value, now);
+    this.arguments = new Group(`${prefix}-a`, change, signal);
+    this.main = new Group(`${prefix}-m`, change, signal);
+    this.advanced = new Group(`${prefix}-x`, change, signal);
+    this.noArguments = h("div", { className: "ice-hint" }, "It takes none.");
+    this.changed = h("span", { className: "ice-hint" });
+    this.fold = /** @type {HTMLDetailsElement} */ (
+      h(
+        "details",
+        { className: "ice-advanced" },
+        h("summary", {}, "Advanced ", this.changed),
+        this.advanced.element,
+      )
     );
-    const launch = /** @type {HTMLButtonElement} */ (
+    this.error = h("div", { className: "ice-form-error", role: "alert", hidden: true });
+    this.launchButton = /** @type {HTMLButtonElement} */ (
       h(
         "button",
         { type: "button", className: "ice-launch", title: "Ctrl+Enter in a field does the same" },
         "Launch",
       )
     );
-    const status = h("div", { className: "ice-status", role: "status", "aria-live": "polite" });
-    const code = makeCode(signal);
-    const reset = h(
+    this.status = h("div", { className: "ice-status", role: "status", "aria-live": "polite" });
+    this.resetButton = h(
       "button",
-      { type: "button", className: "ice-tool", title: "Puts every field back to its default" },
+      {
+        type: "button",
+        className: "ice-tool-button",
+        title: "Puts every field back to its default",
+      },
       "Defaults",
     );
-    const note = h("div", { className: "ice-note", role: "alert", hidden: true });
-    const root = h(
+    this.code = makeCode(signal);
+    this.root = this.layOut();
+    captureKeys(this.root, signal);
+    el.append(this.root);
+    this.listen();
+    this.show();
+  }
+
+  /** Ends the view. */
+  end = () => this.ends.abort();
+
+  layOut() {
+    const heading = (/** @type {string} */ text) =>
+      h("h4", { className: "ice-section-title" }, text);
+    const section = (/** @type {string} */ label, /** @type {HTMLElement[]} */ ...parts) =>
+      h("section", { "aria-label": label }, heading(label), ...parts);
+    const { title, chooser, fixed, doc, launchButton, status, resetButton, code } = this;
+    return h(
       "div",
-      {
-        className: "ice-form",
-        "data-lm-suppress-shortcuts": "true",
-        role: "form",
-        "aria-label": "Launch a function",
-      },
-      h("div", { className: "ice-top" }, title, chooser, fixed, doc),
-      problem,
+      { className: "ice-form", role: "form", "aria-label": "Launch a function" },
+      h("div", { className: "ice-form-header" }, title, chooser, fixed, doc),
+      this.problem,
       h(
         "div",
         { className: "ice-columns" },
-        h("section", { "aria-label": "Arguments" }, argsHead, args.element, none),
-        h(
-          "section",
-          { "aria-label": "Ranks and devices" },
-          h("h4", { className: "ice-group" }, "Ranks and devices"),
-          main.element,
-        ),
+        section("Arguments", this.arguments.element, this.noArguments),
+        section("Ranks and devices", this.main.element),
       ),
-      fold,
-      note,
+      this.fold,
+      this.error,
       h(
         "div",
-        { className: "ice-bottom" },
-        launch,
+        { className: "ice-form-footer" },
+        launchButton,
         status,
-        h("span", { className: "ice-gap" }),
-        reset,
+        h("span", { className: "ice-spacer" }),
+        resetButton,
         code.button,
       ),
       code.element,
     );
-    el.append(root);
+  }
 
-    function show() {
-      const now = view();
-      const run = stands();
-      const typed = (/** @type {string} */ key) => line.typed(key);
-      chooser.hidden = now.fixed;
-      fixed.hidden = !now.fixed;
-      if (now.fixed) title.removeAttribute("for");
-      say(fixed, now.function);
-      if ([...chooser.options].map((one) => one.value).join("\n") !== now.functions.join("\n")) {
-        chooser.replaceChildren(...now.functions.map((name) => h("option", { value: name }, name)));
-      }
-      chooser.value = String(typed("function") ?? now.function);
-      chooser.disabled = now.functions.length === 0;
-      say(doc, now.doc);
-      problem.hidden = !now.problem;
-      problem.toggleAttribute("data-missing", now.missing.includes("function"));
-      say(problem, now.problem);
-      none.hidden = now.arguments.length > 0 || Boolean(now.problem);
-      for (const [group, fields] of /** @type {[Group, Field[]][]} */ ([
-        [args, now.arguments],
-        [main, now.main],
-        [advanced, now.advanced],
-      ])) {
-        group.show(fields, typed, model.get("devices"), asked);
-      }
-      const others = now.advanced.filter(
-        (field) => field.value !== field.default && field.value !== "",
-      ).length;
-      const wrong = now.advanced.filter((field) => field.error).length;
-      say(
-        changed,
-        [others ? `${others} changed` : "", wrong ? `${wrong} to look at` : ""]
-          .filter(Boolean)
-          .join(", "),
-      );
-      changed.toggleAttribute("data-wrong", wrong > 0);
-      code.show(now.python, now.cell);
-      showStatus(now, run);
-      note.hidden = !run.says;
-      say(note, run.says ?? "");
+  listen() {
+    const { model, root, signal } = this;
+    this.chooser.addEventListener("change", this.chooseFunction, { signal });
+    this.launchButton.addEventListener("click", this.launch, { signal });
+    this.resetButton.addEventListener("click", this.reset, { signal });
+    root.addEventListener("keydown", this.onKey, { signal });
+    root.addEventListener("pointermove", this.refreshDevices, { signal, passive: true });
+    root.addEventListener("focusin", this.refreshDevices, { signal });
+    this.channel.onChange = this.show;
+    model.on("comm_live_update", this.onKernelEnd);
+    for (const name of SYNCED) model.on(`change:${name}`, this.show);
+    signal.addEventListener("abort", () => {
+      model.off("comm_live_update", this.onKernelEnd);
+      for (const name of SYNCED) model.off(`change:${name}`, this.show);
+    });
+  }
+
+  /** @returns {FormState} */
+  get formState() {
+    return this.model.get("form_state");
+  }
+
+  /** @returns {RunStatus} */
+  get runStatus() {
+    return this.model.get("run_status");
+  }
+
+  /** Whether the newest run goes on. */
+  get running() {
+    return this.runStatus.state !== undefined && !this.runStatus.over;
+  }
+
+  // What a person does.
+
+  chooseFunction = () => {
+    this.strict = false;
+    this.channel.set("function", this.chooser.value, true);
+  };
+
+  launch = async () => {
+    if (this.launchButton.disabled) return;
+    this.launchButton.disabled = this.launching = true;
+    await this.channel.request("launch");
+    this.launching = false;
+    this.strict = this.formState.invalid.length > 0;
+    this.show();
+    this.focusInvalid();
+  };
+
+  reset = () => {
+    this.strict = false;
+    this.channel.request("reset");
+  };
+
+  onKey = (/** @type {KeyboardEvent} */ event) => {
+    if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
+    event.preventDefault();
+    event.stopPropagation();
+    this.launch();
+  };
+
+  refreshDevices = () => {
+    if (Date.now() - this.refreshed < REFRESH) return;
+    this.refreshed = Date.now();
+    this.channel.request("refresh_devices");
+  };
+
+  onKernelEnd = async () => {
+    this.gone = true;
+    this.show();
+    await this.channel.request("refresh_devices");
+    this.gone = false; // only the connection has ended
+    this.show();
+  };
+
+  // What is shown.
+
+  show = () => {
+    this.showFunction();
+    this.showFields();
+    this.showLaunchButton();
+    this.showStatus();
+    this.code.show(this.formState.python, this.formState.cell);
+    const { error } = this.runStatus;
+    this.error.hidden = !error;
+    setText(this.error, error ?? "");
+  };
+
+  showFunction() {
+    const { formState, chooser, problem } = this;
+    chooser.hidden = formState.fixed;
+    this.fixed.hidden = !formState.fixed;
+    if (formState.fixed) this.title.removeAttribute("for");
+    setText(this.fixed, formState.function);
+    const offered = [...chooser.options].map((option) => option.value);
+    if (offered.join("\n") !== formState.functions.join("\n")) {
+      const options = formState.functions.map((name) => h("option", { value: name }, name));
+      chooser.replaceChildren(...options);
     }
+    chooser.value = String(this.channel.unsent("function") ?? formState.function);
+    chooser.disabled = formState.functions.length === 0;
+    setText(this.doc, formState.doc);
+    problem.hidden = !formState.problem;
+    problem.toggleAttribute("data-missing", formState.missing.includes("function"));
+    setText(problem, formState.problem);
+  }
 
-    function showStatus(/** @type {View} */ now, /** @type {Stands} */ run) {
-      const lives = run.state !== undefined && !run.over;
-      launch.disabled = lives || asking;
-      say(launch, lives ? "Running …" : run.state ? "Launch again" : "Launch");
-      const loud = now.wrong.filter((key) => asked || !now.missing.includes(key)).map(nameOf);
-      status.dataset.kind = "";
-      if (line.late) say(status, BUSY);
-      else if (loud.length) {
-        status.dataset.kind = "bad";
-        say(status, `Look at ${loud.join(", ")}.`);
-      } else if (lives) say(status, `${run.state}; its panel is below.`);
-      else if (now.missing.length) say(status, `Needs ${now.missing.map(nameOf).join(", ")}.`);
-      else
-        say(
-          status,
-          run.state
-            ? `${run.state}${run.state === "SUCCEEDED" && run.results ? `: ${run.results}` : ""} · next: ${now.says}`
-            : now.says,
-        );
-    }
+  showFields() {
+    const { formState } = this;
+    const unsent = (/** @type {string} */ key) => this.channel.unsent(key);
+    const devices = this.model.get("devices");
+    this.arguments.show(formState.arguments, unsent, devices, this.strict);
+    this.main.show(formState.main, unsent, devices, this.strict);
+    this.advanced.show(formState.advanced, unsent, devices, this.strict);
+    this.noArguments.hidden = formState.arguments.length > 0 || Boolean(formState.problem);
+    const isChanged = (/** @type {Field} */ field) =>
+      field.value !== field.default && field.value !== "";
+    const changed = formState.advanced.filter(isChanged).length;
+    const invalid = formState.advanced.filter((field) => field.error).length;
+    const notes = [];
+    if (changed) notes.push(`${changed} changed`);
+    if (invalid) notes.push(`${invalid} to look at`);
+    setText(this.changed, notes.join(", "));
+    this.changed.toggleAttribute("data-invalid", invalid > 0);
+  }
 
-    function nameOf(/** @type {string} */ key) {
-      const now = view();
-      return (
-        [...now.arguments, ...now.main, ...now.advanced].find((field) => field.key === key)
-          ?.label ?? (key === "function" ? "a function" : key)
-      );
-    }
+  showLaunchButton() {
+    const { launchButton, running } = this;
+    launchButton.disabled = running || this.launching || this.gone;
+    const again = this.runStatus.state ? "Launch again" : "Launch";
+    setText(launchButton, running && !this.gone ? "Running …" : again);
+  }
 
-    function goToWrong() {
-      const [first] = view().wrong;
-      if (!first) return;
-      if (advanced.fields.has(first)) /** @type {HTMLDetailsElement} */ (fold).open = true;
-      const field = args.fields.get(first) ?? main.fields.get(first) ?? advanced.fields.get(first);
-      if (field) field.focus();
-      else chooser.focus();
-    }
+  showStatus() {
+    const { invalid, missing } = this.formState;
+    const errors = invalid.filter((key) => this.strict || !missing.includes(key));
+    const listed = (/** @type {string[]} */ keys) =>
+      keys.map((key) => this.labelOf(key)).join(", ");
+    let text = this.outlook;
+    let kind = "";
+    if (this.gone) text = GONE;
+    else if (this.channel.late) text = BUSY;
+    else if (errors.length) {
+      kind = "bad";
+      text = `Look at ${listed(errors)}.`;
+    } else if (this.running) text = `${this.runStatus.state}; its panel is below.`;
+    else if (missing.length) text = `Needs ${listed(missing)}.`;
+    this.status.dataset.kind = kind;
+    setText(this.status, text);
+  }
 
-    // What is done with it.
-    chooser.addEventListener(
-      "change",
-      () => {
-        asked = false;
-        line.type("function", chooser.value, true);
-      },
-      { signal },
-    );
-    async function press() {
-      if (launch.disabled) return;
-      launch.disabled = asking = true;
-      await line.ask("launch");
-      asking = false;
-      asked = view().wrong.length > 0;
-      show();
-      goToWrong();
-    }
-    launch.addEventListener("click", press, { signal });
-    reset.addEventListener(
-      "click",
-      () => {
-        asked = false;
-        line.ask("reset");
-      },
-      { signal },
-    );
-    root.addEventListener(
-      "keydown",
-      (event) => {
-        if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
-          event.preventDefault();
-          event.stopPropagation();
-          press();
-        }
-      },
-      { signal },
-    );
-    let looked = Date.now();
-    const look = () => {
-      if (Date.now() - looked < LOOK) return;
-      looked = Date.now();
-      line.ask("look");
-    };
-    root.addEventListener("pointermove", look, { signal, passive: true });
-    root.addEventListener("focusin", look, { signal });
+  /** How the newest run ended, and what would be launched next. */
+  get outlook() {
+    const { summary } = this.formState;
+    const { state, result_code: code } = this.runStatus;
+    if (!state) return summary;
+    const results = state === "SUCCEEDED" && code ? `: ${code}` : "";
+    return `${state}${results} · next: ${summary}`;
+  }
 
-    line.onNews = show;
-    for (const name of ["view", "devices", "stands"]) model.on(`change:${name}`, show);
-    show();
-    return () => {
-      ends.abort();
-      line.close();
-      for (const name of ["view", "devices", "stands"]) model.off(`change:${name}`, show);
-    };
-  },
-});
+  /** @param {string} key a field's */
+  labelOf(key) {
+    const { formState } = this;
+    const fields = [...formState.arguments, ...formState.main, ...formState.advanced];
+    const label = fields.find((field) => field.key === key)?.label;
+    return label ?? (key === "function" ? "a function" : key);
+  }
+
+  focusInvalid() {
+    const [first] = this.formState.invalid;
+    if (!first) return;
+    if (this.advanced.fields.has(first)) this.fold.open = true;
+    const groups = [this.arguments, this.main, this.advanced];
+    const group = groups.find(({ fields }) => fields.has(first));
+    (group?.fields.get(first) ?? this.chooser).focus();
+  }
+}

@@ -1,99 +1,114 @@
-/** The line to the kernel: sends what is typed, keeps it until it was heard, and notices when nobody listens. */
+/**
+ * The form's channel to the kernel: sends what is typed, holds it until the kernel has received it,
+ * and notices when the kernel doesn't.
+ */
 
 const PAUSE = 120; // milliseconds without a key before what was typed is sent
-const UNHEARD = 700; // and after which a message that nobody heard is explained
+const UNANSWERED = 700; // milliseconds after which a message that wasn't received is explained
 
-export class Line {
+export class FormChannel {
   /** @param {any} model @param {AbortSignal} signal */
   constructor(model, signal) {
     this.model = model;
-    this.me = Math.random().toString(36).slice(2, 10);
-    this.sent = 0;
-    /** What was typed and isn't heard yet, with the number of the message that carries it. @type {Map<string, { value: string | boolean, n: number }>} */
-    this.unheard = new Map();
-    /** @type {Map<string, ReturnType<typeof setTimeout>>} */
-    this.waiting = new Map();
-    /** @type {Map<number, () => void>} */
-    this.asked = new Map();
-    /** Whether a message has waited for long. */
-    this.late = false;
+    this.id = Math.random().toString(36).slice(2, 10);
+    this.sent = 0; // number of the newest message
+    /**
+     * What was typed and isn't received yet, and the number of the message that carries it.
+     * @type {Map<string, { value: string | boolean, seq: number }>}
+     */
+    this.typed = new Map();
+    /** By key. @type {Map<string, ReturnType<typeof setTimeout>>} */
+    this.timers = new Map();
+    /** Requests that wait until they are received, by number. @type {Map<number, () => void>} */
+    this.requests = new Map();
+    this.late = false; // whether a message has waited for long
     /** Called when something changes that isn't in the model. */
-    this.onNews = () => {};
+    this.onChange = () => {};
     /** @type {ReturnType<typeof setTimeout> | undefined} */
-    this.clock = undefined;
-    this.hears = (/** @type {any} */ message) => {
-      if (message.kind === "heard" && message.to === this.me) this._heard(message.n);
+    this.lateTimer = undefined;
+    this.onMessage = (/** @type {any} */ message) => {
+      if (message.kind === "received" && message.to === this.id) this._receive(message.seq);
     };
-    model.on("msg:custom", this.hears);
+    model.on("msg:custom", this.onMessage);
     signal.addEventListener("abort", () => this.close());
   }
 
-  /** What a field holds that the kernel hasn't heard of. @param {string} key */
-  typed(key) {
-    return this.unheard.get(key)?.value;
+  /** What a field holds that the kernel hasn't received. @param {string} key */
+  unsent(key) {
+    return this.typed.get(key)?.value;
   }
 
-  /** @param {string} key @param {string | boolean} value @param {boolean} now */
-  type(key, value, now) {
-    const before = this.unheard.get(key);
-    if (before?.value === value && before.n !== Infinity) return; // it is on its way: leaving a field tells again what typing told
-    this.unheard.set(key, { value, n: Infinity });
-    clearTimeout(this.waiting.get(key));
-    this.waiting.set(
+  /**
+   * Sends what a field holds: at once, or after a pause.
+   * @param {string} key
+   * @param {string | boolean} value
+   * @param {boolean} now
+   */
+  set(key, value, now) {
+    const before = this.typed.get(key);
+    // It is on its way: a field that loses the focus repeats what was typed.
+    if (before?.value === value && before.seq !== Infinity) return;
+    this.typed.set(key, { value, seq: Infinity });
+    clearTimeout(this.timers.get(key));
+    this.timers.set(
       key,
       setTimeout(() => this._send(key), now ? 0 : PAUSE),
     );
   }
 
-  /** @param {string} what */
-  ask(what) {
-    for (const key of [...this.waiting.keys()]) this._send(key); // first what was typed before
+  /**
+   * Sends what was typed before, then a request. Waits until that is received.
+   * @param {string} action
+   */
+  request(action) {
+    for (const key of [...this.timers.keys()]) this._send(key);
     return /** @type {Promise<void>} */ (
       new Promise((resolve) => {
-        const n = this._number();
-        this.asked.set(n, resolve);
-        this.model.send({ do: what, from: this.me, n });
+        const seq = this._nextNumber();
+        this.requests.set(seq, resolve);
+        this.model.send({ action, sender: this.id, seq });
       })
     );
   }
 
   close() {
-    for (const timer of this.waiting.values()) clearTimeout(timer);
-    clearTimeout(this.clock);
-    this.model.off("msg:custom", this.hears);
+    for (const timer of this.timers.values()) clearTimeout(timer);
+    clearTimeout(this.lateTimer);
+    this.model.off("msg:custom", this.onMessage);
   }
 
   /** @param {string} key */
   _send(key) {
-    clearTimeout(this.waiting.get(key));
-    this.waiting.delete(key);
-    const typed = this.unheard.get(key);
+    clearTimeout(this.timers.get(key));
+    this.timers.delete(key);
+    const typed = this.typed.get(key);
     if (!typed) return;
-    typed.n = this._number();
-    this.model.send({ do: "set", key, value: typed.value, from: this.me, n: typed.n });
+    typed.seq = this._nextNumber();
+    const { value, seq } = typed;
+    this.model.send({ action: "set", key, value, sender: this.id, seq });
   }
 
-  _number() {
-    this.clock ??= setTimeout(() => {
+  _nextNumber() {
+    this.lateTimer ??= setTimeout(() => {
       this.late = true;
-      this.onNews();
-    }, UNHEARD);
+      this.onChange();
+    }, UNANSWERED);
     return ++this.sent;
   }
 
-  /** @param {number} n */
-  _heard(n) {
-    for (const [key, typed] of this.unheard) if (typed.n <= n) this.unheard.delete(key);
-    for (const [asked, resolve] of this.asked) {
-      if (asked > n) continue; // an earlier one was heard, too, or got lost with a connection
-      this.asked.delete(asked);
+  /** @param {number} received number of the newest message that the kernel has received */
+  _receive(received) {
+    for (const [key, { seq }] of this.typed) if (seq <= received) this.typed.delete(key);
+    for (const [seq, resolve] of this.requests) {
+      if (seq > received) continue; // an earlier one was received, or got lost with a connection
+      this.requests.delete(seq);
       resolve();
     }
-    if (n === this.sent) {
-      clearTimeout(this.clock);
-      this.clock = undefined;
+    if (received === this.sent) {
+      clearTimeout(this.lateTimer);
+      this.lateTimer = undefined;
       this.late = false;
     }
-    this.onNews();
+    this.onChange();
   }
 }

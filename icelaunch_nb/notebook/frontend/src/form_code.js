@@ -1,7 +1,7 @@
-/** The same launch as code, to copy. */
-import { h, say } from "./dom.js";
+/** The launch as code, to copy. */
+import { h, setText } from "./dom.js";
 
-const TOLD = 1500; // milliseconds for which a button says that it copied
+const COPIED = 1500; // milliseconds for which a button says that it copied
 
 /** @param {AbortSignal} signal */
 export function makeCode(signal) {
@@ -13,30 +13,30 @@ export function makeCode(signal) {
   });
   const button = h(
     "button",
-    { type: "button", className: "ice-tool", "aria-expanded": "false" },
+    { type: "button", className: "ice-tool-button", "aria-expanded": "false" },
     "Code",
   );
   const blocks = ["Python", "%%icelaunch cell"].map((name) => {
     const text = h("pre", { tabindex: "0", "aria-label": name });
     const copy = h(
       "button",
-      { type: "button", className: "ice-tool", "aria-label": `Copy as ${name}` },
+      { type: "button", className: "ice-tool-button", "aria-label": `Copy as ${name}` },
       "Copy",
     );
     copy.addEventListener(
       "click",
       async () => {
-        const done = await put(text);
-        say(copy, done ? "Copied" : "Press Ctrl+C");
-        setTimeout(() => say(copy, "Copy"), TOLD);
+        const done = await copyText(text);
+        setText(copy, done ? "Copied" : "Press Ctrl+C");
+        setTimeout(() => setText(copy, "Copy"), COPIED);
       },
       { signal },
     );
     element.append(
       h(
         "div",
-        { className: "ice-block" },
-        h("div", { className: "ice-block-head" }, h("span", {}, name), copy),
+        { className: "ice-code-block" },
+        h("div", { className: "ice-code-header" }, h("span", {}, name), copy),
         text,
       ),
     );
@@ -55,17 +55,17 @@ export function makeCode(signal) {
     button,
     /** @param {string} python @param {string} cell */
     show(python, cell) {
-      say(blocks[0], python);
-      say(blocks[1], cell);
+      setText(blocks[0], python);
+      setText(blocks[1], cell);
     },
   };
 }
 
 /**
- * Copies a text. A page that isn't served by https or from this machine has no clipboard but the selection's.
+ * Copies a text. A page that isn't served by https or from this machine can only copy a selection.
  * @param {Element} element
  */
-async function put(element) {
+async function copyText(element) {
   try {
     await navigator.clipboard.writeText(element.textContent ?? "");
     return true;

@@ -1,10 +1,12 @@
 /** The devices to choose from, each with what is free on it. */
-import { h, say } from "./dom.js";
+import { h, setText } from "./dom.js";
 
-/** @typedef {{ device: string, about: string, free: number, total: number, note: string }} Device */
+/**
+ * @typedef {{ device: string, about: string, free: number, total: number, note: string }} Device
+ */
 
 /** @param {number} bytes */
-const inGb = (bytes) => (bytes / 1e9).toFixed(bytes < 1e10 ? 1 : 0);
+const inGigabytes = (bytes) => (bytes / 1e9).toFixed(bytes < 1e10 ? 1 : 0);
 
 /** The indices that ``cuda:0-2,7`` names. @param {string} value @param {number} all */
 function chosenGpus(value, all) {
@@ -18,12 +20,12 @@ function chosenGpus(value, all) {
 }
 
 /**
- * @param {import("./formfields.js").Field} _field
- * @param {import("./formfields.js").Typed} typed
+ * @param {import("./form_fields.js").Field} _field
+ * @param {import("./form_fields.js").ChangeValue} change
  * @param {AbortSignal} signal
- * @returns {import("./formfields.js").Control}
+ * @returns {import("./form_fields.js").Control}
  */
-export function makeDevices(_field, typed, signal) {
+export function makeDevices(_field, change, signal) {
   const element = h("div", {
     className: "ice-devices",
     role: "group",
@@ -33,17 +35,17 @@ export function makeDevices(_field, typed, signal) {
   let drawn = "";
   let value = "auto";
   /** @type {Map<string, HTMLElement>} */
-  const chips = new Map();
+  const buttons = new Map();
 
-  function press(/** @type {string} */ device, /** @type {number} */ all) {
+  function toggle(/** @type {string} */ device, /** @type {number} */ all) {
     const gpu = /^cuda:(\d+)$/.exec(device);
-    if (!gpu) return typed(device, true);
+    if (!gpu) return change(device, true);
     const before = chosenGpus(value, all);
     const index = Number(gpu[1]);
     const now = before.includes(index)
       ? before.filter((one) => one !== index)
       : [...before, index].sort((a, b) => a - b);
-    typed(now.length ? `cuda:${now.join(",")}` : "auto", true);
+    change(now.length ? `cuda:${now.join(",")}` : "auto", true);
   }
 
   return {
@@ -68,30 +70,32 @@ export function makeDevices(_field, typed, signal) {
       const shape = known.map((one) => one.device).join("\n");
       if (shape !== drawn) {
         drawn = shape;
-        chips.clear();
+        buttons.clear();
         for (const one of known) {
-          const chip = h(
+          const button = h(
             "button",
-            { type: "button", className: "ice-chip", title: one.about },
-            h("span", { className: "ice-chip-title" }, one.device),
-            h("span", { className: "ice-chip-note" }),
+            { type: "button", className: "ice-device", title: one.about },
+            h("span", { className: "ice-device-title" }, one.device),
+            h("span", { className: "ice-device-note" }),
             h("span", { className: "ice-meter", "aria-hidden": "true" }, h("span", {})),
           );
-          chip.addEventListener("click", () => press(one.device, gpus.length), { signal });
-          chips.set(one.device, chip);
+          button.addEventListener("click", () => toggle(one.device, gpus.length), { signal });
+          buttons.set(one.device, button);
         }
-        element.replaceChildren(...chips.values());
+        element.replaceChildren(...buttons.values());
       }
       const chosen = chosenGpus(value, gpus.length).map((index) => `cuda:${index}`);
       for (const one of known) {
-        const chip = /** @type {HTMLElement} */ (chips.get(one.device));
-        chip.setAttribute(
+        const button = /** @type {HTMLElement} */ (buttons.get(one.device));
+        button.setAttribute(
           "aria-pressed",
           String(one.device === value || chosen.includes(one.device)),
         );
-        const memory = one.total ? `${inGb(one.free)} of ${inGb(one.total)} GB free` : "";
-        say(chip.children[1], [memory, one.note].filter(Boolean).join(", "));
-        const meter = /** @type {HTMLElement} */ (chip.children[2]);
+        const memory = one.total
+          ? `${inGigabytes(one.free)} of ${inGigabytes(one.total)} GB free`
+          : "";
+        setText(button.children[1], [memory, one.note].filter(Boolean).join(", "));
+        const meter = /** @type {HTMLElement} */ (button.children[2]);
         meter.hidden = !one.total;
         /** @type {HTMLElement} */ (meter.firstElementChild).style.width = one.total
           ? `${Math.round(100 * (1 - one.free / one.total))}%`

@@ -1,16 +1,25 @@
-/** One field of the form: its label, its control by kind, what is wrong beside it. */
-import { h, say } from "./dom.js";
-import { makeDevices } from "./formdevices.js";
+/** One field of the form: its label, its control by kind, and its error. */
+import { h, setText } from "./dom.js";
+import { makeDevices } from "./form_devices.js";
 
-/** @typedef {{ key: string, label: string, kind: string, value: string | boolean, default: string | boolean, hint: string, choices: string[],
- *   sentence: string, error: string, missing: boolean, waits: boolean }} Field */
-/** @typedef {(value: string | boolean, now: boolean) => void} Typed */
-/** @typedef {{ element: HTMLElement, target: HTMLElement, show: (field: Field, devices: any[]) => void }} Control */
+/**
+ * What Python says of a field; `deferred`: its expression is evaluated at launch.
+ * @typedef {{ key: string, label: string, kind: string, value: string | boolean,
+ *   default: string | boolean, hint: string, choices: string[], description: string,
+ *   error: string, missing: boolean, deferred: boolean }} Field
+ */
+/** @typedef {(key: string, value: string | boolean, now: boolean) => void} Change */
+/** @typedef {(value: string | boolean, now: boolean) => void} ChangeValue */
+/**
+ * @typedef {{ element: HTMLElement, target: HTMLElement,
+ *   show: (field: Field, devices: any[]) => void }} Control
+ */
+/** @typedef {(field: Field, change: ChangeValue, signal: AbortSignal) => Control} MakeControl */
 
 /**
  * @param {Field} field
  * @param {string} prefix
- * @param {(key: string, value: string | boolean, now: boolean) => void} change
+ * @param {Change} change
  * @param {AbortSignal} signal
  */
 export function makeField(field, prefix, change, signal) {
@@ -22,7 +31,7 @@ export function makeField(field, prefix, change, signal) {
   );
   control.target.id = id;
   control.target.setAttribute("aria-describedby", `${id}-error ${id}-hint`);
-  const ofArgument = [field.hint, field.default === "" ? "" : `default ${field.default}`]
+  const argumentTitle = [field.hint, field.default === "" ? "" : `default ${field.default}`]
     .filter(Boolean)
     .join(", ");
   const label = h(
@@ -30,7 +39,7 @@ export function makeField(field, prefix, change, signal) {
     {
       className: "ice-label",
       for: id,
-      title: field.sentence || [field.label, ofArgument].filter(Boolean).join(": "),
+      title: field.description || [field.label, argumentTitle].filter(Boolean).join(": "),
     },
     field.label,
   );
@@ -45,21 +54,21 @@ export function makeField(field, prefix, change, signal) {
   return {
     element,
     focus: () => control.target.focus(),
-    /** @param {Field} now @param {any[]} devices @param {boolean} asked */
-    show(now, devices, asked) {
+    /** @param {Field} now @param {any[]} devices @param {boolean} strict */
+    show(now, devices, strict) {
       control.show(now, devices);
-      const wrong = now.error && (asked || !now.missing) ? now.error : "";
-      say(error, wrong);
-      control.target.setAttribute("aria-invalid", String(Boolean(wrong)));
+      const shown = now.error && (strict || !now.missing) ? now.error : "";
+      setText(error, shown);
+      control.target.setAttribute("aria-invalid", String(Boolean(shown)));
       if (now.missing) control.target.setAttribute("aria-required", "true");
-      element.toggleAttribute("data-wrong", Boolean(wrong));
+      element.toggleAttribute("data-invalid", Boolean(shown));
       element.toggleAttribute("data-changed", now.value !== now.default && now.value !== "");
-      say(hint, now.waits ? "evaluated at launch" : now.sentence);
+      setText(hint, now.deferred ? "evaluated at launch" : now.description);
     },
   };
 }
 
-/** @type {Record<string, (field: Field, typed: Typed, signal: AbortSignal) => Control>} */
+/** By kind. @type {Record<string, MakeControl>} */
 const CONTROLS = {
   checkbox: makeCheckbox,
   select: makeSelect,
@@ -70,8 +79,8 @@ const CONTROLS = {
   expression: makeText,
 };
 
-/** @param {Field} field @param {Typed} typed @param {AbortSignal} signal @returns {Control} */
-function makeText(field, typed, signal) {
+/** @type {MakeControl} */
+function makeText(field, change, signal) {
   // Not type="number": it would hide from Python what was typed wrong.
   const input = /** @type {HTMLInputElement} */ (
     h("input", {
@@ -84,8 +93,8 @@ function makeText(field, typed, signal) {
       inputmode: field.kind === "number" ? "decimal" : null,
     })
   );
-  input.addEventListener("input", () => typed(input.value, false), { signal });
-  input.addEventListener("change", () => typed(input.value, true), { signal });
+  input.addEventListener("input", () => change(input.value, false), { signal });
+  input.addEventListener("change", () => change(input.value, true), { signal });
   if (field.kind === "number") {
     input.addEventListener(
       "keydown",
@@ -96,7 +105,7 @@ function makeText(field, typed, signal) {
         input.value = String(
           Math.max(Number(field.default) < 0 ? -1 : 0, (parseInt(input.value, 10) || 0) + by),
         );
-        typed(input.value, false);
+        change(input.value, false);
       },
       { signal },
     );
@@ -110,12 +119,12 @@ function makeText(field, typed, signal) {
   };
 }
 
-/** @param {Field} _field @param {Typed} typed @param {AbortSignal} signal @returns {Control} */
-function makeCheckbox(_field, typed, signal) {
+/** @type {MakeControl} */
+function makeCheckbox(_field, change, signal) {
   const input = /** @type {HTMLInputElement} */ (
-    h("input", { type: "checkbox", className: "ice-check" })
+    h("input", { type: "checkbox", className: "ice-checkbox" })
   );
-  input.addEventListener("change", () => typed(input.checked, true), { signal });
+  input.addEventListener("change", () => change(input.checked, true), { signal });
   return {
     element: input,
     target: input,
@@ -125,8 +134,8 @@ function makeCheckbox(_field, typed, signal) {
   };
 }
 
-/** @param {Field} field @param {Typed} typed @param {AbortSignal} signal @returns {Control} */
-function makeSelect(field, typed, signal) {
+/** @type {MakeControl} */
+function makeSelect(field, change, signal) {
   const select = /** @type {HTMLSelectElement} */ (
     h(
       "select",
@@ -137,7 +146,7 @@ function makeSelect(field, typed, signal) {
       ...field.choices.map((choice) => h("option", { value: choice }, choice)),
     )
   );
-  select.addEventListener("change", () => typed(select.value, true), { signal });
+  select.addEventListener("change", () => change(select.value, true), { signal });
   return {
     element: select,
     target: select,
@@ -147,8 +156,8 @@ function makeSelect(field, typed, signal) {
   };
 }
 
-/** Which streams: one choice for all ranks, or by local rank. @param {Field} field @param {Typed} typed @param {AbortSignal} signal @returns {Control} */
-function makeStreams(field, typed, signal) {
+/** Which streams: one choice for all ranks, or by local rank. @type {MakeControl} */
+function makeStreams(field, change, signal) {
   const choices = [
     ["0", "none"],
     ["1", "stdout"],
@@ -179,18 +188,18 @@ function makeStreams(field, typed, signal) {
     () => {
       const byRank = select.value === "by rank";
       input.hidden = !byRank;
-      typed(byRank ? input.value || "0:3" : select.value, true);
+      change(byRank ? input.value || "0:3" : select.value, true);
       if (byRank) input.focus();
     },
     { signal },
   );
-  input.addEventListener("input", () => typed(input.value, false), { signal });
+  input.addEventListener("input", () => change(input.value, false), { signal });
   return {
-    element: h("div", { className: "ice-pair" }, select, input),
+    element: h("div", { className: "ice-streams" }, select, input),
     target: select,
     show({ value }) {
       const text = String(value);
-      if (document.activeElement === input && one(text)) return; // someone is typing its beginning
+      if (document.activeElement === input && one(text)) return; // its beginning is being typed
       select.value = one(text) ? text || "0" : "by rank";
       input.hidden = one(text);
       if (!one(text) && input.value !== text) input.value = text;

@@ -1,132 +1,118 @@
-/** The head line: is it running, how far, did anything restart, and what can be done. */
-import { makeBars } from "./bars.js";
+/** The header: the run's state, its progress, its last restart, and the buttons to act on it. */
 import { makeButtons } from "./buttons.js";
-import { clock, duration, h, say } from "./dom.js";
+import { clock, duration, h, setText } from "./dom.js";
+import { makeProgress } from "./progress.js";
 import { plain } from "./sanitise.js";
-import { MARKS, wordFor } from "./story.js";
+import { SYMBOLS, stateLabel } from "./run_state.js";
 
-/** @typedef {import("./story.js").Story} Story */
-/** @typedef {import("./story.js").Pulse} Pulse */
-/** @typedef {import("./hearing.js").Hearing} Hearing */
+/** @typedef {import("./run_state.js").RunState} RunState */
+/** @typedef {import("./run_state.js").LiveState} LiveState */
+/** @typedef {import("./heartbeat.js").Heartbeat} Heartbeat */
+
+const GRACE = "Ranks that take longer get SIGTERM, and SIGKILL soon after";
 
 /**
- * @param {import("./buttons.js").Ask} ask
- * @param {Hearing} hearing
+ * @param {import("./buttons.js").SendAction} sendAction
+ * @param {Heartbeat} heartbeat
  * @param {AbortSignal} signal
  */
-export function makeHead(ask, hearing, signal) {
-  const mark = h("span", { className: "ice-mark", "aria-hidden": "true" });
-  const word = h("span", { className: "ice-word" });
+export function makeHeader(sendAction, heartbeat, signal) {
+  const symbol = h("span", { className: "ice-state-symbol", "aria-hidden": "true" });
+  const label = h("span", { className: "ice-state-label" });
   const state = h(
     "span",
     { className: "ice-state", role: "status", "aria-live": "polite" },
-    mark,
-    word,
+    symbol,
+    label,
   );
   const name = h("span", { className: "ice-name" });
   const elapsed = h("span", { className: "ice-elapsed", title: "elapsed" });
-  const countdown = h("span", {
-    className: "ice-countdown",
-    title: "Ranks that take longer get SIGTERM, and SIGKILL soon after",
-  });
+  const countdown = h("span", { className: "ice-countdown", title: GRACE });
   const attempt = h("span", { className: "ice-attempt" });
-  const bars = makeBars();
+  const progress = makeProgress();
   const restart = h("div", { className: "ice-restart", hidden: true });
-  const answer = h("div", {
-    className: "ice-answer",
-    role: "status",
-    "aria-live": "polite",
-    hidden: true,
-  });
-  const silence = h("div", {
-    className: "ice-silence",
-    role: "status",
-    "aria-live": "polite",
-    hidden: true,
-  });
-  const tell = (/** @type {string} */ text, /** @type {string} */ kind) => {
-    answer.hidden = !text;
-    answer.dataset.kind = kind;
-    say(answer, text);
+  const message = { role: "status", "aria-live": "polite", hidden: true };
+  const reply = h("div", { className: "ice-reply", ...message });
+  const connectionLost = h("div", { className: "ice-connection-lost", ...message });
+  const showReply = (/** @type {string} */ text, /** @type {string} */ kind) => {
+    reply.hidden = !text;
+    reply.dataset.kind = kind;
+    setText(reply, text);
   };
-  const buttons = makeButtons(ask, tell, signal);
+  const buttons = makeButtons(sendAction, showReply, signal);
+  const spacer = h("span", { className: "ice-spacer" });
   const element = h(
     "div",
-    { className: "ice-head", tabindex: "-1" },
+    { className: "ice-header", tabindex: "-1" },
     h(
       "div",
-      { className: "ice-line" },
-      state,
-      name,
-      elapsed,
-      countdown,
-      attempt,
-      h("span", { className: "ice-gap" }),
-      buttons.element,
+      { className: "ice-header-row" },
+      ...[state, name, elapsed, countdown, attempt, spacer, buttons.element],
     ),
-    bars.element,
-    restart,
-    answer,
-    silence,
+    ...[progress.element, restart, reply, connectionLost],
   );
 
-  let skew = 0;
-  /** @type {Story | undefined} */
-  let told;
-  const lost = () => hearing.lost && !told?.over; // of one that is over nothing more is to be heard
-  const tick = () => {
-    if (!told) return;
-    const now = (lost() ? hearing.at : Date.now()) / 1000 + skew;
-    say(elapsed, duration((told.end ?? now) - told.started));
-    const left = told.over || told.kill_at === null ? null : Math.ceil(told.kill_at - now);
-    say(countdown, left === null ? "" : left > 0 ? `${duration(left)} left` : "being killed");
+  let skew = 0; // seconds that the kernel's clock is ahead of the page's
+  /** @type {RunState | undefined} */
+  let shown;
+  // Of a run that is over nothing more is expected.
+  const lost = () => heartbeat.lost && !shown?.over;
+
+  /** Updates what changes with time alone. */
+  function tick() {
+    if (!shown) return;
+    const now = (lost() ? heartbeat.at : Date.now()) / 1000 + skew;
+    setText(elapsed, duration((shown.end ?? now) - shown.started));
+    const killAt = shown.over ? null : shown.kill_at;
+    const left = killAt === null ? null : Math.ceil(killAt - now);
+    setText(countdown, left === null ? "" : left > 0 ? `${duration(left)} left` : "being killed");
     countdown.hidden = left === null;
-    const last = told.restarts.at(-1);
+    const last = shown.restarts.at(-1);
     restart.hidden = !last;
-    if (last) {
-      const who = last.rank === null ? "" : `rank ${last.rank}, `;
-      const when = last.failed_at ?? last.t;
-      say(
-        restart,
-        `restart ${last.attempt} of ${told.max_restarts}: ${who}${plain(last.cause)}, ${told.over ? `at ${clock(when)}` : `${duration(now - when)} ago`}`,
-      );
-    }
-  };
+    if (!last) return;
+    const who = last.rank === null ? "" : `rank ${last.rank}, `;
+    const failedAt = last.failed_at ?? last.t;
+    const when = shown.over ? `at ${clock(failedAt)}` : `${duration(now - failedAt)} ago`;
+    const number = `restart ${last.attempt} of ${shown.max_restarts}`;
+    setText(restart, `${number}: ${who}${plain(last.cause)}, ${when}`);
+  }
+
+  /** @param {RunState} runState @param {LiveState} liveState */
+  function showConnection(runState, liveState) {
+    connectionLost.hidden = !lost();
+    const since = `No word from the kernel since ${clock(heartbeat.at / 1000)}`;
+    const before = `when the run was ${stateLabel(runState, liveState)}`;
+    const attach = `Where it goes on, ice.attach("${plain(runState.run_id)}") shows it.`;
+    setText(connectionLost, lost() ? `${since}, ${before}. ${attach}` : "");
+  }
+
   return {
     element,
     tick,
-    tell,
-    /** Takes the focus, so that a key goes on to reach the panel. @param {string} [what] the button that it goes to, if that is there */
-    focus(what = "") {
-      if (!buttons.focus(what)) element.focus({ preventScroll: true });
+    /**
+     * Takes the focus, so that a key goes on to reach the panel.
+     * @param {string} [action] the button that gets it, if that is there
+     */
+    focus(action = "") {
+      if (!buttons.focus(action)) element.focus({ preventScroll: true });
     },
-    /** @param {Story} story @param {Pulse} pulse */
-    show(story, pulse) {
-      told = story;
-      if (!story.over && !lost())
-        skew =
-          Math.abs(pulse.t - Date.now() / 1000 - skew) > 2 ? pulse.t - Date.now() / 1000 : skew;
-      const now = lost() ? "NO WORD" : wordFor(story, pulse);
+    /** @param {RunState} runState @param {LiveState} liveState */
+    show(runState, liveState) {
+      shown = runState;
+      const ahead = liveState.t - Date.now() / 1000;
+      if (!runState.over && !lost() && Math.abs(ahead - skew) > 2) skew = ahead;
+      const now = lost() ? "NO WORD" : stateLabel(runState, liveState);
       element.dataset.state = now;
-      say(mark, MARKS[/** @type {keyof typeof MARKS} */ (now)] ?? "·");
-      say(word, now);
-      say(name, plain(story.name));
-      const ranks = story.nproc;
-      const attempts = story.restarts.length
-        ? ` · attempt ${Math.max(0, story.attempts.length - 1)}`
-        : "";
-      say(attempt, `${ranks} rank${ranks === 1 ? "" : "s"}${attempts}`);
-      bars.show(pulse.bars);
-      buttons.show(story, pulse, lost());
-      silence.hidden = !lost();
-      say(
-        silence,
-        lost()
-          ? `No word from the kernel since ${clock(hearing.at / 1000)}, when the run was ${wordFor(story, pulse)}. ` +
-              `Where it goes on, ice.attach("${plain(story.run_id)}") shows it.`
-          : "",
-      );
-      if (story.over && answer.dataset.kind !== "bad") tell("", "");
+      setText(symbol, SYMBOLS[/** @type {keyof typeof SYMBOLS} */ (now)] ?? "·");
+      setText(label, now);
+      setText(name, plain(runState.name));
+      const ranks = `${runState.nproc} rank${runState.nproc === 1 ? "" : "s"}`;
+      const newest = Math.max(0, runState.attempts.length - 1);
+      setText(attempt, runState.restarts.length ? `${ranks} · attempt ${newest}` : ranks);
+      progress.show(liveState.progress);
+      buttons.show(runState, liveState, lost());
+      showConnection(runState, liveState);
+      if (runState.over && reply.dataset.kind !== "bad") showReply("", "");
       tick();
     },
   };

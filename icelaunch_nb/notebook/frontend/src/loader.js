@@ -1,22 +1,33 @@
 /**
- * What every panel carries with it: a few lines that ask the kernel for the panel's code, once for all panels of a page.
+ * The code that every panel carries with it. It requests the panel's code from the kernel, once for
+ * all panels of a page.
  *
- * A widget's code is part of its state, and a client that executes notebooks (nbclient, papermill) saves the states of all widgets: half
- * a megabyte for each run, if the whole panel were in there.
+ * A widget's code is part of its state, and a client that executes notebooks (nbclient, papermill)
+ * saves the states of all widgets. With the whole panel in there, that would be half a megabyte for
+ * each run.
  */
 
-/** A version of the code on this page: its module, and who takes the code once a kernel sends it. @typedef {{ module: Promise<any>, take: (files: DataView[]) => void }} Code */
+/**
+ * A version of the panel's code on this page: its module, and who receives its files.
+ * @typedef {{ module: Promise<any>, receive: (files: DataView[]) => void }} Code
+ */
 
+const globals = /** @type {any} */ (globalThis);
 /** By version. @type {Map<string, Code>} */
-const page = /** @type {any} */ ((globalThis).icelaunchCode ??= new Map());
+const page = (globals.icelaunchCode ??= new Map());
 
-const PATIENCE = 2000; // milliseconds that a panel waits for the code that another one asked for; that one's kernel may be busy, or gone
+// Milliseconds that a panel waits for code that another one requested. That one's kernel may be
+// busy, or gone.
+const PATIENCE = 2000;
 
 export default () => {
   /** @type {Promise<any>} */
   let panel;
-  /** What is made once the code is here, unless its end comes first. @param {(made: any) => (() => void) | undefined} make */
-  const later = (make) => {
+  /**
+   * Calls `make` once the code is here, unless it is ended before.
+   * @param {(made: any) => (() => void) | undefined} make
+   */
+  const whenLoaded = (make) => {
     /** @type {(() => void) | undefined} */
     let end;
     let over = false;
@@ -32,46 +43,46 @@ export default () => {
     /** @param {{ model: any }} context */
     initialize({ model }) {
       const closed = new AbortController();
-      panel = code(model, closed.signal).then((module) => module.default());
-      const end = later((made) => made.initialize({ model }));
+      panel = loadCode(model, closed.signal).then((module) => module.default());
+      const end = whenLoaded((made) => made.initialize({ model }));
       return () => {
         closed.abort();
         end();
       };
     },
     /** @param {{ model: any, el: HTMLElement }} context */
-    render: ({ model, el }) => later((made) => made.render({ model, el })),
+    render: ({ model, el }) => whenLoaded((made) => made.render({ model, el })),
   };
 };
 
 /** @param {any} model @param {AbortSignal} closed @returns {Promise<any>} the panel's module */
-function code(model, closed) {
+function loadCode(model, closed) {
   const version = model.get("version");
-  const asked = page.get(version);
-  const known = asked ?? expect();
-  page.set(version, known);
-  const hears = (/** @type {{ kind: string }} */ message, /** @type {DataView[]} */ files) =>
-    message.kind === "code" && known.take(files);
-  model.on("msg:custom", hears);
-  const ask = setTimeout(() => model.send({ do: "code" }), asked ? PATIENCE : 0);
+  const requested = page.get(version);
+  const code = requested ?? expectCode();
+  page.set(version, code);
+  const onMessage = (/** @type {{ kind: string }} */ message, /** @type {DataView[]} */ files) =>
+    message.kind === "code" && code.receive(files);
+  model.on("msg:custom", onMessage);
+  const timer = setTimeout(() => model.send({ action: "load_code" }), requested ? PATIENCE : 0);
   const leave = () => {
-    clearTimeout(ask);
-    model.off("msg:custom", hears);
+    clearTimeout(timer);
+    model.off("msg:custom", onMessage);
   };
-  known.module.then(leave);
+  code.module.then(leave);
   closed.addEventListener("abort", leave);
-  return known.module;
+  return code.module;
 }
 
 /** @returns {Code} */
-function expect() {
+function expectCode() {
   /** @type {(files: DataView[]) => void} */
-  let take = () => {};
-  const module = new Promise((resolve) => (take = resolve)).then(([script, style]) => {
+  let receive = () => {};
+  const module = new Promise((resolve) => (receive = resolve)).then(([script, style]) => {
     const element = document.createElement("style");
     element.textContent = new TextDecoder().decode(style);
     document.head.append(element);
     return import(URL.createObjectURL(new Blob([script], { type: "text/javascript" })));
   });
-  return { module, take };
+  return { module, receive };
 }

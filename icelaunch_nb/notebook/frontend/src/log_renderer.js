@@ -1,25 +1,30 @@
-/** Turns parts of logs into what a terminal shows: of one rank, or of all with a prefix before each line. */
+/** Renders logs for a terminal: one rank's, or all ranks' with a prefix before each line. */
+
+import { plain } from "./sanitise.js";
 
 /** @typedef {import("./logs.js").Part} Part */
 /** @typedef {{ text: string, stream: number, note?: boolean, ranks: number[] }} Line */
-/** @typedef {{ text: string, rank: number, stream: number, since: number, shown: boolean }} Unfinished */
+/**
+ * @typedef {{ text: string, rank: number, stream: number, since: number,
+ *   shown: boolean }} Unfinished
+ */
 
 const ERR = "\x1b[33m"; // stderr, where it has no colour of its own
 const NOTE = "\x1b[2;3m";
 const OFF = "\x1b[0m";
 const HUES = [36, 35, 34, 32, 96, 95, 94, 92];
 export const SCROLLBACK = 10_000; // lines that a terminal holds
-const MARGIN = 5; // characters for whose line it is
-const PAUSE = 250; // milliseconds until a line is shown that isn't ended
+const MARGIN = 5; // characters for the rank's prefix
+const PAUSE = 250; // milliseconds until an unfinished line is shown
 const BELOW = 6; // unfinished lines that are shown: half a screen
-const LONGEST = 65536; // characters that are waited for the end of a line
+const LONGEST = 65536; // characters after which a line without an end counts as one
 
 /** @param {string} text */
-const inErr = (text) =>
+const asStderr = (text) =>
   ERR + text.replace(/\x1b\[0*m/g, OFF + ERR).replace(/\x1b\[39m/g, ERR) + OFF;
 
-/** One rank: its streams as they came, neither one in the middle of the other's line. */
-export class OneRank {
+/** Renders one rank: its streams as they came, neither in the middle of the other's line. */
+export class RankRenderer {
   constructor() {
     this.stream = 0;
     this.midline = false;
@@ -30,7 +35,7 @@ export class OneRank {
     let out = "";
     for (const part of parts) {
       if (this.midline && (part.stream !== this.stream || part.note)) out += "\r\n";
-      out += part.note ? NOTE + part.text + OFF : part.stream ? inErr(part.text) : part.text;
+      out += part.note ? NOTE + part.text + OFF : part.stream ? asStderr(part.text) : part.text;
       this.midline = !/\n(\x1b\[[0-9;]*m)*$/.test(part.text);
       this.stream = part.stream;
     }
@@ -38,26 +43,27 @@ export class OneRank {
   }
 
   due() {
-    return undefined; // what came is shown
+    return undefined; // everything is shown at once
   }
 }
 
 /**
- * All ranks: whole lines, each with its ranks; equal lines that came together are shown once.
+ * Renders all ranks: whole lines, each with its ranks. Equal lines that came together show once.
  *
- * A line that isn't ended for a moment, like a progress bar or the last words of a process, stands below them until it is.
+ * A line that isn't finished for a moment, like a progress bar or a process's last line, stands
+ * below them until it is.
  */
-export class AllRanks {
+export class AllRanksRenderer {
   constructor() {
     /** @type {Map<string, Unfinished>} by rank and stream */
     this.rests = new Map();
-    this.below = ""; // the unfinished lines as they are drawn now
+    this.below = ""; // the unfinished lines as they are drawn
     this.rows = 0; // that these take
   }
 
   /**
    * @param {Part[]} parts
-   * @param {boolean} over whether nothing more is expected: what isn't ended by now never will be
+   * @param {boolean} over whether nothing more is expected, so that no line is finished any more
    * @param {number} now
    */
   render(parts, over = false, now = Date.now()) {
@@ -66,7 +72,7 @@ export class AllRanks {
     while (at < parts.length) {
       let end = at;
       while (end < parts.length && parts[end].seq === parts[at].seq) end += 1;
-      lines += this._together(parts.slice(at, end), now);
+      lines += this._renderMessage(parts.slice(at, end), now);
       at = end;
     }
     const due = [...this.rests].filter(([, rest]) => now - rest.since >= PAUSE);
@@ -79,22 +85,23 @@ export class AllRanks {
     const unfinished = [];
     const equal = new Map();
     for (const [, rest] of due)
-      if (visible(rest.text)) fold(unfinished, equal, rest.rank, rest.stream, rest.text);
-    if (over) return this._draw(lines + unfinished.map(inLine).join(""), "", 0);
-    const shown = unfinished.slice(0, BELOW).map(inLine);
+      if (isVisible(rest.text)) addLine(unfinished, equal, rest.rank, rest.stream, rest.text);
+    if (over) return this._draw(lines + unfinished.map(formatLine).join(""), "", 0);
+    const shown = unfinished.slice(0, BELOW).map(formatLine);
     if (unfinished.length > BELOW)
       shown.push(`${NOTE}… and ${unfinished.length - BELOW} more unfinished lines${OFF}\n`);
     return this._draw(lines, shown.join(""), shown.length);
   }
 
-  /** Milliseconds until a line that came without its end is to be drawn; undefined: there is none. */
+  /** Milliseconds until an unfinished line is to be drawn; undefined: there is none. */
   due(now = Date.now()) {
     const since = [...this.rests.values()].filter((rest) => !rest.shown).map((rest) => rest.since);
     return since.length ? Math.max(0, Math.min(...since) + PAUSE - now) : undefined;
   }
 
   /**
-   * Lines in place of the unfinished ones, and these below them, each cut to one row: so they can be taken away again.
+   * Draws lines in place of the unfinished ones, and those below. Each unfinished line is cut to
+   * one row, so that it can be removed again.
    * @param {string} lines
    * @param {string} below
    * @param {number} rows
@@ -109,7 +116,7 @@ export class AllRanks {
   }
 
   /** @param {Part[]} parts that came in one message @param {number} now */
-  _together(parts, now) {
+  _renderMessage(parts, now) {
     /** @type {Line[]} */
     const lines = [];
     /** @type {Map<string, Line>} */
@@ -120,7 +127,7 @@ export class AllRanks {
       this.rests.delete(key);
       if (part.note) {
         // what follows doesn't continue what came before
-        if (before) fold(lines, equal, part.rank, part.stream, before.text);
+        if (before) addLine(lines, equal, part.rank, part.stream, before.text);
         lines.push({
           text: part.text.replace(/\n$/, ""),
           stream: part.stream,
@@ -142,13 +149,13 @@ export class AllRanks {
           shown: !!same && before.shown,
         });
       }
-      for (const text of texts) fold(lines, equal, part.rank, part.stream, text);
+      for (const text of texts) addLine(lines, equal, part.rank, part.stream, text);
     }
-    return lines.map(inLine).join("");
+    return lines.map(formatLine).join("");
   }
 }
 
-/** As many lines as a terminal holds: the rest would only keep it busy. @param {string} lines */
+/** The newest lines, as many as a terminal holds. @param {string} lines */
 function newest(lines) {
   let at = lines.length - 1;
   for (let count = 0; count < SCROLLBACK && at > 0; count += 1)
@@ -157,15 +164,15 @@ function newest(lines) {
 }
 
 /**
- * Adds a line, or only its rank to one that says the same.
+ * Adds a line, or only its rank to a line with the same text.
  * @param {Line[]} lines
- * @param {Map<string, Line>} equal the lines by what they say
+ * @param {Map<string, Line>} equal the lines by their text
  * @param {number} rank
  * @param {number} stream
  * @param {string} whole
  */
-function fold(lines, equal, rank, stream, whole) {
-  const text = still(whole);
+function addLine(lines, equal, rank, stream, whole) {
+  const text = finalText(whole);
   const same = equal.get(stream + text);
   if (same && !same.ranks.includes(rank)) {
     same.ranks.push(rank);
@@ -176,19 +183,25 @@ function fold(lines, equal, rank, stream, whole) {
   lines.push(line);
 }
 
-/** A line as it stands at last; only colours stay: the lines above are other ranks'. @param {string} line */
-function still(line) {
+/**
+ * A line's text after its carriage returns and cursor movements. Colours stay.
+ * @param {string} line
+ */
+function finalText(line) {
   if (line.includes("\x1b") || line.includes("\b"))
     line = line.replace(/\x1b\[[01]?G/g, "\r").replace(/\x1b\[[0-9;:]*[A-DGJK]|[^\x08]?\x08/g, "");
   return line.includes("\r") ? line.replace(/\r+$/, "").replace(/^.*\r/s, "") : line;
 }
 
-/** A colour that is ended behind a line's end is no line. @param {string} text */
-const visible = (text) => /\S/.test(still(text).replace(/\x1b\[[0-9;:]*m/g, ""));
+/** A colour that is reset after a line's end is no line. @param {string} text */
+const isVisible = (text) => /\S/.test(finalText(text).replace(/\x1b\[[0-9;:]*m/g, ""));
 
 /** @param {Line} line */
-function inLine({ text, stream, note, ranks }) {
+function formatLine({ text, stream, note, ranks }) {
   const [who, hue] =
-    ranks.length > 1 ? [`[×${ranks.length}]`, 1] : [`[${ranks[0]}]`, HUES[ranks[0] % HUES.length]];
-  return `\x1b[${hue}m${who}${OFF}${" ".repeat(Math.max(1, MARGIN - who.length))}${note ? NOTE + text + OFF : stream ? inErr(text) : text}${OFF}\n`;
+    ranks.length > 1
+      ? [`[×${ranks.length}]`, 1]
+      : [`[${plain(ranks[0])}]`, HUES[ranks[0] % HUES.length] ?? 0];
+  const styled = note ? NOTE + text + OFF : stream ? asStderr(text) : text;
+  return `\x1b[${hue}m${who}${OFF}${" ".repeat(Math.max(1, MARGIN - who.length))}${styled}${OFF}\n`;
 }

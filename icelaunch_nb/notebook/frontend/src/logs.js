@@ -1,23 +1,37 @@
 /**
- * The logs as they came: for each rank and attempt what it wrote, harmless, in the order of arrival, the oldest forgotten.
+ * The logs that came: for each rank and attempt what it wrote, sanitised, in the order of arrival.
+ * The oldest is dropped.
  *
- * Kept by the model, not by a view: every view of the panel draws from it, and a click on another rank needs no kernel.
+ * All views of a panel draw from it, so a click on another rank needs no kernel.
  */
-import { Sanitiser } from "./sanitise.js";
+import { plain, Sanitiser } from "./sanitise.js";
 
-/** @typedef {{ seq: number, rank: number, stream: number, text: string, note?: boolean, first?: boolean }} Part */
-/** @typedef {{ first: number, next: number, decoder: TextDecoder, sanitiser: Sanitiser }} Stream what is held of it: from, to */
-/** @typedef {{ parts: Part[], size: number, streams: (Stream | undefined)[], whole: boolean }} Log whole: nothing before it is asked for */
-/** @typedef {[number, number, number, number, number]} Chunk attempt, rank, stream, start and length */
+/**
+ * `note`: the panel's own text, about a gap; `first`: about what lies before the rest.
+ * @typedef {{ seq: number, rank: number, stream: number, text: string, note?: boolean,
+ *   first?: boolean }} Part
+ */
+/**
+ * A stream of a rank: the offsets where what is held of it begins and ends.
+ * @typedef {{ first: number, next: number, decoder: TextDecoder, sanitiser: Sanitiser }} Stream
+ */
+/**
+ * The log of a rank; `complete`: nothing before it is requested any more.
+ * @typedef {{ parts: Part[], size: number, streams: (Stream | undefined)[],
+ *   complete: boolean }} Log
+ */
+/** Attempt, rank, stream, start, length. @typedef {[number, number, number, number, number]} Chunk */
 
 const KEPT = 32 << 20; // characters in all
 const KEPT_EACH = 2 << 20; // and of one rank: more than 10,000 lines
-const ENOUGH = 200_000; // of a rank that somebody looks at; of one that holds less, and less than its files, more is asked for
-const PIECE = 1 << 14; // of what was asked for, so that it is forgotten bit by bit
-const SCREEN = { characters: 4 << 20, lines: 100_000 }; // that fill a terminal's 10,000 lines, most equal ones being one line
+// Of a rank that is shown. Where the page holds less, and less than the files, more is requested.
+const ENOUGH = 200_000;
+const PIECE = 1 << 14; // of what was requested, so that it is dropped bit by bit
+// These fill a terminal's 10,000 lines, although most equal lines become one.
+const SCREEN = { characters: 4 << 20, lines: 100_000 };
 
 /** @param {number} bytes */
-export function inBytes(bytes) {
+export function formatBytes(bytes) {
   if (bytes < 1000) return `${bytes} B`;
   if (bytes < 1e6) return `${(bytes / 1e3).toFixed(1)} kB`;
   return bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(1)} GB`;
@@ -30,9 +44,12 @@ export class Logs {
     this.seq = 0;
     /** @type {Set<(attempt: number, parts: Part[]) => void>} */
     this.listeners = new Set();
-    /** Who draws a rank anew to which older lines came. @type {Set<(attempt: number, rank: number) => void>} */
+    /**
+     * Called when older lines of a rank came.
+     * @type {Set<(attempt: number, rank: number) => void>}
+     */
     this.olderListeners = new Set();
-    /** Where the logs of a rank lie; told with the story. @type {(attempt: number, rank: number) => string} */
+    /** Where the logs of a rank are. @type {(attempt: number, rank: number) => string} */
     this.folder = () => "";
   }
 
@@ -63,27 +80,31 @@ export class Logs {
   }
 
   /**
-   * Where what is held of a rank begins in its stdout and stderr, if there is more that is worth asking for; once.
+   * The offsets in a rank's stdout and stderr before which more is worth a request; once.
    * @param {number} attempt
    * @param {number} rank
    */
-  begins(attempt, rank) {
+  missingBefore(attempt, rank) {
     const log = this.logs.get(`${attempt}/${rank}`);
     const before = [0, 1].map((stream) => log?.streams[stream]?.first ?? 0);
-    if (!log || log.whole || log.size > ENOUGH || !before.some(Boolean)) return undefined;
-    log.whole = true;
+    if (!log || log.complete || log.size > ENOUGH || !before.some(Boolean)) return undefined;
+    log.complete = true;
     return before;
   }
 
-  /** What lies right before the rest. @param {Chunk[]} chunks of one rank @param {DataView} data all of them, one after the other */
-  takeOlder(chunks, data) {
+  /**
+   * Receives what lies right before the rest.
+   * @param {Chunk[]} chunks of one rank
+   * @param {DataView} data their bytes, one after the other
+   */
+  receiveOlder(chunks, data) {
     let at = 0;
     for (const [attempt, rank, stream, start, length] of chunks) {
       const bytes = new Uint8Array(data.buffer, data.byteOffset + at, length);
       at += length;
       const log = this.logs.get(`${attempt}/${rank}`);
       const known = log?.streams[stream];
-      if (!log?.whole || known?.first !== start + length) continue; // another page asked
+      if (!log?.complete || known?.first !== start + length) continue; // another page requested it
       known.first = start;
       log.parts = log.parts.filter((part) => !part.first || part.stream !== stream);
       const common = { seq: (log.parts[0]?.seq ?? this.seq) - 0.5, rank, stream };
@@ -98,7 +119,7 @@ export class Logs {
             },
           ]
         : [];
-      const text = new Sanitiser().take(new TextDecoder().decode(bytes));
+      const text = new Sanitiser().feed(new TextDecoder().decode(bytes));
       for (let from = 0, to; from < text.length; from = to) {
         to = text.indexOf("\n", from + PIECE) + 1 || text.length;
         parts.push({ ...common, text: text.slice(from, to) });
@@ -120,7 +141,7 @@ export class Logs {
    * @param {Chunk[]} chunks
    * @param {DataView} data all of them, one after the other
    */
-  take(chunks, data) {
+  receive(chunks, data) {
     this.seq += 1;
     let at = 0;
     /** @type {Map<number, Part[]>} */
@@ -146,10 +167,10 @@ export class Logs {
   _add(attempt, rank, stream, start, bytes) {
     const key = `${attempt}/${rank}`;
     let log = this.logs.get(key);
-    if (!log) this.logs.set(key, (log = { parts: [], size: 0, streams: [], whole: false }));
+    if (!log) this.logs.set(key, (log = { parts: [], size: 0, streams: [], complete: false }));
     let known = log.streams[stream];
     const next = known ? known.next : 0;
-    if (start + bytes.length <= next) return []; // sent again, for a view that was opened later
+    if (start + bytes.length <= next) return []; // sent again, for a page that was opened later
     if (start < next) bytes = bytes.subarray(next - start);
     const gap = Math.max(0, start - next);
     if (!known || gap)
@@ -171,7 +192,7 @@ export class Logs {
         first: !next,
         text: this._gap(attempt, rank, stream, gap, next ? "skipped" : "before this"),
       });
-    const text = known.sanitiser.take(known.decoder.decode(bytes, { stream: true }));
+    const text = known.sanitiser.feed(known.decoder.decode(bytes, { stream: true }));
     if (text) parts.push({ seq: this.seq, rank, stream, text });
     for (const part of parts) {
       log.parts.push(part);
@@ -182,7 +203,7 @@ export class Logs {
     while (log.size > kept && old < log.parts.length - 1) log.size -= log.parts[old++].text.length;
     if (old) {
       log.parts.splice(0, old);
-      log.whole = true;
+      log.complete = true;
     }
     return parts;
   }
@@ -195,6 +216,6 @@ export class Logs {
    * @param {string} what became of them
    */
   _gap(attempt, rank, stream, bytes, what) {
-    return `… ${inBytes(bytes)} ${what}, on disk: ${this.folder(attempt, rank)}/${stream ? "stderr" : "stdout"}.log\n`;
+    return `… ${formatBytes(bytes)} ${what}, on disk: ${plain(this.folder(attempt, rank))}/${stream ? "stderr" : "stdout"}.log\n`;
   }
 }

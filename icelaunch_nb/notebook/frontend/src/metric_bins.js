@@ -1,13 +1,18 @@
-/** What ranks reported, as the kernel thinned it. Python's twin is `notebook/panel/curves.py`. Kept by the model, for all its views. */
-
 /**
- * Some neighbouring steps of a metric: the first one's number, and the ranks' means, by their places.
- * @typedef {Map<number, Float32Array>} Bins
- * @typedef {{ attempt: number, name: string, width: number, ranks: number, last: number | null, bins: Bins, version: number }} Metric
- * @typedef {{ attempt: number, name: string, width: number, whole: boolean, bins: number, ranks: number, last: number | null, left_out: number }} About
+ * What the ranks reported, in bins that the kernel made. The Python side is
+ * `notebook/panel/metric_bins.py`. All views of a panel share it.
  */
 
-export class Curves {
+/**
+ * Some neighbouring steps of a metric: the first one's number, and the ranks' means, by index.
+ * @typedef {Map<number, Float32Array>} Bins
+ * @typedef {{ attempt: number, name: string, width: number, ranks: number, last: number | null,
+ *   bins: Bins, version: number }} Metric
+ * @typedef {{ attempt: number, name: string, width: number, whole: boolean, bins: number,
+ *   ranks: number, last: number | null, left_out: number }} MetricUpdate
+ */
+
+export class MetricBins {
   constructor() {
     /** @type {Map<string, Metric>} */
     this.metrics = new Map();
@@ -22,13 +27,14 @@ export class Curves {
   }
 
   /**
-   * @param {About[]} abouts
-   * @param {DataView} data their numbers, one after the other: of each the bins' first steps, then its ranks' means, bin by bin
+   * @param {MetricUpdate[]} updates
+   * @param {DataView} data the metrics' numbers, one after the other: the bins' first steps, then the
+   *   ranks' means, bin by bin
    */
-  take(abouts, data) {
+  receive(updates, data) {
     let at = data.byteOffset;
     const next = (/** @type {number} */ bytes) => data.buffer.slice(at, (at += bytes));
-    for (const { attempt, name, width, whole, bins, ranks, last, left_out: leftOut } of abouts) {
+    for (const { attempt, name, width, whole, bins, ranks, last, left_out: leftOut } of updates) {
       const key = `${attempt}/${name}`;
       let metric = this.metrics.get(key);
       if (!metric || whole)
@@ -58,12 +64,12 @@ export class Curves {
 }
 
 /**
- * A metric in columns, as uPlot draws it: steps, and the ranks folded into their mean, least and greatest.
+ * A metric in columns, as uPlot draws it: steps, and the ranks' mean, least and greatest value.
  * @param {Metric} metric
  * @returns {[number[], (number | null)[], (number | null)[], (number | null)[]]}
  */
-export function folded(metric) {
-  const steps = inOrder(metric);
+export function aggregate(metric) {
+  const steps = sortedSteps(metric);
   /** @type {[number[], (number | null)[], (number | null)[], (number | null)[]]} */
   const columns = [steps, [], [], []];
   for (const step of steps) {
@@ -86,22 +92,40 @@ export function folded(metric) {
 }
 
 /**
+ * The newest column of `aggregate` that has values of several ranks. The newest of all often has
+ * only those of the rank that is ahead.
+ * @param {Metric} metric
+ * @returns {number} -1 where there is none
+ */
+export function newestSharedBin(metric) {
+  const steps = sortedSteps(metric);
+  let at = steps.length - 1;
+  while (
+    at >= 0 &&
+    (metric.bins.get(steps[at]) ?? []).filter((value) => !Number.isNaN(value)).length < 2
+  )
+    at -= 1;
+  return at;
+}
+
+/**
  * A metric in columns: steps, and each rank's values.
  * @param {Metric} metric
  * @returns {[number[], ...(number | null | undefined)[][]]}
  */
-export function apart(metric) {
-  const steps = inOrder(metric);
+export function perRank(metric) {
+  const steps = sortedSteps(metric);
   const ranks = Array.from({ length: metric.ranks }, (_, rank) =>
     steps.map((step) => {
       const value = metric.bins.get(step)?.[rank];
-      return value === undefined || Number.isNaN(value) ? undefined : value; // undefined: uPlot draws on through it; null is a gap
+      // uPlot draws a line across undefined; null would be a gap.
+      return value === undefined || Number.isNaN(value) ? undefined : value;
     }),
   );
   return [steps, ...ranks];
 }
 
 /** @param {Metric} metric */
-function inOrder(metric) {
+function sortedSteps(metric) {
   return [...metric.bins.keys()].sort((a, b) => a - b);
 }

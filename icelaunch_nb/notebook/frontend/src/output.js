@@ -1,29 +1,36 @@
-/** What the ranks print: a terminal with one rank's output or all of them, and whether it follows. */
-import { h, say } from "./dom.js";
-import { AllRanks, OneRank } from "./screen.js";
-import { makeSpoken } from "./spoken.js";
+/** What the ranks print: a terminal that shows one rank's output or all of them. */
+import { h, setText } from "./dom.js";
+import { makeLiveRegion } from "./live_region.js";
+import { AllRanksRenderer, RankRenderer } from "./log_renderer.js";
 import { openTerminal } from "./terminal.js";
 
 /** @typedef {import("./logs.js").Logs} Logs */
 /** @typedef {import("./logs.js").Part} Part */
+/**
+ * @typedef {{ render: (parts: Part[], over: boolean) => string,
+ *   due: () => number | undefined }} Renderer
+ */
 
-const REPLAY = 1500; // milliseconds after a rank's first lines until what a page gets that has just opened is there
+// Milliseconds after a rank's first lines until the replay is complete that a page gets when it
+// opens the panel.
+const REPLAY = 1500;
 
 /**
  * @param {Logs} logs
- * @param {(attempt: number, rank: number, before: number[]) => void} ask for what a rank printed before what is held
+ * @param {(attempt: number, rank: number, before: number[]) => void} requestOlder requests what a
+ *   rank printed before what the page holds
  * @param {AbortSignal} signal
  */
-export function makeOutput(logs, ask, signal) {
-  const host = h("div", { className: "ice-screen" });
-  const empty = h("div", { className: "ice-empty" });
-  const spoken = makeSpoken(signal);
-  const element = h("div", { className: "ice-output" }, host, empty, spoken.element);
+export function makeOutput(logs, requestOlder, signal) {
+  const host = h("div", { className: "ice-terminal" });
+  const placeholder = h("div", { className: "ice-placeholder" });
+  const liveRegion = makeLiveRegion(signal);
+  const element = h("div", { className: "ice-output" }, host, placeholder, liveRegion.element);
   const follow = h(
     "button",
     {
       type: "button",
-      className: "ice-tool",
+      className: "ice-tool-button",
       "aria-pressed": "true",
       title: "Keep the newest line in view",
     },
@@ -31,98 +38,110 @@ export function makeOutput(logs, ask, signal) {
   );
   /** @type {ReturnType<typeof openTerminal> | undefined} */
   let terminal;
-  /** @type {{ render: (parts: Part[], over: boolean) => string, due: () => number | undefined }} */
-  let screen = new OneRank();
+  /** @type {Renderer} */
+  let renderer = new RankRenderer();
   let attempt = 0;
   /** @type {number | "all"} */
-  let chosen = 0;
+  let shown = 0;
   let over = false;
-  let timer = 0,
-    asks = 0;
-  let older = false; // lines that aren't drawn yet: somebody reads
+  let renderTimer = 0;
+  let olderTimer = 0;
+  let olderWaits = false; // older lines came that aren't drawn, since somebody reads
 
   /** @param {Part[]} parts */
-  const write = (parts) => {
-    terminal?.write(screen.render(parts, over));
-    clearTimeout(timer);
-    const due = screen.due();
-    if (due !== undefined) timer = window.setTimeout(write, due, []);
-  };
-  const hears = (/** @type {number} */ of, /** @type {Part[]} */ parts) => {
-    const mine =
-      of !== attempt ? [] : chosen === "all" ? parts : parts.filter((part) => part.rank === chosen);
-    if (!mine.length) return;
-    write(mine);
-    empty.hidden = true;
-    asks ||= window.setTimeout(askForMore, REPLAY);
-  };
-  function askForMore() {
-    clearTimeout(asks);
-    asks = 0;
-    const before = chosen === "all" ? undefined : logs.begins(attempt, chosen);
-    if (before) ask(attempt, Number(chosen), before);
+  function write(parts) {
+    terminal?.write(renderer.render(parts, over));
+    clearTimeout(renderTimer);
+    const due = renderer.due();
+    if (due !== undefined) renderTimer = window.setTimeout(write, due, []);
   }
-  const hearsOlder = (/** @type {number} */ of, /** @type {number} */ rank) => {
-    if (of !== attempt || rank !== chosen) return;
-    if (terminal?.following()) draw(attempt, chosen);
-    else older = true;
-  };
-  logs.listeners.add(hears);
-  logs.olderListeners.add(hearsOlder);
-  signal.addEventListener("abort", () => {
-    logs.listeners.delete(hears);
-    logs.olderListeners.delete(hearsOlder);
-    clearTimeout(timer);
-    clearTimeout(asks);
-  });
 
-  /** Draws what there is of a rank, or of all, in an attempt. @param {number} of @param {number | "all"} rank */
+  /** @param {number} of an attempt's number @param {Part[]} parts */
+  function onParts(of, parts) {
+    if (of !== attempt) return;
+    const ours = shown === "all" ? parts : parts.filter((part) => part.rank === shown);
+    if (!ours.length) return;
+    write(ours);
+    placeholder.hidden = true;
+    olderTimer ||= window.setTimeout(loadOlder, REPLAY);
+  }
+
+  /** Requests older lines where the page holds few. */
+  function loadOlder() {
+    clearTimeout(olderTimer);
+    olderTimer = 0;
+    if (shown === "all") return;
+    const before = logs.missingBefore(attempt, shown);
+    if (before) requestOlder(attempt, shown, before);
+  }
+
+  /** @param {number} of an attempt's number @param {number} rank */
+  function onOlder(of, rank) {
+    if (of !== attempt || rank !== shown) return;
+    if (terminal?.following()) draw(attempt, shown);
+    else olderWaits = true;
+  }
+
+  /**
+   * Draws what the page holds of a rank, or of all.
+   * @param {number} of an attempt's number
+   * @param {number | "all"} rank
+   */
   function draw(of, rank) {
     attempt = of;
-    chosen = rank;
-    older = false;
-    spoken.names(rank);
-    screen = chosen === "all" ? new AllRanks() : new OneRank();
-    const parts = chosen === "all" ? logs.ofAll(attempt) : logs.of(attempt, chosen);
+    shown = rank;
+    olderWaits = false;
+    liveRegion.setRank(rank);
+    renderer = shown === "all" ? new AllRanksRenderer() : new RankRenderer();
+    const parts = shown === "all" ? logs.ofAll(attempt) : logs.of(attempt, shown);
     terminal?.clear();
     write(parts);
     terminal?.follow(true);
-    empty.hidden = parts.length > 0;
+    placeholder.hidden = parts.length > 0;
   }
+
+  logs.listeners.add(onParts);
+  logs.olderListeners.add(onOlder);
+  signal.addEventListener("abort", () => {
+    logs.listeners.delete(onParts);
+    logs.olderListeners.delete(onOlder);
+    clearTimeout(renderTimer);
+    clearTimeout(olderTimer);
+  });
+
   return {
     element,
     follow,
-    /** To be called once `element` is in the page, which a terminal measures. */
+    /** Opens the terminal, which measures `element`; called once that is in the page. */
     open() {
       const opened = (terminal = openTerminal(host, signal));
       follow.addEventListener("click", () => opened.follow(!opened.following()), { signal });
-      spoken.reads(opened.term);
+      liveRegion.attach(opened.term);
       opened.onFollow(() => {
         follow.setAttribute("aria-pressed", String(opened.following()));
-        if (older && opened.following()) draw(attempt, chosen);
+        if (olderWaits && opened.following()) draw(attempt, shown);
       });
       return opened;
     },
     /** @param {number} of @param {number | "all"} rank */
     draw(of, rank) {
       draw(of, rank);
-      askForMore();
+      loadOlder();
     },
-    /** What stands there while nothing was printed. @param {boolean} started @param {boolean} ended */
+    /**
+     * Explains why the terminal is empty.
+     * @param {boolean} started
+     * @param {boolean} ended
+     */
     explain(started, ended) {
       if (over !== ended) {
         over = ended;
         write([]);
       }
-      const who = chosen === "all" ? "The ranks have" : `Rank ${chosen} has`;
-      say(
-        empty,
-        !started
-          ? over
-            ? "No rank was started."
-            : "The ranks are being started."
-          : `${who} printed nothing${over ? "" : " yet"}.`,
-      );
+      const who = shown === "all" ? "The ranks have" : `Rank ${shown} has`;
+      const printed = `${who} printed nothing${over ? "" : " yet"}.`;
+      const starting = over ? "No rank was started." : "The ranks are being started.";
+      setText(placeholder, started ? printed : starting);
     },
   };
 }

@@ -1,256 +1,305 @@
 /**
- * The panel of a run. Python's twin is `notebook/panel/panel.py`.
+ * The panel of a run. Its Python side is `notebook/panel/panel.py`.
  *
- * Two kinds of state. Synced from Python: `story` (what the journal says) and `pulse` (what moves all the time). Of this page alone:
- * the logs and metrics that came as messages (`shared.js`), and what each view shows of them.
+ * Synced from Python are `run_state` (what the journal says) and `live_state` (what moves all the
+ * time). This page alone holds the logs and metrics that came as messages (`panel_store.js`), and
+ * what each view shows of them.
  */
 import { makeDebugger } from "./debugger.js";
-import { h, say } from "./dom.js";
-import { makeHead } from "./head.js";
+import { h, setText } from "./dom.js";
+import { makeFailure } from "./failure.js";
+import { makeHeader } from "./header.js";
+import { captureKeys } from "./keys.js";
+import { mountPanel } from "./mount_points.js";
 import { makeOutput } from "./output.js";
-import { fillPlaces } from "./places.js";
+import { PanelStore } from "./panel_store.js";
 import { makePlots } from "./plots.js";
 import { makeRanks } from "./ranks.js";
 import { makeSearch } from "./search.js";
-import { Shared } from "./shared.js";
 import { makeStacks } from "./stacks.js";
 import { makeTimeline } from "./timeline.js";
-import { makeTrouble } from "./trouble.js";
 
-/** @typedef {import("./story.js").Story} Story */
-/** @typedef {import("./story.js").Pulse} Pulse */
+/** @typedef {import("./run_state.js").RunState} RunState */
+/** @typedef {import("./run_state.js").LiveState} LiveState */
+/** @typedef {import("./panel_store.js").ViewState} ViewState */
+
+// Milliseconds in which a kernel has to update what the notebook holds; it may be busy.
+const SAVING = 500;
+const TICK = 500; // milliseconds
 
 export default () => {
-  /** @type {Shared | undefined} */
-  let shared;
+  /** @type {PanelStore | undefined} */
+  let store;
   return {
     /** @param {{ model: any }} context */
     initialize({ model }) {
-      const common = (shared = new Shared(model));
-      const leave = fillPlaces(model.get("place"), (el) => show(common, el));
+      const created = (store = new PanelStore(model));
+      /** @type {(() => void) | undefined} */
+      let unmount;
+      const mount = () => {
+        unmount ??= mountPanel(model.get("mount_class"), (el) => new View(created, el).end);
+      };
+      // A page that is loaded again may hold what the run was before its end. What is saved is
+      // updated first, then what is shown.
+      if (model.get("run_state").over) created.onSaved = mount;
+      else mount();
+      const timer = setTimeout(mount, SAVING);
       return () => {
-        leave();
-        common.close();
+        clearTimeout(timer);
+        unmount?.();
+        created.close();
       };
     },
 
     /** @param {{ model: any, el: HTMLElement }} context */
     render({ model, el }) {
-      return show(shared ?? (shared = new Shared(model)), el);
+      return new View(store ?? (store = new PanelStore(model)), el).end;
     },
   };
 };
 
-/** One view of it. @param {Shared} shared @param {HTMLElement} el @returns {() => void} ends the view */
-function show(shared, el) {
-  const { model, logs, curves, hearing } = shared;
-  const look = { ...shared.look };
-  const views = new AbortController();
-  const { signal } = views;
-  const story = () => /** @type {Story} */ (model.get("story"));
-  const pulse = () => /** @type {Pulse} */ (model.get("pulse"));
-  const number = () => (look.attempt < 0 ? Math.max(0, story().attempts.length - 1) : look.attempt);
+/** One view of a panel. */
+class View {
+  /** @param {PanelStore} store @param {HTMLElement} el */
+  constructor(store, el) {
+    this.store = store;
+    this.model = store.model;
+    /** @type {ViewState} */
+    this.state = { ...store.viewState };
+    this.drawnAttempt = -1;
+    this.ends = new AbortController();
+    const signal = (this.signal = this.ends.signal);
 
-  // What stands where.
-  const stacks = makeStacks(() => head.focus("stacks"), signal);
-  const head = makeHead(
-    async (what, meanwhile) => {
-      const answer = await shared.ask({ do: what }, meanwhile);
-      if (what === "stacks" && answer.ok) stacks.show(answer.stacks);
-      return answer;
-    },
-    hearing,
-    signal,
-  );
-  const trouble = makeTrouble();
-  const ranks = makeRanks((rank) => {
-    look.byHand = true;
-    choose(rank);
-  }, signal);
-  const plots = makePlots(signal);
-  const output = makeOutput(
-    logs,
-    (attempt, rank, before) => model.send({ do: "older", attempt, rank, before }),
-    signal,
-  );
-  const prompt = makeDebugger(
-    shared,
-    (rank) => {
-      look.byHand = true;
-      choose(rank);
-    },
-    signal,
-  );
-  const timeline = makeTimeline();
-  const search = makeSearch(
-    shared,
-    number,
-    (rank) => {
-      look.byHand = true;
-      choose(rank);
-    },
-    signal,
-  );
-  const attempts = /** @type {HTMLSelectElement} */ (
-    h("select", { className: "ice-select", "aria-label": "Attempt", hidden: true })
-  );
-  const events = toggle("Events", "events", timeline.element);
-  const metrics = toggle("Metrics", "metrics", plots.element);
-  const path = h("span", { className: "ice-path", title: "Where the logs are" });
-  const tools = h(
-    "div",
-    { className: "ice-tools" },
-    attempts,
-    search.query,
-    search.count,
-    output.follow,
-    metrics,
-    events,
-    path,
-  );
-  const root = h(
-    "div",
-    {
-      className: "ice-panel",
-      "data-lm-suppress-shortcuts": "true",
-      role: "region",
-      "aria-label": "Run",
-    },
-    head.element,
-    trouble.element,
-    ranks.element,
-    plots.element,
-    output.element,
-    prompt.element,
-    tools,
-    search.results,
-    timeline.element,
-    stacks.element,
-  );
-  el.append(root);
-  const terminal = output.open();
-  search.searches(terminal);
+    this.header = makeHeader(this.sendAction, store.heartbeat, signal);
+    this.failure = makeFailure();
+    this.ranks = makeRanks(this.chooseByHand, signal);
+    this.plots = makePlots(signal);
+    this.output = makeOutput(store.logs, this.requestOlder, signal);
+    this.debugger = makeDebugger(store, this.chooseByHand, signal);
+    this.search = makeSearch(store, () => this.attempt, this.chooseByHand, signal);
+    this.timeline = makeTimeline();
+    this.stacks = makeStacks(() => this.header.focus("stacks"), signal);
+    this.attempts = /** @type {HTMLSelectElement} */ (
+      h("select", { className: "ice-select", "aria-label": "Attempt", hidden: true })
+    );
+    this.metricsToggle = this.makeToggle("Metrics", "metrics", this.plots.element);
+    this.timelineToggle = this.makeToggle("Events", "events", this.timeline.element);
+    this.path = h("span", { className: "ice-path", title: "Where the logs are" });
 
-  /** A button that shows and hides a part. @param {string} label @param {"events" | "metrics"} what @param {HTMLElement} part */
-  function toggle(label, what, part) {
+    this.root = this.layOut();
+    captureKeys(this.root, signal);
+    el.append(this.root);
+    this.search.attach(this.output.open());
+    this.listen();
+    this.show();
+  }
+
+  /** Ends the view. */
+  end = () => this.ends.abort();
+
+  /** @returns {RunState} */
+  get runState() {
+    return this.model.get("run_state");
+  }
+
+  /** @returns {LiveState} */
+  get liveState() {
+    return this.model.get("live_state");
+  }
+
+  /** The number of the attempt that is shown. */
+  get attempt() {
+    const { attempt } = this.state;
+    return attempt < 0 ? Math.max(0, this.runState.attempts.length - 1) : attempt;
+  }
+
+  layOut() {
+    const toolbar = h(
+      "div",
+      { className: "ice-toolbar" },
+      this.attempts,
+      this.search.query,
+      this.search.count,
+      this.output.follow,
+      this.metricsToggle,
+      this.timelineToggle,
+      this.path,
+    );
+    return h(
+      "div",
+      { className: "ice-panel", role: "region", "aria-label": "Run" },
+      this.header.element,
+      this.failure.element,
+      this.ranks.element,
+      this.plots.element,
+      this.output.element,
+      this.debugger.element,
+      toolbar,
+      this.search.results,
+      this.timeline.element,
+      this.stacks.element,
+    );
+  }
+
+  /**
+   * A button that shows and hides a part.
+   * @param {string} label
+   * @param {"events" | "metrics"} name
+   * @param {HTMLElement} part
+   */
+  makeToggle(label, name, part) {
     const button = h(
       "button",
-      { type: "button", className: "ice-tool", "aria-expanded": String(look[what]) },
+      { type: "button", className: "ice-tool-button", "aria-expanded": String(this.state[name]) },
       label,
     );
-    part.hidden = !look[what];
-    button.addEventListener(
-      "click",
-      () => {
-        look[what] = !look[what];
-        part.hidden = !look[what];
-        button.setAttribute("aria-expanded", String(look[what]));
-        showAll();
-      },
-      { signal },
-    );
+    part.hidden = !this.state[name];
+    const toggle = () => {
+      this.state[name] = !this.state[name];
+      part.hidden = !this.state[name];
+      button.setAttribute("aria-expanded", String(this.state[name]));
+      this.show();
+    };
+    button.addEventListener("click", toggle, { signal: this.signal });
     return button;
   }
 
-  /** @param {number | "all"} rank */
-  function choose(rank) {
-    look.chosen = rank;
-    output.draw(number(), rank);
-    showAll();
+  listen() {
+    const { model, store, signal } = this;
+    this.attempts.addEventListener("change", this.chooseAttempt, { signal });
+    model.on("change:run_state", this.show);
+    model.on("change:live_state", this.show);
+    store.metricBins.listeners.add(this.showPlots);
+    store.heartbeat.listeners.add(this.show);
+    const ticking = setInterval(() => {
+      if (this.runState.over) return;
+      store.heartbeat.check();
+      this.header.tick();
+    }, TICK);
+    signal.addEventListener("abort", () => {
+      clearInterval(ticking);
+      store.metricBins.listeners.delete(this.showPlots);
+      store.heartbeat.listeners.delete(this.show);
+      model.off("change:run_state", this.show);
+      model.off("change:live_state", this.show);
+    });
   }
 
-  let drawn = -1;
-  function showAll() {
-    const now = story(),
-      focused = root.contains(document.activeElement);
-    const first = now.failures.find((failure) => failure.attempt === now.attempts.at(-1)?.attempt);
-    const key = first && `${first.attempt}/${first.rank}`;
-    // A rank that fails brings itself forward; whoever looks at one by choice is left there until the run is over.
-    const byHand = look.byHand || look.attempt >= 0;
-    if (first && key && key !== look.forward && (!byHand || now.over)) {
-      look.forward = key;
-      look.attempt = -1;
-      look.chosen = first.rank;
-      drawn = -1;
-    }
-    // So does one that comes to a breakpoint.
-    const waits = Object.keys(now.debugged)
-      .map(Number)
-      .sort((a, b) => a - b)[0];
-    if (waits !== undefined && look.forward !== `debugger ${waits}` && !byHand && !first) {
-      look.forward = `debugger ${waits}`;
-      look.chosen = waits;
-      drawn = -1;
-    } else if (waits === undefined && look.forward.startsWith("debugger")) look.forward = "";
-    if (drawn !== number()) {
-      drawn = number();
-      output.draw(drawn, look.chosen);
-    }
-    output.explain(now.attempts.length > 0, now.over || number() < now.attempts.length - 1);
-    head.show(now, pulse());
-    ranks.show(now, pulse(), number(), look.chosen);
-    root.dataset.state = head.element.dataset.state;
-    trouble.show(now, number());
-    prompt.show(now, number(), look.chosen);
-    if (hearing.lost) prompt.element.hidden = true;
-    attempts.hidden = now.attempts.length < 2;
-    if (attempts.options.length !== now.attempts.length) {
-      attempts.replaceChildren(
-        ...now.attempts.map((one) => h("option", { value: one.attempt }, `attempt ${one.attempt}`)),
-      );
-    }
-    attempts.value = String(number());
-    say(path, now.path);
-    timeline.show(now);
-    showPlots();
-    // What had the focus may be gone; elsewhere on the page the next key would be a shortcut.
-    if (
-      focused &&
-      (!root.contains(document.activeElement) || document.activeElement?.closest("[hidden]"))
-    )
-      head.focus();
-    shared.look = { ...look };
-  }
-  function showPlots() {
-    const reported = curves.of(number());
-    metrics.hidden = !reported.length;
-    plots.element.hidden = !look.metrics || !reported.length;
-    if (!plots.element.hidden)
-      plots.show(
-        reported,
-        curves.leftOut,
-        story().attempts[number()]?.ranks.map((entry) => entry[0]) ?? [],
-      );
-  }
+  // What a person does.
 
-  // What is done with it.
-  attempts.addEventListener(
-    "change",
-    () => {
-      const newest = story().attempts.length - 1;
-      look.attempt = Number(attempts.value) === newest ? -1 : Number(attempts.value);
-      if (!logs.has(number()) || !curves.of(number()).length)
-        model.send({ do: "attempt", attempt: number() });
-      showAll();
-    },
-    { signal },
-  );
-  model.on("change:story", showAll);
-  model.on("change:pulse", showAll);
-  curves.listeners.add(showPlots);
-  hearing.listeners.add(showAll);
-  const ticking = setInterval(() => {
-    if (story().over) return;
-    hearing.look();
-    head.tick();
-  }, 500);
-  showAll();
-  return () => {
-    views.abort();
-    clearInterval(ticking);
-    curves.listeners.delete(showPlots);
-    hearing.listeners.delete(showAll);
-    model.off("change:story", showAll);
-    model.off("change:pulse", showAll);
+  /** @type {import("./buttons.js").SendAction} */
+  sendAction = async (action, onPending) => {
+    const reply = await this.store.request({ action }, onPending);
+    if (action === "stacks" && reply.ok) this.stacks.show(reply.stacks);
+    return reply;
   };
+
+  requestOlder = (
+    /** @type {number} */ attempt,
+    /** @type {number} */ rank,
+    /** @type {number[]} */ before,
+  ) => this.model.send({ action: "load_older", attempt, rank, before });
+
+  chooseByHand = (/** @type {number | "all"} */ rank) => {
+    this.state.byHand = true;
+    this.state.rank = rank;
+    this.output.draw(this.attempt, rank);
+    this.show();
+  };
+
+  chooseAttempt = () => {
+    const newest = this.runState.attempts.length - 1;
+    const chosen = Number(this.attempts.value);
+    this.state.attempt = chosen === newest ? -1 : chosen;
+    const { logs, metricBins } = this.store;
+    if (!logs.has(this.attempt) || !metricBins.of(this.attempt).length)
+      this.model.send({ action: "show_attempt", attempt: this.attempt });
+    this.show();
+  };
+
+  // What is shown.
+
+  show = () => {
+    const { runState, liveState, root, state, store } = this;
+    const focused = root.contains(document.activeElement);
+    this.bringForward();
+    const { attempt } = this;
+    if (this.drawnAttempt !== attempt) {
+      this.drawnAttempt = attempt;
+      this.output.draw(attempt, state.rank);
+    }
+    const newest = runState.attempts.length - 1;
+    this.output.explain(runState.attempts.length > 0, runState.over || attempt < newest);
+    this.header.show(runState, liveState);
+    this.ranks.show(runState, liveState, attempt, state.rank);
+    root.dataset.state = this.header.element.dataset.state;
+    this.failure.show(runState, attempt);
+    this.debugger.show(runState, attempt, state.rank);
+    if (store.heartbeat.lost) this.debugger.element.hidden = true;
+    this.showAttempts();
+    setText(this.path, runState.path);
+    this.timeline.show(runState);
+    this.showPlots();
+    if (focused) this.keepFocus();
+    store.viewState = { ...state };
+  };
+
+  /** Shows a rank that fails, or that comes to a breakpoint. */
+  bringForward() {
+    const { runState, state } = this;
+    const newest = runState.attempts.at(-1)?.attempt;
+    const first = runState.failures.find((failure) => failure.attempt === newest);
+    const failed = first && `${first.attempt}/${first.rank}`;
+    // Whoever looks at a rank by choice is left there until the run is over.
+    const byHand = state.byHand || state.attempt >= 0;
+    if (first && failed && failed !== state.forward && (!byHand || runState.over)) {
+      state.attempt = -1;
+      this.showRank(first.rank, failed);
+    }
+    const [waiting] = Object.keys(runState.in_debugger)
+      .map(Number)
+      .sort((a, b) => a - b);
+    const inDebugger = `debugger ${waiting}`;
+    if (waiting !== undefined && inDebugger !== state.forward && !byHand && !first)
+      this.showRank(waiting, inDebugger);
+    else if (waiting === undefined && state.forward.startsWith("debugger")) state.forward = "";
+  }
+
+  /** @param {number} rank @param {string} forward what brings it forward */
+  showRank(rank, forward) {
+    this.state.forward = forward;
+    this.state.rank = rank;
+    this.drawnAttempt = -1;
+  }
+
+  showAttempts() {
+    const { attempts } = this.runState;
+    this.attempts.hidden = attempts.length < 2;
+    if (this.attempts.options.length !== attempts.length) {
+      const option = (/** @type {number} */ number) =>
+        h("option", { value: number }, `attempt ${number}`);
+      this.attempts.replaceChildren(...attempts.map((one) => option(one.attempt)));
+    }
+    this.attempts.value = String(this.attempt);
+  }
+
+  showPlots = () => {
+    const { metricBins } = this.store;
+    const metrics = metricBins.of(this.attempt);
+    this.metricsToggle.hidden = !metrics.length;
+    this.plots.element.hidden = !this.state.metrics || !metrics.length;
+    if (this.plots.element.hidden) return;
+    const ranks = this.runState.attempts[this.attempt]?.ranks.map((entry) => entry[0]) ?? [];
+    this.plots.show(metrics, metricBins.leftOut, ranks);
+  };
+
+  /**
+   * Focuses the header where what had the focus is gone: elsewhere on the page the next key would
+   * be a shortcut.
+   */
+  keepFocus() {
+    const { activeElement } = document;
+    if (!this.root.contains(activeElement) || activeElement?.closest("[hidden]"))
+      this.header.focus();
+  }
 }

@@ -1,84 +1,108 @@
 /** What one panel is on this page, whatever number of views show it. */
-import { Curves } from "./curves.js";
-import { Hearing } from "./hearing.js";
+import { Heartbeat } from "./heartbeat.js";
 import { Logs } from "./logs.js";
+import { MetricBins } from "./metric_bins.js";
+import { updateSavedOutputs } from "./saved_outputs.js";
 
-const WORDS = ["msg:custom", "change:pulse", "change:story"]; // that the kernel still lives
+/**
+ * What a view shows. `attempt` -1 is the newest one; `byHand`: the rank was chosen by a person;
+ * `forward`: what last brought a rank forward.
+ * @typedef {{ rank: number | "all", byHand: boolean, attempt: number, events: boolean,
+ *   metrics: boolean, forward: string }} ViewState
+ */
+/** @typedef {(text: string) => void} OnPending shows what the kernel does meanwhile */
+/** @typedef {(message: any, buffers: DataView[]) => void} Receiver */
 
-/** What the views of one panel share: the logs, the metrics, questions that wait for an answer. */
-export class Shared {
+const SIGNS_OF_LIFE = ["msg:custom", "change:live_state", "change:run_state"];
+
+/** Shared by the views of one panel: logs, metrics, and requests that wait for a reply. */
+export class PanelStore {
   /** @param {any} model */
   constructor(model) {
     this.model = model;
     this.logs = new Logs();
-    this.curves = new Curves();
-    this.hearing = new Hearing();
+    this.metricBins = new MetricBins();
+    this.heartbeat = new Heartbeat(1000 * model.get("live_state").t);
     /** Commands that were typed at the debugger's prompt. @type {string[]} */
     this.history = [];
     this.logs.folder = (attempt, rank) => {
-      const { path, attempts } = /** @type {import("./story.js").Story} */ (model.get("story"));
-      return `${path}/attempt_${attempt}/${attempts[attempt]?.ranks.find((entry) => entry[0] === rank)?.[1] ?? rank}`;
+      const { path, attempts } = /** @type {import("./run_state.js").RunState} */ (
+        model.get("run_state")
+      );
+      const entry = attempts[attempt]?.ranks.find((one) => one[0] === rank);
+      return `${path}/attempt_${attempt}/${entry?.[1] ?? rank}`;
     };
-    /** @type {Map<string, { resolve: (answer: any) => void, meanwhile?: (says: string) => void }>} */
-    this.asked = new Map();
+    /** @type {Map<string, { resolve: (reply: any) => void, onPending?: OnPending }>} */
+    this.requests = new Map();
     /**
-     * What is looked at. Of the newest view: an output that is brought up to date is drawn anew, and should look as before.
-     * @type {{ chosen: number | "all", byHand: boolean, attempt: number, events: boolean, metrics: boolean, forward: string }}
+     * Of the newest view. An output that is updated is drawn anew, and looks as before.
+     * @type {ViewState}
      */
-    this.look = {
-      chosen: 0,
+    this.viewState = {
+      rank: 0,
       byHand: false,
       attempt: -1,
       events: false,
       metrics: true,
       forward: "",
-    }; // attempt -1: the newest
-    /** Who takes which kind of message. @type {Record<string, (message: any, buffers: DataView[]) => void>} */
-    this.takers = {
-      log: (message, buffers) => this.logs.take(message.chunks, buffers[0]),
-      older: (message, buffers) => this.logs.takeOlder(message.chunks, buffers[0]),
-      curves: (message, buffers) => this.curves.take(message.curves, buffers[0]),
-      heard: (message) => this.asked.get(message.id)?.meanwhile?.(message.says),
-      answer: (message) => {
-        this.asked.get(message.id)?.resolve(message);
-        this.asked.delete(message.id);
+    };
+    /** Called once the notebook holds the newest summary. @type {() => void} */
+    this.onSaved = () => {};
+    /** By the message's kind. @type {Record<string, Receiver>} */
+    this.receivers = {
+      log: (message, buffers) => this.logs.receive(message.chunks, buffers[0]),
+      older_log: (message, buffers) => this.logs.receiveOlder(message.chunks, buffers[0]),
+      metrics: (message, buffers) => this.metricBins.receive(message.metrics, buffers[0]),
+      summary: (message) => {
+        updateSavedOutputs(model, message.data);
+        this.onSaved();
+      },
+      pending: (message) => this.requests.get(message.id)?.onPending?.(message.text),
+      reply: (message) => {
+        this.requests.get(message.id)?.resolve(message);
+        this.requests.delete(message.id);
       },
     };
-    this.hears = (/** @type {any} */ message, /** @type {DataView[]} */ buffers) =>
-      this.takers[message.kind]?.(message, buffers);
-    this.heard = () => this.hearing.heard();
-    // A restart of the kernel ends what it had to say. Where the connection is only made anew, the next pulse says so.
-    this.ends = () => this.hearing.tell(true);
-    this.hearing.listeners.add(() => this.hearing.lost && this.giveUp());
-    model.on("msg:custom", this.hears);
-    for (const word of WORDS) model.on(word, this.heard);
-    model.on("comm_live_update", this.ends);
-    model.send({ do: "hello" });
+    /** @type {Receiver} */
+    this.onMessage = (message, buffers) => this.receivers[message.kind]?.(message, buffers);
+    this.onSignOfLife = () => this.heartbeat.beat();
+    // A restart of the kernel ends the run's messages. Where only the connection is made anew, the
+    // next live state says so.
+    this.onKernelEnd = () => this.heartbeat.setLost(true);
+    this.heartbeat.listeners.add(() => this.heartbeat.lost && this.giveUp());
+    model.on("msg:custom", this.onMessage);
+    for (const event of SIGNS_OF_LIFE) model.on(event, this.onSignOfLife);
+    model.on("comm_live_update", this.onKernelEnd);
+    model.send({ action: "open" });
   }
 
-  /** @param {Record<string, unknown>} question @param {(says: string) => void} [meanwhile] what comes first where the answer takes its time */
-  ask(question, meanwhile) {
+  /**
+   * Sends a request and waits for its reply.
+   * @param {Record<string, unknown>} request
+   * @param {OnPending} [onPending] called first where the reply takes its time
+   */
+  request(request, onPending) {
     const id = crypto.randomUUID?.() ?? String(Math.random());
     return /** @type {Promise<any>} */ (
       new Promise((resolve) => {
-        this.asked.set(id, { resolve, meanwhile });
-        this.model.send({ ...question, id });
-        if (this.hearing.lost) this.giveUp();
+        this.requests.set(id, { resolve, onPending });
+        this.model.send({ ...request, id });
+        if (this.heartbeat.lost) this.giveUp();
       })
     );
   }
 
-  /** Whoever waits for an answer doesn't any more. */
+  /** Replies to all requests that wait, in place of a kernel that is lost. */
   giveUp() {
-    for (const { resolve } of this.asked.values())
-      resolve({ ok: false, lost: true, says: "no word from the kernel" });
-    this.asked.clear();
+    for (const { resolve } of this.requests.values())
+      resolve({ ok: false, lost: true, text: "no word from the kernel" });
+    this.requests.clear();
   }
 
   close() {
     this.giveUp();
-    this.model.off("msg:custom", this.hears);
-    for (const word of WORDS) this.model.off(word, this.heard);
-    this.model.off("comm_live_update", this.ends);
+    this.model.off("msg:custom", this.onMessage);
+    for (const event of SIGNS_OF_LIFE) this.model.off(event, this.onSignOfLife);
+    this.model.off("comm_live_update", this.onKernelEnd);
   }
 }

@@ -1,17 +1,20 @@
-/** The metrics as small live plots, by step; a click on one shows its ranks apart, another one folds them. */
+/**
+ * The metrics as small live plots, by step. A click on one shows each rank's line, another click
+ * their mean and spread again.
+ */
 import uPlot from "uplot";
-import { apart, folded } from "./curves.js";
-import { h, say } from "./dom.js";
+import { perRank, aggregate, newestSharedBin } from "./metric_bins.js";
+import { h, setText } from "./dom.js";
 import { plain } from "./sanitise.js";
-import { onTheme } from "./theme.js";
+import { onThemeChange } from "./theme.js";
 
-/** @typedef {import("./curves.js").Metric} Metric */
+/** @typedef {import("./metric_bins.js").Metric} Metric */
 
 const HEIGHT = 104;
-const DRAWN = 250; // milliseconds between two drawings of one plot
+const INTERVAL = 250; // milliseconds between two drawings of one plot
 
 /** @param {number | null} value */
-export function figure(value) {
+export function formatNumber(value) {
   if (value === null) return "NaN";
   const size = Math.abs(value);
   if (value === 0) return "0";
@@ -21,13 +24,17 @@ export function figure(value) {
     : String(Number(value.toPrecision(4)));
 }
 
-/** Colours that differ for neighbouring ranks, of one lightness. @param {number} rank @param {boolean} dark */
+/**
+ * A colour that differs from the neighbouring ranks', of the same lightness.
+ * @param {number} rank
+ * @param {boolean} dark
+ */
 const hue = (rank, dark) => `hsl(${(205 + rank * 137.5) % 360} 65% ${dark ? 68 : 42}%)`;
 
 /** @param {AbortSignal} signal */
 export function makePlots(signal) {
   const cards = h("div", { className: "ice-plots-cards" });
-  const rest = h("div", { className: "ice-quiet", hidden: true });
+  const rest = h("div", { className: "ice-muted", hidden: true });
   const element = h(
     "div",
     { className: "ice-plots", role: "group", "aria-label": "Metrics", hidden: true },
@@ -36,11 +43,15 @@ export function makePlots(signal) {
   );
   /** @type {Map<string, ReturnType<typeof makePlot>>} */
   const plots = new Map();
-  onTheme(() => plots.forEach((plot) => plot.redraw()), signal);
+  onThemeChange(() => plots.forEach((plot) => plot.redraw()), signal);
   signal.addEventListener("abort", () => plots.forEach((plot) => plot.close()));
   return {
     element,
-    /** @param {Metric[]} metrics @param {number} leftOut @param {number[]} names the ranks, by their places */
+    /**
+     * @param {Metric[]} metrics
+     * @param {number} leftOut
+     * @param {number[]} names the ranks, by their indices
+     */
     show(metrics, leftOut, names) {
       element.hidden = !metrics.length;
       const keys = new Set(metrics.map((metric) => `${metric.attempt}/${metric.name}`));
@@ -59,7 +70,7 @@ export function makePlots(signal) {
         plot.show(metric, names);
       }
       rest.hidden = !leftOut;
-      say(rest, `${leftOut} more metrics aren't drawn: run.metrics() has them all.`);
+      setText(rest, `${leftOut} more metrics aren't drawn: run.metrics() has them all.`);
     },
   };
 }
@@ -80,7 +91,7 @@ function makePlot(name, signal) {
     label,
     canvas,
   );
-  let unfolded = false;
+  let showsRanks = false;
   /** @type {uPlot | undefined} */
   let plot;
   /** @type {Metric | undefined} */
@@ -97,55 +108,58 @@ function makePlot(name, signal) {
   function draw() {
     if (!metric || !canvas.clientWidth) return;
     drawn = metric.version;
-    const data = /** @type {uPlot.AlignedData} */ (unfolded ? apart(metric) : folded(metric));
+    const data = /** @type {uPlot.AlignedData} */ (
+      showsRanks ? perRank(metric) : aggregate(metric)
+    );
     if (plot && plot.series.length === data.length) plot.setData(data);
     else {
       plot?.destroy();
       plot = new uPlot(options(data.length - 1), data, canvas);
     }
-    tell();
+    showValue();
   }
-  function tell(/** @type {number | null | undefined} */ at = undefined) {
+  function showValue(/** @type {number | null | undefined} */ at = undefined) {
     if (!metric || !plot) return;
-    const range = unfolded ? "" : spread(at);
+    const range = showsRanks ? "" : spread(at);
     const shown =
       at === undefined || at === null
-        ? figure(metric.last)
-        : `step ${plot.data[0][at]}: ${figure(/** @type {number | null} */ (mean(at)))}`;
-    say(value, range ? `${shown} ${range}` : shown);
+        ? formatNumber(metric.last)
+        : `step ${plot.data[0][at]}: ${formatNumber(/** @type {number | null} */ (mean(at)))}`;
+    setText(value, range ? `${shown} ${range}` : shown);
     value.toggleAttribute("data-bad", metric.last === null);
-    const how = unfolded
+    const how = showsRanks
       ? `${ranks.length} ranks apart`
       : ranks.length > 1
         ? "mean of the ranks; the band is their spread"
         : "one rank";
-    element.title = `${plain(name)} by step: ${how}${ranks.length > 1 ? ". Click to " + (unfolded ? "fold the ranks" : "show them apart") : ""}`;
-    element.setAttribute("aria-label", `${plain(name)}: ${figure(metric.last)}, ${how}`);
+    const click = showsRanks ? "fold the ranks" : "show them apart";
+    element.title = `${plain(name)} by step: ${how}${ranks.length > 1 ? `. Click to ${click}` : ""}`;
+    element.setAttribute("aria-label", `${plain(name)}: ${formatNumber(metric.last)}, ${how}`);
   }
   const mean = (/** @type {number} */ at) => {
-    const values = (plot?.data.slice(1, unfolded ? undefined : 2) ?? [])
+    const values = (plot?.data.slice(1, showsRanks ? undefined : 2) ?? [])
       .map((column) => column[at])
       .filter((one) => typeof one === "number");
     return values.length ? values.reduce((a, b) => a + b, 0) / values.length : null;
   };
   const spread = (/** @type {number | null | undefined} */ at) => {
     const [, , least, greatest] = plot?.data ?? [];
-    if (!least || !greatest || ranks.length < 2) return "";
-    const last = at ?? least.length - 1;
-    const half = (Number(greatest[last]) - Number(least[last])) / 2;
-    return half > 0 ? `± ${figure(Number(half.toPrecision(2)))}` : "";
+    if (!metric || !least || !greatest || ranks.length < 2) return "";
+    const column = at ?? newestSharedBin(metric);
+    const half = (Number(greatest[column]) - Number(least[column])) / 2;
+    return half > 0 ? `± ${formatNumber(Number(half.toPrecision(2)))}` : "";
   };
   /** @param {number} count @returns {uPlot.Options} */
   function options(count) {
-    const grid = { stroke: () => color("--ice-line"), width: 0.5 };
+    const grid = { stroke: () => color("--ice-border"), width: 0.5 };
     const axis = {
-      stroke: () => color("--ice-quiet"),
+      stroke: () => color("--ice-muted"),
       font: "10px system-ui, sans-serif",
       grid,
       ticks: { show: false },
       gap: 3,
     };
-    const line = () => color("--ice-run");
+    const line = () => color("--ice-accent");
     return {
       width: canvas.clientWidth,
       height: HEIGHT,
@@ -153,35 +167,39 @@ function makePlot(name, signal) {
       padding: [6, 14, 0, 0],
       pxAlign: false,
       cursor: { y: false, points: { size: 5 }, drag: { x: false, y: false, setScale: false } },
-      scales: { x: { time: false }, y: { range: (_, least, greatest) => padded(least, greatest) } },
+      scales: {
+        x: { time: false },
+        y: { range: (_, least, greatest) => withMargin(least, greatest) },
+      },
       axes: [
         {
           ...axis,
           size: 18,
           space: 60,
-          values: (_, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? short(tick) : "")),
+          values: (_, ticks) =>
+            ticks.map((tick) => (Number.isInteger(tick) ? formatStep(tick) : "")),
         },
-        { ...axis, size: 46, space: 26, values: (_, ticks) => ticks.map(figure) },
+        { ...axis, size: 46, space: 26, values: (_, ticks) => ticks.map(formatNumber) },
       ],
-      series: unfolded
+      series: showsRanks
         ? [
             {},
-            ...Array.from({ length: count }, (_, place) => ({
-              stroke: () => hue(ranks[place] ?? place, dark()),
+            ...Array.from({ length: count }, (_, index) => ({
+              stroke: () => hue(ranks[index] ?? index, dark()),
               width: 1,
-              points: { show: alone },
+              points: { show: isSinglePoint },
             })),
           ]
         : [
             {},
-            { stroke: line, width: 1.5, points: { show: alone } },
+            { stroke: line, width: 1.5, points: { show: isSinglePoint } },
             { width: 0, points: { show: false } },
             { width: 0, points: { show: false } },
           ],
-      bands: unfolded
+      bands: showsRanks
         ? []
         : [{ series: [3, 2], fill: () => `color-mix(in srgb, ${line()} 22%, transparent)` }],
-      hooks: { setCursor: [(self) => tell(self.cursor.idx)] },
+      hooks: { setCursor: [(self) => showValue(self.cursor.idx)] },
     };
   }
 
@@ -189,8 +207,8 @@ function makePlot(name, signal) {
     "click",
     () => {
       if (ranks.length < 2) return;
-      unfolded = !unfolded;
-      element.setAttribute("aria-pressed", String(unfolded));
+      showsRanks = !showsRanks;
+      element.setAttribute("aria-pressed", String(showsRanks));
       draw();
     },
     { signal },
@@ -213,7 +231,7 @@ function makePlot(name, signal) {
           due = 0;
           draw();
         },
-        plot ? DRAWN : 0,
+        plot ? INTERVAL : 0,
       );
     },
     redraw: () => plot?.redraw(),
@@ -226,16 +244,16 @@ function makePlot(name, signal) {
   };
 }
 
-/** A single point would have no line to be seen by. */
-const alone = (/** @type {uPlot} */ self) => self.data[0].length < 2;
+/** A single point has no line, so it is drawn as a point. */
+const isSinglePoint = (/** @type {uPlot} */ self) => self.data[0].length < 2;
 
 /** @param {number} least @param {number} greatest @returns {[number, number]} */
-function padded(least, greatest) {
+function withMargin(least, greatest) {
   if (!Number.isFinite(least) || !Number.isFinite(greatest)) return [0, 1];
   const room = (greatest - least) * 0.06 || Math.abs(least) * 0.1 || 1;
   return [least - room, greatest + room];
 }
 
 /** @param {number} step */
-const short = (step) =>
+const formatStep = (step) =>
   step >= 1e6 ? `${step / 1e6}M` : step >= 1e4 ? `${step / 1e3}k` : String(step);

@@ -1,11 +1,11 @@
-/** Progress: a bar for each loop, the outermost first, and in words where that is. */
-import { h, say } from "./dom.js";
+/** Progress: a bar for each loop, the outermost first, and the steps as text. */
+import { h, setText } from "./dom.js";
 
 /** @typedef {[number, number]} Bar steps made, and steps in all; 0: not known */
 
-export function makeBars() {
-  const tracks = h("div", { className: "ice-tracks" });
-  const count = h("span", { className: "ice-count" });
+export function makeProgress() {
+  const tracks = h("div", { className: "ice-progress-bars" });
+  const count = h("span", { className: "ice-progress-text" });
   const element = h("div", { className: "ice-progress", hidden: true }, tracks, count);
   return {
     element,
@@ -18,14 +18,14 @@ export function makeBars() {
         tracks.append(
           h(
             "div",
-            { className: "ice-bar", role: "progressbar", "aria-valuemin": "0" },
-            h("div", { className: "ice-fill" }),
+            { className: "ice-progress-bar", role: "progressbar", "aria-valuemin": "0" },
+            h("div", { className: "ice-progress-fill" }),
           ),
         );
       }
       known.forEach(([done, total], level) => {
         const bar = /** @type {HTMLElement} */ (tracks.children[level]);
-        const share = level === 0 ? whole(bars) : Math.min(1, done / total);
+        const share = level === 0 ? fraction(bars) : Math.min(1, done / total);
         /** @type {HTMLElement} */ (bar.firstElementChild).style.width =
           `${(100 * share).toFixed(2)}%`;
         bar.setAttribute(
@@ -35,21 +35,21 @@ export function makeBars() {
         bar.setAttribute("aria-valuenow", String(done));
         bar.setAttribute("aria-valuemax", String(total));
       });
-      const words = bars
+      const text = bars
         .map(([done, total]) => (total > 0 ? `${done} / ${total}` : `step ${done}`))
         .join(" › ");
-      say(count, bars[0]?.[1] > 0 ? `${words} · ${Math.floor(100 * whole(bars))} %` : words);
+      setText(count, bars[0]?.[1] > 0 ? `${text} · ${Math.floor(100 * fraction(bars))} %` : text);
     },
   };
 }
 
 /**
- * How much of the outermost loop is done, the step that it is in counted as far as the loops within it are.
+ * How much of the outermost loop is done. Its current step counts as far as the inner loops are.
  * @param {Bar[]} bars
  * @returns {number}
  */
-export function whole([outer, ...inner]) {
+export function fraction([outer, ...inner]) {
   if (!outer || outer[1] <= 0) return 0;
-  const within = outer[0] < outer[1] ? whole(/** @type {Bar[]} */ (inner)) : 0;
+  const within = outer[0] < outer[1] ? fraction(/** @type {Bar[]} */ (inner)) : 0;
   return Math.min(1, (outer[0] + within) / outer[1]);
 }

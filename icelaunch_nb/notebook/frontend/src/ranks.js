@@ -1,11 +1,12 @@
-/** The strip of ranks: one mark each, those that failed first to the eye; a click shows that rank's log. */
-import { duration, h, say } from "./dom.js";
-import { rankState } from "./story.js";
+/** The tabs of the ranks, the one that failed first in front; a click shows that rank's log. */
+import { duration, h, setText } from "./dom.js";
+import { rankState } from "./run_state.js";
 
-/** @typedef {import("./story.js").Story} Story */
-/** @typedef {import("./story.js").Pulse} Pulse */
+/** @typedef {import("./run_state.js").RunState} RunState */
+/** @typedef {import("./run_state.js").LiveState} LiveState */
+/** @typedef {import("./run_state.js").RankEntry} RankEntry */
 
-const MARKS = /** @type {Record<string, string>} */ ({
+const SYMBOLS = /** @type {Record<string, string>} */ ({
   running: "●",
   done: "✓",
   failed: "✕",
@@ -13,13 +14,15 @@ const MARKS = /** @type {Record<string, string>} */ ({
   waiting: "◆",
   silent: "◌",
 });
-const QUIET = 5; // seconds of silence that are worth a word
-const BEHIND = 2; // steps behind the foremost rank that are; ranks in step are one apart at most, and are not read at the same moment
-const FEW = 4,
-  SOME = 16; // ranks up to which each has room for its notes, and for its mark and number
+const QUIET = 5; // seconds of silence that are shown
+// Steps behind the foremost rank that are shown. Ranks in step are one apart at most, and are not
+// read at the same moment.
+const BEHIND = 2;
+const FEW = 4; // ranks up to which each has room for its notes
+const SOME = 16; // and for its symbol and number
 
 /** @param {number} megabytes */
-const inMemory = (megabytes) =>
+const formatMemory = (megabytes) =>
   megabytes < 10_000 ? `${megabytes} MB` : `${(megabytes / 1024).toFixed(1)} GB`;
 
 /**
@@ -32,106 +35,104 @@ export function makeRanks(choose, signal) {
     role: "tablist",
     "aria-label": "Whose output is shown",
   });
-  /** @type {HTMLElement[]} */
-  let marks = [];
+  /** The first one is of all ranks. @type {HTMLElement[]} */
+  let tabs = [];
   let drawn = "";
-  element.addEventListener(
-    "keydown",
-    (event) => {
-      const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
-      const shown = marks.filter((mark) => !mark.hidden);
-      const at = shown.indexOf(/** @type {HTMLElement} */ (document.activeElement));
-      if (!step || at < 0) return;
-      event.preventDefault();
-      const next = shown[(at + step + shown.length) % shown.length];
-      next.focus();
-      next.click();
-    },
-    { signal },
-  );
 
-  const tab = (/** @type {number | "all"} */ rank) => {
-    const mark = h(
+  const onKey = (/** @type {KeyboardEvent} */ event) => {
+    const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+    const visible = tabs.filter((tab) => !tab.hidden);
+    const at = visible.indexOf(/** @type {HTMLElement} */ (document.activeElement));
+    if (!step || at < 0) return;
+    event.preventDefault();
+    const next = visible[(at + step + visible.length) % visible.length];
+    next.focus();
+    next.click();
+  };
+  element.addEventListener("keydown", onKey, { signal });
+
+  const makeTab = (/** @type {number | "all"} */ rank) => {
+    const tab = h(
       "button",
       { type: "button", className: "ice-rank", role: "tab", "data-rank": rank },
-      h("span", { className: "ice-rank-mark", "aria-hidden": "true" }),
+      h("span", { className: "ice-rank-symbol", "aria-hidden": "true" }),
       h("span", { className: "ice-rank-name" }),
       h("span", { className: "ice-rank-note" }),
     );
-    mark.addEventListener("click", () => choose(rank), { signal });
-    return mark;
+    tab.addEventListener("click", () => choose(rank), { signal });
+    return tab;
   };
+
+  /** Makes the tabs anew where the ranks are others. @param {RankEntry[]} entries */
+  function makeTabs(entries) {
+    const key = entries.map((entry) => entry[0]).join();
+    if (key === drawn && tabs.length) return;
+    drawn = key;
+    tabs = [makeTab("all"), ...entries.map((entry) => makeTab(entry[0]))];
+    element.replaceChildren(...tabs);
+    setText(tabs[0].children[0], "≡");
+    setText(tabs[0].children[1], "all");
+    element.dataset.size = entries.length > SOME ? "many" : entries.length > FEW ? "some" : "few";
+  }
+
   return {
     element,
-    /** @param {Story} story @param {Pulse} pulse @param {number} attempt @param {number | "all"} chosen */
-    show(story, pulse, attempt, chosen) {
-      const entries = story.attempts[attempt]?.ranks ?? [];
-      const key = entries.map((entry) => entry[0]).join();
-      if (key !== drawn || !marks.length) {
-        drawn = key;
-        marks = [tab("all"), ...entries.map((entry) => tab(entry[0]))];
-        element.replaceChildren(...marks);
-        say(marks[0].children[0], "≡");
-        say(marks[0].children[1], "all");
-        element.dataset.size =
-          entries.length > SOME ? "many" : entries.length > FEW ? "some" : "few";
-      }
-      marks[0].hidden = entries.length < 2;
-      const beats = attempt === story.attempts.length - 1 ? pulse.ranks : [];
-      /** Where ranks wait or hang: with many of them each place is told once. @type {Set<string>} */
-      const told = new Set();
-      const foremost = Math.max(...beats.map((beat) => beat[3] ?? 0));
-      entries.forEach(([rank, local, device, pid], place) => {
-        const mark = marks[place + 1];
-        const { state, word, first } = rankState(story, pulse, attempt, place);
-        const [memory = 0, wrote = 0, , step = null] = beats[place] ?? [];
-        const stands = state === "waiting" || state === "silent";
-        const running = state === "running" || stands;
-        const silent = running && beats.length ? pulse.t - (wrote || story.attempts[attempt].t) : 0;
-        const behind = running && step !== null && foremost - step > BEHIND ? foremost - step : 0;
-        mark.dataset.state = state;
-        mark.toggleAttribute("data-first", first);
-        mark.toggleAttribute("data-behind", behind > 0);
-        mark.toggleAttribute("data-stands", stands && !(entries.length > SOME && told.has(word)));
-        if (stands) told.add(word);
-        say(mark.children[0], MARKS[state]);
-        say(mark.children[1], String(rank));
-        const quiet = silent > QUIET ? `silent ${duration(silent)}` : "";
+    /**
+     * @param {RunState} runState
+     * @param {LiveState} liveState
+     * @param {number} attempt
+     * @param {number | "all"} chosen
+     */
+    show(runState, liveState, attempt, chosen) {
+      const entries = runState.attempts[attempt]?.ranks ?? [];
+      makeTabs(entries);
+      tabs[0].hidden = entries.length < 2;
+      const live = attempt === runState.attempts.length - 1 ? liveState.ranks : [];
+      const foremost = Math.max(...live.map((rank) => rank[3] ?? 0));
+      /** Where ranks wait or hang. With many ranks each place shows once. @type {Set<string>} */
+      const places = new Set();
+      entries.forEach((entry, index) => {
+        const { state, text, first } = rankState(runState, liveState, attempt, index);
+        const [memory = 0, wrote = 0, , step = null] = live[index] ?? [];
+        const halted = state === "waiting" || state === "silent";
+        const running = state === "running" || halted;
+        const since = wrote || runState.attempts[attempt].t;
+        const silent = running && live.length ? liveState.t - since : 0;
+        const lag = running && step !== null ? foremost - step : 0;
+        const behind = lag > BEHIND ? lag : 0;
+        const repeats = entries.length > SOME && places.has(text);
+        if (halted) places.add(text);
+
+        const tab = tabs[index + 1];
+        tab.dataset.state = state;
+        tab.toggleAttribute("data-first", !!first);
+        tab.toggleAttribute("data-behind", behind > 0);
+        tab.toggleAttribute("data-halted", halted && !repeats);
+        const [rank, localRank, device, pid] = entry;
         const notes = [
           device,
           step === null ? "" : `step ${step}`,
-          memory && running ? inMemory(memory) : "",
-          quiet,
+          memory && running ? formatMemory(memory) : "",
+          silent > QUIET ? `silent ${duration(silent)}` : "",
         ].filter(Boolean);
-        say(
-          mark.children[2],
-          state === "failed"
-            ? word.split(":")[0]
-            : stands
-              ? word
-              : behind && entries.length > FEW
-                ? `−${behind}`
-                : notes.join(" · "),
-        );
-        const full = [
-          `rank ${rank}: ${word}`,
-          `local rank ${local}`,
-          `pid ${pid}`,
-          ...notes,
-          behind ? `${behind} steps behind` : "",
-        ]
-          .filter(Boolean)
-          .join(", ");
-        if (mark.title !== full) mark.title = full;
-        mark.setAttribute(
-          "aria-label",
-          `rank ${rank}: ${state === "failed" || stands ? word : state}${behind ? `, ${behind} steps behind` : ""}`,
-        );
+        let note = notes.join(" · ");
+        if (state === "failed") note = text.split(":")[0];
+        else if (halted) note = text;
+        else if (behind && entries.length > FEW) note = `−${behind}`;
+        setText(tab.children[0], SYMBOLS[state]);
+        setText(tab.children[1], String(rank));
+        setText(tab.children[2], note);
+        const stepsBehind = behind ? `, ${behind} steps behind` : "";
+        const all = [`rank ${rank}: ${text}`, `local rank ${localRank}`, `pid ${pid}`, ...notes];
+        const title = all.join(", ") + stepsBehind;
+        if (tab.title !== title) tab.title = title;
+        const label = state === "failed" || halted ? text : state;
+        tab.setAttribute("aria-label", `rank ${rank}: ${label}${stepsBehind}`);
       });
-      for (const mark of marks) {
-        const on = mark.dataset.rank === String(chosen);
-        mark.setAttribute("aria-selected", String(on));
-        mark.tabIndex = on ? 0 : -1;
+      for (const tab of tabs) {
+        const on = tab.dataset.rank === String(chosen);
+        tab.setAttribute("aria-selected", String(on));
+        tab.tabIndex = on ? 0 : -1;
       }
     },
   };

@@ -1,18 +1,37 @@
-/** What the kernel tells, and what follows from it. */
+/** What the kernel sends about a run, and what follows from it. */
 import { plain } from "./sanitise.js";
 
 /** @typedef {[number, number, string, number]} RankEntry rank, local rank, device, pid */
 /** @typedef {{ attempt: number, t: number, world_size: number, ranks: RankEntry[] }} Attempt */
-/** @typedef {{ attempt: number, rank: number | null, cause: string, failed_at: number | null, t: number }} Restart */
-/** @typedef {{ rank: number, attempt: number, time: number, kind: string, type: string, title: string, hint: string, traceback: string }} Failure */
-/** @typedef {{ t: number, kind: string, text: string, rank: number | null }} Moment */
-/** @typedef {{ run_id: string, name: string, path: string, state: string, over: boolean, started: number, end: number | null, note: string,
- *   nproc: number, max_restarts: number, attempts: Attempt[], restarts: Restart[], failures: Failure[], moments: Moment[], kill_at: number | null,
- *   debugged: Record<string, { where: string, who: string, why: string }>, silent: Record<string, string> }} Story by rank: who is in the debugger, who hangs */
-/** @typedef {{ t: number, bars: [number, number][], flags: string[], ranks: [number, number, boolean, number | null][] }} Pulse ranks: MB, last word, returned, step */
+/**
+ * @typedef {{ attempt: number, rank: number | null, cause: string, failed_at: number | null,
+ *   t: number }} Restart
+ */
+/**
+ * @typedef {{ rank: number, attempt: number, time: number, kind: string, type: string,
+ *   title: string, hint: string, traceback: string }} Failure
+ */
+/** @typedef {{ t: number, kind: string, text: string, rank: number | null }} TimelineEvent */
+/** @typedef {{ where: string, who: string, why: string }} Breakpoint */
+/**
+ * What the journal says. `in_debugger` and `silent` (where a rank hangs) are by rank.
+ * @typedef {{ run_id: string, name: string, path: string, state: string, over: boolean,
+ *   started: number, end: number | null, note: string, nproc: number, max_restarts: number,
+ *   attempts: Attempt[], restarts: Restart[], failures: Failure[], timeline: TimelineEvent[],
+ *   kill_at: number | null, in_debugger: Record<string, Breakpoint>,
+ *   silent: Record<string, string> }} RunState
+ */
+/**
+ * A rank of the newest attempt: MB, time of the last output, whether it returned, step.
+ * @typedef {[number, number, boolean, number | null]} LiveRank */
+/**
+ * What moves all the time.
+ * @typedef {{ t: number, progress: [number, number][], flags: string[],
+ *   ranks: LiveRank[] }} LiveState
+ */
 
-/** A mark beside each state's word, so that it is told without colour. */
-export const MARKS = {
+/** A symbol beside each state's label, so that the state shows without colour. */
+export const SYMBOLS = {
   STARTING: "◌",
   RUNNING: "●",
   RESTARTING: "↻",
@@ -26,52 +45,48 @@ export const MARKS = {
 };
 
 /**
- * The word for a run's state: the journal's, or PAUSED where its ranks say so.
- * @param {Story} story
- * @param {Pulse} pulse
+ * The label of a run's state: the journal's, or PAUSED where its ranks say so.
+ * @param {RunState} runState
+ * @param {LiveState} liveState
  */
-export function wordFor(story, pulse) {
-  return story.state === "RUNNING" &&
-    pulse.flags.includes("paused") &&
-    pulse.flags.includes("pause")
+export function stateLabel(runState, liveState) {
+  return runState.state === "RUNNING" &&
+    liveState.flags.includes("paused") &&
+    liveState.flags.includes("pause")
     ? "PAUSED"
-    : story.state;
+    : runState.state;
 }
 
 /**
- * @param {Story} story
- * @param {Pulse} pulse
- * @param {number} attempt
- * @param {number} place among the attempt's ranks
+ * The state of one rank. `text` describes it; `first`: this rank failed first.
+ * @param {RunState} runState
+ * @param {LiveState} liveState
+ * @param {number} number the attempt's
+ * @param {number} index among the attempt's ranks
+ * @returns {{ state: string, text: string, first?: boolean }}
  */
-export function rankState(story, pulse, attempt, place) {
-  const entry = story.attempts[attempt].ranks[place];
-  const failure = story.failures.find(
-    (one) => one.rank === entry[0] && one.attempt === story.attempts[attempt].attempt,
-  );
-  const restart = story.restarts.find(
-    (one) => one.attempt === story.attempts[attempt].attempt + 1 && one.rank === entry[0],
-  );
-  if (failure || restart)
-    return {
-      state: "failed",
-      word: failure ? plain(failure.title) : plain(restart?.cause),
-      first: failure === story.failures[0] || !!restart,
-    };
-  const newest = attempt === story.attempts.length - 1;
-  const [memory = 0, , returned = false] = (newest && pulse.ranks[place]) || [];
-  if (returned) return { state: "done", word: "returned", first: false };
-  if (!newest) return { state: "ended", word: "ended with its attempt", first: false };
-  if (story.over)
-    return story.state === "SUCCEEDED"
-      ? { state: "done", word: "ended", first: false }
-      : { state: "ended", word: "ended", first: false };
-  if (!memory && pulse.t - story.attempts[attempt].t > 2)
-    return { state: "ended", word: "ended", first: false };
-  const waits = story.debugged[entry[0]];
-  if (waits) return { state: "waiting", word: `waits at ${plain(waits.where)}`, first: false };
-  const hangs = story.silent[entry[0]];
-  if (hangs !== undefined)
-    return { state: "silent", word: `silent${hangs ? ` at ${plain(hangs)}` : ""}`, first: false };
-  return { state: "running", word: "running", first: false };
+export function rankState(runState, liveState, number, index) {
+  const attempt = runState.attempts[number];
+  const [rank] = attempt.ranks[index];
+  const isThis = (/** @type {{ attempt: number, rank: number | null }} */ event, of = 0) =>
+    event.rank === rank && event.attempt === attempt.attempt + of;
+  const failure = runState.failures.find((one) => isThis(one));
+  const restart = runState.restarts.find((one) => isThis(one, 1)); // of the attempt that it made
+  if (failure || restart) {
+    const first = failure === runState.failures[0] || !!restart;
+    return { state: "failed", text: plain(failure ? failure.title : restart?.cause), first };
+  }
+  const newest = number === runState.attempts.length - 1;
+  const [memory = 0, , returned = false] = (newest && liveState.ranks[index]) || [];
+  if (returned) return { state: "done", text: "returned" };
+  if (!newest) return { state: "ended", text: "ended with its attempt" };
+  if (runState.over)
+    return { state: runState.state === "SUCCEEDED" ? "done" : "ended", text: "ended" };
+  if (!memory && liveState.t - attempt.t > 2) return { state: "ended", text: "ended" };
+  const breakpoint = runState.in_debugger[rank];
+  if (breakpoint) return { state: "waiting", text: `waits at ${plain(breakpoint.where)}` };
+  const where = runState.silent[rank];
+  if (where !== undefined)
+    return { state: "silent", text: `silent${where ? ` at ${plain(where)}` : ""}` };
+  return { state: "running", text: "running" };
 }

@@ -1,16 +1,24 @@
 /**
- * Search: marks what is found in the output that is shown, and says what there is on all ranks, on disk too.
+ * Search: marks matches in the output that is shown, and lists the lines of all ranks, also those
+ * on disk.
  *
- * The first is the terminal's own search. The second asks the kernel, which reads the files; a line that it found is a click away.
+ * The terminal's own search does the first. For the second the kernel reads the files; a click on a
+ * line shows it.
  */
-import { h, say } from "./dom.js";
+import { h, setText } from "./dom.js";
 import { plain } from "./sanitise.js";
 
-/** @typedef {import("./shared.js").Shared} Shared */
-/** @typedef {{ ok: boolean, lines: [number, number, number, string][], counts: Record<string, number>, whole: boolean }} Found */
+/** @typedef {import("./panel_store.js").PanelStore} PanelStore */
+/** @typedef {ReturnType<import("./terminal.js").openTerminal>} OpenTerminal */
+/** @typedef {[number, number, number, string]} FoundLine rank, stream, number, text */
+/**
+ * @typedef {{ ok: boolean, lines: FoundLine[], counts: Record<string, number>,
+ *   complete: boolean }} Found
+ */
 
-const PAUSE = 300; // milliseconds without a key before the disk is asked
-const SHORTEST = 2;
+const PAUSE = 300; // milliseconds without a key before the kernel searches
+const SHORTEST = 2; // characters
+const LONGEST = 120; // characters of a line by which it is found in the terminal
 const DECORATIONS = {
   matchOverviewRuler: "#d9a648",
   activeMatchColorOverviewRuler: "#ff8c00",
@@ -19,12 +27,12 @@ const DECORATIONS = {
 };
 
 /**
- * @param {Shared} shared
+ * @param {PanelStore} store
  * @param {() => number} attempt whose logs are shown
  * @param {(rank: number) => void} choose
  * @param {AbortSignal} signal
  */
-export function makeSearch(shared, attempt, choose, signal) {
+export function makeSearch(store, attempt, choose, signal) {
   const query = /** @type {HTMLInputElement} */ (
     h("input", {
       type: "search",
@@ -35,125 +43,112 @@ export function makeSearch(shared, attempt, choose, signal) {
   );
   const count = h("button", {
     type: "button",
-    className: "ice-tool ice-found",
+    className: "ice-tool-button ice-search-count",
     hidden: true,
     "aria-expanded": "false",
     "aria-live": "polite",
   });
   const results = h("ol", {
-    className: "ice-results",
+    className: "ice-search-results",
     hidden: true,
     "aria-label": "Lines found on all ranks",
   });
-  /** @type {ReturnType<import("./terminal.js").openTerminal> | undefined} */
+  /** @type {OpenTerminal | undefined} */
   let terminal;
-  let due = 0,
-    asked = 0;
+  let timer = 0;
+  let newest = 0; // number of the newest search
 
-  const mark = (/** @type {boolean} */ back, text = query.value) => {
+  /** Marks matches in the terminal. @returns whether there is one */
+  function mark(/** @type {boolean} */ back, text = query.value) {
     if (!terminal) return false;
-    if (!text) terminal.search.clearDecorations();
-    const found =
-      !text ||
-      (back
-        ? terminal.search.findPrevious(text, { decorations: DECORATIONS })
-        : terminal.search.findNext(text, { decorations: DECORATIONS }));
-    if (text && found) terminal.follow(false);
+    const { search } = terminal;
+    if (!text) {
+      search.clearDecorations();
+      return true;
+    }
+    const options = { decorations: DECORATIONS };
+    const found = back ? search.findPrevious(text, options) : search.findNext(text, options);
+    if (found) terminal.follow(false);
     return found;
-  };
-  const open = (/** @type {boolean} */ on) => {
+  }
+
+  function unfold(/** @type {boolean} */ on) {
     results.hidden = !on;
     count.setAttribute("aria-expanded", String(on));
-  };
-  async function ask() {
-    const text = query.value,
-      mine = ++asked;
+  }
+
+  async function searchLogs() {
+    const text = query.value;
+    const number = ++newest;
     if (text.length < SHORTEST) {
       count.hidden = true;
-      open(false);
+      unfold(false);
       return;
     }
     /** @type {Found} */
-    const found = await shared.ask({ do: "search", text, attempt: attempt() });
-    if (mine !== asked || !found.ok) return;
-    const ranks = Object.keys(found.counts).length;
-    const total = Object.values(found.counts).reduce((a, b) => a + b, 0);
-    count.hidden = false;
-    say(
-      count,
-      `${found.whole ? "" : "more than "}${total.toLocaleString("en")} line${total === 1 ? "" : "s"}${total ? ` on ${ranks} rank${ranks === 1 ? "" : "s"}` : ""}`,
-    );
-    query.toggleAttribute("data-missing", !total);
-    results.replaceChildren(
-      ...found.lines.map((line) => row(line)),
-      ...(total > found.lines.length
-        ? [
-            h(
-              "li",
-              { className: "ice-quiet" },
-              `${(total - found.lines.length).toLocaleString("en")} more are in the files`,
-            ),
-          ]
-        : []),
-    );
+    const found = await store.request({ action: "search", text, attempt: attempt() });
+    if (number === newest && found.ok) show(found);
   }
-  /** @param {[number, number, number, string]} line */
-  function row([rank, stream, number, words]) {
-    const button = h(
-      "button",
-      {
-        type: "button",
-        title: `Show rank ${rank}, ${stream ? "stderr" : "stdout"}, line ${number}`,
-      },
-      h("span", { className: "ice-quiet" }, `${rank}${stream ? " err" : ""}:${number}`),
-      h("span", {}, plain(words)),
-    );
-    button.addEventListener(
-      "click",
-      () => {
-        choose(rank);
-        // Behind what the terminal has still to draw.
-        terminal?.term.write("", () => {
-          const shown = mark(false, plain(words).trim().slice(0, 120));
-          button.toggleAttribute("data-missing", !shown);
-          if (!shown)
-            button.title = `Line ${number} is on disk only, in attempt_${attempt()}/…/${stream ? "stderr" : "stdout"}.log`;
-        });
-      },
-      { signal },
-    );
+
+  function show(/** @type {Found} */ { lines, counts, complete }) {
+    const ranks = Object.keys(counts).length;
+    const total = Object.values(counts).reduce((a, b) => a + b, 0);
+    count.hidden = false;
+    const where = total ? ` on ${ranks} rank${ranks === 1 ? "" : "s"}` : "";
+    const many = `${total.toLocaleString("en")} line${total === 1 ? "" : "s"}`;
+    setText(count, `${complete ? "" : "more than "}${many}${where}`);
+    query.toggleAttribute("data-missing", !total);
+    results.replaceChildren(...lines.map(makeRow));
+    if (total > lines.length) {
+      const more = `${(total - lines.length).toLocaleString("en")} more are in the files`;
+      results.append(h("li", { className: "ice-muted" }, more));
+    }
+  }
+
+  function makeRow(/** @type {FoundLine} */ [rank, stream, number, line]) {
+    const file = stream ? "stderr" : "stdout";
+    const title = `Show rank ${rank}, ${file}, line ${number}`;
+    const place = h("span", { className: "ice-muted" }, `${rank}${stream ? " err" : ""}:${number}`);
+    const text = h("span", {}, plain(line));
+    const button = h("button", { type: "button", title }, place, text);
+    const showLine = () => {
+      choose(rank);
+      // After what the terminal has still to draw.
+      terminal?.term.write("", () => {
+        const shown = mark(false, plain(line).trim().slice(0, LONGEST));
+        button.toggleAttribute("data-missing", !shown);
+        if (shown) return;
+        const path = `attempt_${attempt()}/…/${file}.log`;
+        button.title = `Line ${number} is on disk only, in ${path}`;
+      });
+    };
+    button.addEventListener("click", showLine, { signal });
     return h("li", {}, button);
   }
 
-  query.addEventListener(
-    "input",
-    () => {
-      query.toggleAttribute("data-missing", !mark(true));
-      clearTimeout(due);
-      due = window.setTimeout(ask, PAUSE);
-    },
-    { signal },
-  );
-  query.addEventListener(
-    "keydown",
-    (event) => {
-      if (event.key === "Enter") mark(!event.shiftKey);
-      if (event.key !== "Escape") return;
-      query.value = "";
-      query.removeAttribute("data-missing");
-      mark(false);
-      ask();
-    },
-    { signal },
-  );
-  count.addEventListener("click", () => open(results.hidden), { signal });
-  signal.addEventListener("abort", () => clearTimeout(due));
+  const onInput = () => {
+    query.toggleAttribute("data-missing", !mark(true));
+    clearTimeout(timer);
+    timer = window.setTimeout(searchLogs, PAUSE);
+  };
+  const onKey = (/** @type {KeyboardEvent} */ event) => {
+    if (event.key === "Enter") mark(!event.shiftKey);
+    if (event.key !== "Escape") return;
+    query.value = "";
+    query.removeAttribute("data-missing");
+    mark(false);
+    searchLogs();
+  };
+  query.addEventListener("input", onInput, { signal });
+  query.addEventListener("keydown", onKey, { signal });
+  count.addEventListener("click", () => unfold(results.hidden), { signal });
+  signal.addEventListener("abort", () => clearTimeout(timer));
   return {
     query,
     count,
     results,
-    /** @param {ReturnType<import("./terminal.js").openTerminal>} opened */
-    searches(opened) {
+    /** Searches in this terminal. @param {OpenTerminal} opened */
+    attach(opened) {
       terminal = opened;
     },
   };

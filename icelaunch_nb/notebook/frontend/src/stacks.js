@@ -1,9 +1,9 @@
-/** Where every rank is: as `Stacks.folded` has it, ranks at the same place told once, the odd one out first. */
+/** Where every rank is, as `Stacks.folded` groups the ranks: those at the same place together. */
 import { clock, h } from "./dom.js";
 import { plain } from "./sanitise.js";
 
-/** @param {() => void} closed takes the focus then @param {AbortSignal} signal */
-export function makeStacks(closed, signal) {
+/** @param {() => void} onClose takes the focus then @param {AbortSignal} signal */
+export function makeStacks(onClose, signal) {
   const element = h("div", {
     className: "ice-stacks",
     hidden: true,
@@ -12,26 +12,26 @@ export function makeStacks(closed, signal) {
   });
   return {
     element,
-    /** @param {{ ranks: string, text: string }[]} places */
-    show(places) {
+    /** @param {{ ranks: string, text: string }[]} groups */
+    show(groups) {
       element.hidden = false;
-      const close = h("button", { type: "button", className: "ice-tool" }, "Close");
+      const close = h("button", { type: "button", className: "ice-tool-button" }, "Close");
       close.addEventListener(
         "click",
         () => {
           element.hidden = true;
-          closed();
+          onClose();
         },
         { signal },
       );
       element.replaceChildren(
         h(
           "div",
-          { className: "ice-stacks-head" },
+          { className: "ice-stacks-header" },
           h("b", {}, `Stacks at ${clock(Date.now() / 1000)}`),
           close,
         ),
-        ...places.map(({ ranks, text }) =>
+        ...groups.map(({ ranks, text }) =>
           h(
             "details",
             { open: true },

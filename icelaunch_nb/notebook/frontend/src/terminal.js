@@ -1,10 +1,11 @@
-/** The terminal: xterm.js that only shows, in the theme of the page. */
+/** The terminal: xterm.js, read only, in the theme of the page. */
 import { FitAddon } from "@xterm/addon-fit";
 import { SearchAddon } from "@xterm/addon-search";
 import { Unicode11Addon } from "@xterm/addon-unicode11";
 import { Terminal } from "@xterm/xterm";
-import { SCROLLBACK } from "./screen.js";
-import { onTheme } from "./theme.js";
+import { suppressShortcuts } from "./keys.js";
+import { SCROLLBACK } from "./log_renderer.js";
+import { onThemeChange } from "./theme.js";
 
 const LIGHT = {
   black: "#24292f",
@@ -43,7 +44,7 @@ const DARK = {
   brightWhite: "#f0f6fc",
 };
 
-const GONE = 1000; // milliseconds
+const DISPOSING = 1000; // milliseconds
 
 /** @param {HTMLElement} element */
 function themeOf(element) {
@@ -65,8 +66,11 @@ function themeOf(element) {
   };
 }
 
-/** How the page wants it; undefined before it is in the page. @param {HTMLElement} host */
-function dressOf(host) {
+/**
+ * The page's font and colours; undefined before the element is in the page.
+ * @param {HTMLElement} host
+ */
+function appearanceOf(host) {
   const { backgroundColor, color, fontFamily, fontSize } = getComputedStyle(host);
   if (!backgroundColor) return undefined;
   const options = {
@@ -82,9 +86,10 @@ function dressOf(host) {
  * @param {AbortSignal} signal
  */
 export function openTerminal(host, signal) {
-  let dressed = dressOf(host);
+  let appearance = appearanceOf(host);
   const term = new Terminal({
-    ...dressed?.options, // each one that changes later makes xterm measure, and the page restyle all its elements
+    // Each option that changes later makes xterm measure, and the page restyle all its elements.
+    ...appearance?.options,
     convertEol: true,
     disableStdin: true,
     scrollback: SCROLLBACK,
@@ -100,14 +105,16 @@ export function openTerminal(host, signal) {
   const search = new SearchAddon({ highlightLimit: 500 });
   term.loadAddon(fit);
   term.loadAddon(search);
-  term.loadAddon(new Unicode11Addon()); // xterm's own table of widths is of 2010 and takes an emoji for one cell
+  // xterm's own table of widths is of 2010: an emoji is one cell in it.
+  term.loadAddon(new Unicode11Addon());
   term.unicode.activeVersion = "11";
-  // What the sanitiser lets through can't reach these; they stand here for what it may overlook one day.
+  // The sanitiser lets none of these through. This is for what it may overlook one day.
   for (const code of [0, 1, 2, 4, 8, 9, 10, 11, 12, 52, 104, 133, 777, 1337])
     term.parser.registerOscHandler(code, () => true);
   term.open(host);
   term.textarea?.setAttribute("aria-label", "Output of the ranks, read only");
   term.textarea?.setAttribute("readonly", "");
+  if (term.textarea) suppressShortcuts(term.textarea);
 
   const state = { following: true, term, search };
   /** @type {Set<() => void>} */
@@ -120,7 +127,7 @@ export function openTerminal(host, signal) {
       for (const listener of listeners) listener();
     }
   };
-  let scrolling = false; // what comes meanwhile must not pull it back
+  let scrolling = false; // output that comes meanwhile must not scroll it back
   const afterScroll = () => {
     scrolling = true;
     requestAnimationFrame(() => {
@@ -128,17 +135,17 @@ export function openTerminal(host, signal) {
       follow(atTheEnd());
     });
   };
-  // On their way down: what xterm scrolls by it doesn't let go up again.
-  const onTheWayDown = { signal, passive: true, capture: true };
-  for (const name of ["wheel", "touchend"]) host.addEventListener(name, afterScroll, onTheWayDown);
+  // In the capture phase: xterm stops the events that scroll it.
+  const capturing = { signal, passive: true, capture: true };
+  for (const name of ["wheel", "touchend"]) host.addEventListener(name, afterScroll, capturing);
   host.addEventListener(
     "pointerdown",
     () => {
-      scrolling = true; // by the scroll bar, until it is let go, wherever that is
+      scrolling = true; // by the scroll bar, until it is released, wherever that is
       for (const name of ["pointerup", "pointercancel"])
-        window.addEventListener(name, afterScroll, { ...onTheWayDown, once: true });
+        window.addEventListener(name, afterScroll, { ...capturing, once: true });
     },
-    onTheWayDown,
+    capturing,
   );
 
   term.attachCustomKeyEventHandler((event) => {
@@ -166,9 +173,9 @@ export function openTerminal(host, signal) {
   });
 
   const restyle = () => {
-    const now = dressOf(host);
-    if (!now || now.key === dressed?.key) return;
-    dressed = now;
+    const now = appearanceOf(host);
+    if (!now || now.key === appearance?.key) return;
+    appearance = now;
     term.options = now.options;
   };
   const refit = () => {
@@ -177,10 +184,11 @@ export function openTerminal(host, signal) {
   };
   const sizes = new ResizeObserver(() => requestAnimationFrame(refit));
   sizes.observe(host);
-  onTheme(restyle, signal);
+  onThemeChange(restyle, signal);
   signal.addEventListener("abort", () => {
     sizes.disconnect();
-    setTimeout(() => term.dispose(), GONE); // xterm has timers of its first moments that a terminal which is gone makes fail
+    // xterm's first timers fail in a terminal that is disposed.
+    setTimeout(() => term.dispose(), DISPOSING);
   });
   refit();
   return {
@@ -193,7 +201,7 @@ export function openTerminal(host, signal) {
     write(/** @type {string} */ text) {
       if (text) term.write(text, () => state.following && !scrolling && term.scrollToBottom());
     },
-    /** In order with what was written before and isn't drawn yet; `reset()` would overtake that. */
+    /** In order with what was written and isn't drawn yet; `reset()` would overtake that. */
     clear() {
       term.write("\x1bc");
     },

@@ -1,6 +1,10 @@
-/** Tells when the theme of the page changes. One look for all panels: a notebook holds many that ended long ago. */
+/**
+ * Watches the theme of the page. One poll serves all panels: a notebook holds many that ended long
+ * ago.
+ */
 
-const LOOK = 500; // milliseconds between looks: a theme's style sheet may arrive long after its name
+// Milliseconds between two polls: a theme's style sheet may arrive long after its name.
+const INTERVAL = 500;
 const NAMES = [
   "--jp-layout-color0",
   "--jp-content-font-color1",
@@ -25,7 +29,7 @@ function theme() {
   ].join();
 }
 
-function look() {
+function poll() {
   const now = theme();
   if (now === seen) return;
   seen = now;
@@ -33,11 +37,11 @@ function look() {
 }
 
 /** @param {() => void} listener @param {AbortSignal} signal ends it */
-export function onTheme(listener, signal) {
+export function onThemeChange(listener, signal) {
   listeners.add(listener);
   if (!timer) {
     seen = theme();
-    timer = window.setInterval(look, LOOK);
+    timer = window.setInterval(poll, INTERVAL);
   }
   signal.addEventListener("abort", () => {
     listeners.delete(listener);

@@ -1,12 +1,12 @@
-/** Events as they came, with times: attempts, restarts, failures, pauses, checkpoints, debugger stops. */
+/** The timeline: attempts, restarts, failures, pauses, checkpoints and debugger stops. */
 import { clock, h } from "./dom.js";
 import { plain } from "./sanitise.js";
 
-/** @typedef {import("./story.js").Story} Story */
+/** @typedef {import("./run_state.js").RunState} RunState */
 /** @typedef {{ t: number, text: string, kind: string }} Entry */
 
-/** Moments that ask for an eye. */
-const STANDING_OUT = /** @type {Record<string, string>} */ ({
+/** The kinds that have a colour. */
+const COLOURS = /** @type {Record<string, string>} */ ({
   paused: "warn",
   stop: "warn",
   debugger_start: "warn",
@@ -16,7 +16,7 @@ const STANDING_OUT = /** @type {Record<string, string>} */ ({
 
 export function makeTimeline() {
   const element = h("ol", {
-    className: "ice-events",
+    className: "ice-timeline",
     hidden: true,
     "aria-label": "Events",
     tabindex: "0",
@@ -24,10 +24,10 @@ export function makeTimeline() {
   let drawn = "";
   return {
     element,
-    /** @param {Story} story */
-    show(story) {
+    /** @param {RunState} runState */
+    show(runState) {
       if (element.hidden) return;
-      const entries = timeline(story);
+      const entries = listEvents(runState);
       const key = JSON.stringify(entries);
       if (key === drawn) return;
       drawn = key;
@@ -48,13 +48,13 @@ export function makeTimeline() {
 }
 
 /**
- * @param {Story} story
+ * @param {RunState} runState
  * @returns {Entry[]}
  */
-export function timeline(story) {
+export function listEvents(runState) {
   /** @type {Entry[]} */
-  const events = [{ t: story.started, text: `launched ${plain(story.name)}`, kind: "" }];
-  for (const attempt of story.attempts) {
+  const events = [{ t: runState.started, text: `launched ${plain(runState.name)}`, kind: "" }];
+  for (const attempt of runState.attempts) {
     const ranks = attempt.ranks.length;
     events.push({
       t: attempt.t,
@@ -62,18 +62,18 @@ export function timeline(story) {
       kind: "",
     });
   }
-  for (const restart of story.restarts) {
+  for (const restart of runState.restarts) {
     const who = restart.rank === null ? "" : `rank ${restart.rank}: `;
     if (restart.failed_at)
       events.push({ t: restart.failed_at, text: `${who}${plain(restart.cause)}`, kind: "bad" });
     events.push({
       t: restart.t,
-      text: `restart ${restart.attempt} of ${story.max_restarts}`,
+      text: `restart ${restart.attempt} of ${runState.max_restarts}`,
       kind: "warn",
     });
   }
-  const last = story.attempts.at(-1)?.attempt;
-  for (const failure of story.failures) {
+  const last = runState.attempts.at(-1)?.attempt;
+  for (const failure of runState.failures) {
     if (failure.attempt === last)
       events.push({
         t: failure.time,
@@ -81,18 +81,18 @@ export function timeline(story) {
         kind: "bad",
       });
   }
-  for (const { t, kind, text, rank } of story.moments) {
+  for (const { t, kind, text, rank } of runState.timeline) {
     events.push({
       t,
       text: `${rank === null ? "" : `rank ${rank}: `}${plain(text)}`,
-      kind: STANDING_OUT[kind] ?? "",
+      kind: COLOURS[kind] ?? "",
     });
   }
-  if (story.end)
+  if (runState.end)
     events.push({
-      t: story.end,
-      text: `${story.state.toLowerCase()}${story.note ? `: ${plain(story.note)}` : ""}`,
-      kind: story.state === "SUCCEEDED" ? "good" : story.state === "STOPPED" ? "" : "bad",
+      t: runState.end,
+      text: `${runState.state.toLowerCase()}${runState.note ? `: ${plain(runState.note)}` : ""}`,
+      kind: runState.state === "SUCCEEDED" ? "good" : runState.state === "STOPPED" ? "" : "bad",
     });
   return events.sort((a, b) => a.t - b.t);
 }
