@@ -1,1 +1,1 @@
-"""THE KERNEL: what runs in the user's own process. Never imports torch, never forks, never touches its signal handlers."""
+"""What Jupyter adds to the launching process: magics, form and panel."""

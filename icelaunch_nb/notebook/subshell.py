@@ -1,11 +1,14 @@
-"""A loop of the kernel's that is free while a cell runs, so that a click on the panel is handled then too.
+"""Handles clicks on the panel while a cell runs.
 
-ipykernel 7 has subshells: threads that handle messages beside the main one. It hands a message on a comm to the subshell under
-whose name that comm was last published on, and to the main thread otherwise. So the panel's thread publishes under the name of
-a subshell. ipykernel 6 has none of this: there a cell that waits for a run takes the clicks itself, and any other cell makes them wait
-for its end.
+ipykernel 7 has subshells: threads that handle messages beside the main thread. A comm's message
+goes to the subshell under whose id the comm last published, and otherwise to the main thread. So
+the panel thread publishes under the id of a subshell.
 
-Everything that only ipykernel knows is in this module. Where a name has changed, clicks wait as they do with ipykernel 6.
+ipykernel 6 has no subshells. There a cell that waits for a run handles the clicks itself. During
+any other cell, clicks wait until the cell ends.
+
+In this room, only this module uses private names of ipykernel. Where such a name has changed,
+clicks wait as they do with ipykernel 6.
 """
 
 from __future__ import annotations
@@ -17,44 +20,57 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-_made: dict[str, str] = {}  # one for all panels of this kernel, by the kernel's own id
-_making = threading.Lock()
-_listening: set[str] = (
-    set()
-)  # ids of our widgets: other people's don't expect to be called in the middle of a cell
+from icelaunch_nb.client import front_end
+
+# The subshell that all panels of a kernel share, by the kernel's id.
+_subshells: dict[str, str] = {}
+_create_lock = threading.Lock()
+# The comm ids of our widgets. Other widgets don't expect to be called in the middle of a cell.
+_registered: set[str] = set()
 
 
-def of_kernel(kernel: Any) -> str | None:
-    """The id of our subshell, made if need be; None where there can be none."""
+def current_kernel() -> Any:
+    """The ipykernel of this process; None where there is none."""
+    from IPython.core.getipython import get_ipython
+
+    return getattr(get_ipython(), "kernel", None)
+
+
+def get_or_create(kernel: Any) -> str | None:
+    """The id of our subshell, which is created if necessary; None where there are no subshells."""
     manager: Any = getattr(getattr(kernel, "shell_channel_thread", None), "manager", None)
-    make = getattr(manager, "_create_subshell", None)
-    if make is None or not hasattr(kernel, "_shell_parent"):
+    create = getattr(manager, "_create_subshell", None)
+    if create is None or not hasattr(kernel, "_shell_parent"):
         return None
-    with _making:
-        known = _made.get(kernel.ident)
+    with _create_lock:
+        known = _subshells.get(kernel.ident)
         if known is not None and known in manager.list_subshell():
             return known
-        done, found = threading.Event(), []
+        done, created = threading.Event(), []
 
-        def create() -> None:
+        def create_in_shell_channel_thread() -> None:
             try:
-                found.append(make())
+                created.append(create())
             finally:
                 done.set()
 
-        kernel.shell_channel_thread.io_loop.add_callback(
-            create
-        )  # subshells are made in this thread alone
+        # Only the shell channel's thread may create subshells.
+        kernel.shell_channel_thread.io_loop.add_callback(create_in_shell_channel_thread)
         done.wait(2)
-        if found:
-            _made[kernel.ident] = found[0]
-        return found[0] if found else None
+        if created:
+            _subshells[kernel.ident] = created[0]
+        return created[0] if created else None
 
 
 def publish_under(kernel: Any, cell: Mapping[str, Any], subshell: str | None) -> None:
-    """What this thread publishes from now on belongs to `cell`, and replies to it go to `subshell`.
+    """Makes `cell` the parent of what this thread publishes from now on.
 
-    Not by ``kernel.set_parent``: that would also turn what the user's own threads print towards our cell.
+    ``kernel.set_parent`` isn't used, because it would also redirect what the user's threads print.
+
+    Args:
+        kernel: The ipykernel.
+        cell: The message that requested the cell's execution.
+        subshell: The id of the subshell that handles the replies; None for the main thread.
     """
     variable: Any = getattr(kernel, "_shell_parent", None)
     if hasattr(variable, "set"):
@@ -66,56 +82,66 @@ def publish_under(kernel: Any, cell: Mapping[str, Any], subshell: str | None) ->
         )
 
 
-def listen(comm_id: str) -> None:
-    """Has `take_clicks` take what comes for this widget."""
-    _listening.add(comm_id)
+def register(comm_id: str) -> None:
+    """Lets `handle_clicks` handle the messages for this widget."""
+    _registered.add(comm_id)
+    front_end.add_wait_callback(handle_clicks)
 
 
-def unlisten(comm_id: str) -> None:
-    """The way back from `listen`."""
-    _listening.discard(comm_id)
+def unregister(comm_id: str) -> None:
+    """Undoes `register`."""
+    _registered.discard(comm_id)
 
 
-def take_clicks() -> None:
-    """Handles what has come for our widgets, in the kernel's main thread while a cell keeps it; everything else keeps its turn.
+def handle_clicks() -> None:
+    """Handles the messages for our widgets in the main thread while a cell occupies it.
 
-    For ipykernel 6, which puts messages into one queue; where there is none, this does nothing.
+    Every other message keeps its place in the queue. This is for ipykernel 6, which puts all
+    messages into one queue. Where there is no queue, this does nothing.
     """
     ipython: Any = sys.modules.get("IPython.core.getipython")
-    kernel: Any = getattr(ipython.get_ipython(), "kernel", None) if ipython and _listening else None
+    kernel: Any = (
+        getattr(ipython.get_ipython(), "kernel", None) if ipython and _registered else None
+    )
     queue: Any = getattr(kernel, "msg_queue", None)
     if queue is None or threading.current_thread() is not threading.main_thread():
         return
-    kernel.shell_stream.flush()  # from the socket into the queue
+    # Moves messages from the socket into the queue.
+    kernel.shell_stream.flush()
     others = []
     try:
         while queue.qsize():
             others.append(queue.get_nowait())
             arguments = others[-1][2]
-            if arguments and _is_a_click(kernel, arguments[0]):
+            if arguments and _is_click(kernel, arguments[0]):
                 others.pop()
-                _click(kernel, arguments[0])
-    finally:  # an interrupt may come at any moment
+                _handle_click(kernel, arguments[0])
+    finally:
+        # Also after a KeyboardInterrupt, which may come at any moment.
         for entry in others:
             queue.put_nowait(entry)
 
 
-def _is_a_click(kernel: Any, frames: Any) -> bool:
-    """Looks at a message without taking it apart: the session refuses one that is read a second time."""
-    with contextlib.suppress(Exception):  # whatever it is, the kernel will say it
+def _is_click(kernel: Any, frames: Any) -> bool:
+    """Whether a message is for one of our widgets.
+
+    It is parsed here, because the session refuses to deserialize a message a second time.
+    """
+    # The kernel reports a malformed message.
+    with contextlib.suppress(Exception):
         _, [_, header, _, _, content, *_] = kernel.session.feed_identities(frames, copy=False)
         return (
             json.loads(bytes(header))["msg_type"] == "comm_msg"
-            and json.loads(bytes(content))["comm_id"] in _listening
+            and json.loads(bytes(content))["comm_id"] in _registered
         )
     return False
 
 
-def _click(kernel: Any, frames: Any) -> None:
+def _handle_click(kernel: Any, frames: Any) -> None:
     identities, frames = kernel.session.feed_identities(frames, copy=False)
     message = kernel.session.deserialize(frames, content=True, copy=False)
 
-    def say(state: str, parent: Any) -> None:
+    def send_status(state: str, parent: Any) -> None:
         kernel.session.send(
             kernel.iopub_socket,
             "status",
@@ -124,8 +150,9 @@ def _click(kernel: Any, frames: Any) -> None:
             ident=f"kernel.{kernel.ident}.status".encode(),
         )
 
-    # Not the kernel's own way, which would make the message the parent of what the cell prints from here on.
-    say("busy", message)
+    # ipykernel's own dispatch would make this message the parent of what the cell prints next.
+    send_status("busy", message)
     kernel.comm_manager.comm_msg(kernel.shell_stream, identities, message)
-    say("idle", message)
-    say("busy", kernel.get_parent())  # the cell still runs
+    send_status("idle", message)
+    # The cell still runs.
+    send_status("busy", kernel.get_parent())

@@ -1,1 +1,1 @@
-"""The panel: a run as one sees it in a notebook. Its front end is `notebook/frontend`."""
+"""The panel that shows a run in a notebook. Its front end is `notebook/frontend`."""

@@ -1,126 +1,154 @@
-"""What a panel can be asked for, and what is done about it: a line each.
+"""The actions that a page can request from a panel.
 
-A wish is a message from the front end, ``{"do": "stop", "id": …}``; what its deed returns goes back as the answer, beside ``ok``.
+A request is a message from the page: ``{"action": "stop", "id": …}``. The reply contains ``ok`` and
+the fields that the action's handler returns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from icelaunch_nb.moments import in_words
-from icelaunch_nb.notebook import debugging
-from icelaunch_nb.notebook.panel import searching
+from icelaunch_nb.client import debug_client
+from icelaunch_nb.notebook.panel import log_search
+from icelaunch_nb.rundir.paths import RunDir
+from icelaunch_nb.rundir.timeline import format_ranks
 
-_STACK = 20_000  # characters of a rank's stacks
-_QUERY = 500  # characters of what is looked for
+# Characters of a rank's stacks that a reply contains. The last ones stay.
+_MAX_STACK_LENGTH = 20_000
+# Characters of a search query that are used.
+_MAX_QUERY_LENGTH = 500
+
+Request = Mapping[str, Any]
+Reply = Mapping[str, Any]
+
+
+class Session(Protocol):
+    """The part of a `PanelSession` that actions use."""
+
+    panel: Any
+    run_dir: RunDir
+
+    def replay(self, attempt: int | None = None) -> None:
+        """Sends the last lines of an attempt once more, and its metrics."""
+
+    def load_older(self, attempt: int, rank: int, before: list[int]) -> None:
+        """Sends what a rank printed before the lines that a page holds."""
+
+    def send_summary(self, data: Mapping[str, Any] | None) -> None:
+        """Makes each page update the summary that its notebook holds."""
 
 
 @dataclass(frozen=True)
-class Deed:
-    """What is done about one kind of wish.
+class Action:
+    """One kind of request.
 
     Attributes:
-        do: Does it, given the panel's `Service` and the wish; returns what the answer holds, ``says`` in words. An exception
-            is an answer too.
-        slow: What is said meanwhile, where it may take longer than a moment: it gets a thread of its own then.
+        handle: Carries out the request of a panel's session, and returns the reply's fields. The
+            page shows ``text``. The message of an exception becomes the ``text``.
+        pending: What the page shows until the reply comes. An action that has this text may be
+            slow, so it runs in its own thread.
     """
 
-    do: Callable[[Any, Mapping[str, Any]], Mapping[str, Any]]
-    slow: str = ""
+    handle: Callable[[Session, Request], Reply]
+    pending: str = ""
 
 
-def _acts(method: str, says: str) -> Deed:
-    """A method of the run that returns at once."""
+def _call_run(method: str, text: str) -> Action:
+    """An action that calls a method of the run, which must return at once."""
 
-    def do(service: Any, _wish: Mapping[str, Any]) -> Mapping[str, Any]:
-        getattr(service.panel.run, method)()
-        return {"says": says}
+    def handle(session: Session, _request: Request) -> Reply:
+        getattr(session.panel.run, method)()
+        return {"text": text}
 
-    return Deed(do)
+    return Action(handle)
 
 
-def _checkpoint(service: Any, _wish: Mapping[str, Any]) -> Mapping[str, Any]:
-    run = service.panel.run
+def _checkpoint(session: Session, _request: Request) -> Reply:
+    run = session.panel.run
     run.save_checkpoint()
-    return {
-        "says": "asked; ranks save after Resume"
-        if run.state == "PAUSED"
-        else "asked; ranks save where they look at their events"
-    }
+    paused = run.state == "PAUSED"
+    when = "save after Resume" if paused else "save where they look at their events"
+    return {"text": f"asked; ranks {when}"}
 
 
-def _replay(service: Any, wish: Mapping[str, Any]) -> Mapping[str, Any]:
-    service.replay(int(wish["attempt"]) if "attempt" in wish else None)
+def _show_attempt(session: Session, request: Request) -> Reply:
+    session.replay(int(request["attempt"]))
     return {}
 
 
-def _older(service: Any, wish: Mapping[str, Any]) -> Mapping[str, Any]:
-    service.look_back(
-        int(wish["attempt"]), int(wish["rank"]), [int(place) for place in wish["before"]]
-    )
+def _open_panel(session: Session, _request: Request) -> Reply:
+    """Replays the run for a page that opens the panel.
+
+    The page may have loaded a notebook that was saved before the run ended, so the summaries in it
+    are updated as well.
+    """
+    session.send_summary(session.panel.update_live_outputs())
+    session.replay()
     return {}
 
 
-def _stacks(service: Any, _wish: Mapping[str, Any]) -> Mapping[str, Any]:
-    stacks = service.panel.run.stacks()
+def _load_older(session: Session, request: Request) -> Reply:
+    before = [int(offset) for offset in request["before"]]
+    session.load_older(int(request["attempt"]), int(request["rank"]), before)
+    return {}
+
+
+def _load_code(session: Session, _request: Request) -> Reply:
+    session.panel.send_code()
+    return {}
+
+
+def _stacks(session: Session, _request: Request) -> Reply:
+    stacks = session.panel.run.stacks()
     silent = [rank for rank, text in stacks.items() if not text]
-    says = f"no answer from {in_words(silent)}" if silent else f"{len(stacks)} ranks answered"
-    return {
-        "says": says,
-        "stacks": [
-            {"ranks": in_words(ranks), "text": text[-_STACK:]} for ranks, text in stacks.folded
-        ],
-    }
+    answer = f"no answer from {format_ranks(silent)}" if silent else f"{len(stacks)} ranks answered"
+    groups = [
+        {"ranks": format_ranks(ranks), "text": text[-_MAX_STACK_LENGTH:]}
+        for ranks, text in stacks.folded
+    ]
+    return {"text": answer, "stacks": groups}
 
 
-def _debug(service: Any, wish: Mapping[str, Any]) -> Mapping[str, Any]:
-    debugging.tell(service.panel.run, int(wish["rank"]), str(wish["command"]))
-    return {"says": "said"}
+def _debug(session: Session, request: Request) -> Reply:
+    debug_client.send_command(session.panel.run, int(request["rank"]), str(request["command"]))
+    return {"text": "sent"}
 
 
-def _complete(service: Any, wish: Mapping[str, Any]) -> Mapping[str, Any]:
-    found, start = debugging.complete(service.panel.run, int(wish["rank"]), str(wish["line"]))
-    return {"says": f"{len(found)} found", "completions": found, "start": start}
+def _complete(session: Session, request: Request) -> Reply:
+    rank, line = int(request["rank"]), str(request["line"])
+    completions, start = debug_client.complete(session.panel.run, rank, line)
+    return {"text": f"{len(completions)} found", "completions": completions, "start": start}
 
 
-def _code(service: Any, _wish: Mapping[str, Any]) -> Mapping[str, Any]:
-    service.panel.send_code()
-    return {}
+def _search(session: Session, request: Request) -> Reply:
+    attempts = session.panel.run._run_state.attempts
+    query = str(request["text"])[:_MAX_QUERY_LENGTH] or " "
+    found = log_search.search(session.run_dir, attempts[int(request["attempt"])], query)
+    counts = {str(rank): count for rank, count in found.counts.items()}
+    return {"lines": found.lines, "counts": counts, "complete": found.complete}
 
 
-def _search(service: Any, wish: Mapping[str, Any]) -> Mapping[str, Any]:
-    attempts = service.panel.run.story.attempts
-    found = searching.search(
-        service.run_dir, attempts[int(wish["attempt"])], str(wish["text"])[:_QUERY] or " "
-    )
-    return {
-        "lines": found.lines,
-        "counts": {str(rank): count for rank, count in found.counts.items()},
-        "whole": found.whole,
-    }
+_STOP_REPLY = (
+    "asked; loops over ctx.steps end together, other code gets SIGTERM; "
+    "who is left after 30 s is killed"
+)
 
-
-DEEDS = {
-    "code": Deed(_code),
-    "hello": Deed(_replay),
-    "attempt": Deed(_replay),
-    "older": Deed(_older),
-    "stop": _acts(
-        "stop",
-        "asked; loops over ctx.steps end together, other code gets SIGTERM; who is left after 30 s is killed",
-    ),
-    "kill": _acts("kill", "SIGKILL is on its way to the ranks"),
-    "pause": _acts("pause", "asked; ranks pause where they look at their events"),
-    "resume": _acts("resume", "asked; ranks go on"),
-    "checkpoint": Deed(_checkpoint),
-    "search": Deed(_search, slow="looking …"),
-    "debug": Deed(_debug),
-    "complete": Deed(
-        _complete, slow="asking the rank …"
-    ),  # a rank that makes a step doesn't answer
-    "stacks": Deed(
-        _stacks, slow="asking the ranks …"
-    ),  # it waits up to 3 s for ranks that are slow to answer
+ACTIONS = {
+    "load_code": Action(_load_code),
+    "open": Action(_open_panel),
+    "show_attempt": Action(_show_attempt),
+    "load_older": Action(_load_older),
+    "stop": _call_run("stop", _STOP_REPLY),
+    "kill": _call_run("kill", "SIGKILL is on its way to the ranks"),
+    "pause": _call_run("pause", "asked; ranks pause where they look at their events"),
+    "resume": _call_run("resume", "asked; ranks go on"),
+    "checkpoint": Action(_checkpoint),
+    "debug": Action(_debug),
+    "search": Action(_search, pending="looking …"),
+    # A rank that is executing a debugger command answers only after it.
+    "complete": Action(_complete, pending="asking the rank …"),
+    # `Run.stacks` waits up to 3 s for slow ranks.
+    "stacks": Action(_stacks, pending="asking the ranks …"),
 }

@@ -1,28 +1,34 @@
-"""Follows the logs of a run's ranks for a panel: a share for each, the newest first when there is too much.
+"""Follows the logs of a run's ranks for a panel.
 
-A chunk says where in its file it lies. So whoever puts chunks together needs no other order than that: what came twice is
-recognised, and what was left out is seen as a gap.
+Each log gets a fair share of the bytes that may be sent. When too much is unsent, the oldest bytes
+are skipped.
+
+A chunk contains its offset in the file. So the receiver recognises bytes that come twice, and sees
+skipped bytes as a gap.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from icelaunch_nb.rundir import RunDir
+from icelaunch_nb.rundir.journal_events import AttemptStarted
+from icelaunch_nb.rundir.paths import RunDir
 
-BEHIND = 1 << 20  # bytes not sent yet, over all streams, from which on the oldest are left out
-KEPT = 1 << 18  # and how much of the newest is sent then
-_LINE = 4096  # how far a line's beginning is looked for
+# Unsent bytes of all logs together. Above this, the oldest bytes are skipped.
+MAX_BACKLOG = 1 << 20
+# The newest bytes of all logs together that are then sent.
+KEPT_BACKLOG = 1 << 18
+# Bytes in which the beginning of a line is searched.
+_LINE_SEARCH = 4096
 STREAMS = ("stdout", "stderr")
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some bytes of a log: of which rank's, and where they lie in the file."""
+    """Some bytes of a rank's log, and their offset in the file."""
 
     attempt: int
     rank: int
@@ -33,58 +39,69 @@ class Chunk:
 
 @dataclass
 class _Log:
-    """One stream of one rank in one attempt."""
+    """The log of one stream of one rank in one attempt.
+
+    Attributes:
+        attempt: The attempt's number.
+        rank: The rank.
+        stream: ``stdout`` or ``stderr``.
+        path: The file.
+        open_log: Opens the file, and returns its descriptor.
+        size: The file's size in bytes, as last polled.
+        last_write: When the file was last written, in seconds since the epoch.
+        sent: The offset up to which the file was sent or skipped.
+    """
 
     attempt: int
     rank: int
     stream: str
     path: Path
+    open_log: Callable[[Path], int]
     size: int = 0
-    written: float = 0.0
+    last_write: float = 0.0
     sent: int = 0
 
-    def look(self) -> None:
+    def poll(self) -> None:
         try:
             found = os.stat(self.path)
         except OSError:
             return
-        self.size, self.written = found.st_size, found.st_mtime
+        self.size, self.last_write = found.st_size, found.st_mtime
 
     def read(self, length: int) -> Chunk:
-        data = self._bytes(self.sent, length)
+        data = self._read_bytes(self.sent, length)
         chunk = Chunk(self.attempt, self.rank, self.stream, self.sent, data)
         self.sent += len(data)
-        # What should be there and isn't was cut off or removed by somebody: don't wait for it.
+        # Without data, the file was truncated or removed. The missing bytes aren't awaited.
         self.size = max(self.size, self.sent) if data else self.sent
         return chunk
 
-    def skip_to_the_last(self, length: int) -> None:
-        """Leaves out what lies before the last `length` bytes, up to the beginning of a line where one is near."""
+    def skip_to_last(self, length: int) -> None:
+        """Skips to the last `length` bytes, and on to the beginning of a line if one is near."""
         if length < self.size:
-            self.sent = self._line_from(self.size - length, length)
+            self.sent = self._line_start(self.size - length, length)
 
-    def before(self, end: int, length: int) -> Chunk:
-        """The last `length` bytes before a place, from the beginning of a line where one is near."""
-        at = self._line_from(end - length, length) if length < end else 0
-        return Chunk(self.attempt, self.rank, self.stream, at, self._bytes(at, end - at))
+    def read_before(self, end: int, length: int) -> Chunk:
+        """The last `length` bytes before an offset, from the beginning of a line if one is near."""
+        at = self._line_start(end - length, length) if length < end else 0
+        return Chunk(self.attempt, self.rank, self.stream, at, self._read_bytes(at, end - at))
 
-    def _line_from(self, at: int, length: int) -> int:
-        newline = self._bytes(at - 1, min(_LINE, length)).find(
-            b"\n"
-        )  # from the byte before: a line may begin right there
+    def _line_start(self, at: int, length: int) -> int:
+        # The search begins one byte before, because a line may begin right at this offset.
+        newline = self._read_bytes(at - 1, min(_LINE_SEARCH, length)).find(b"\n")
         return at + max(0, newline)
 
-    def _bytes(self, at: int, length: int) -> bytes:
+    def _read_bytes(self, at: int, length: int) -> bytes:
         try:
-            with open(self.path, "rb") as file:
+            with open(self.open_log(self.path), "rb") as file:
                 file.seek(at)
                 return file.read(length)
         except OSError:
             return b""
 
 
-class Follower:
-    """The logs of all attempts of a run; the newest attempt's are followed.
+class LogFollower:
+    """Follows the logs of all attempts of a run.
 
     Args:
         run_dir: The run directory.
@@ -95,59 +112,68 @@ class Follower:
         self._attempts: dict[int, list[_Log]] = {}
         self._followed: list[_Log] = []
 
-    def follow(self, attempt: Mapping[str, Any]) -> None:
-        """From now on this attempt too; of those before it, only what they have written until now still comes.
+    def follow(self, attempt: AttemptStarted) -> None:
+        """Follows an attempt. Of earlier attempts, what they have written so far is still sent.
 
         Args:
-            attempt: The journal's ``attempt`` event.
+            attempt: The attempt.
         """
-        self.look()
+        self.poll()
         self._followed = [log for log in self._followed if log.sent < log.size]
-        number = attempt["attempt"]
+        number = attempt.attempt
         logs = [
             _Log(
                 number,
-                entry["rank"],
+                entry.rank,
                 stream,
-                getattr(self._dir.rank(number, entry["local_rank"]), stream),
+                getattr(self._dir.rank(number, entry.local_rank, entry.node), stream),
+                self._dir.open_log,
             )
-            for entry in attempt["ranks"]
+            for entry in attempt.ranks
             for stream in STREAMS
         ]
         self._attempts[number] = logs
         self._followed += logs
 
-    def look(self) -> None:
-        """Sees how much there is."""
+    def poll(self) -> None:
+        """Reads the sizes of the followed files."""
         for log in self._followed:
-            log.look()
+            log.poll()
 
     @property
     def backlog(self) -> int:
-        """Bytes that `take` has not handed out yet."""
+        """Bytes that `read_new` hasn't returned yet."""
         return sum(log.size - log.sent for log in self._followed)
 
-    def written(self, attempt: int) -> dict[int, float]:
-        """When each rank of an attempt wrote last, in seconds since the epoch; 0 before it did."""
-        when: dict[int, float] = {}
-        for log in self._attempts.get(attempt, ()):
-            when[log.rank] = max(when.get(log.rank, 0.0), log.written if log.size else 0.0)
-        return when
+    def last_writes(self, attempt: int) -> dict[int, float]:
+        """When each rank of an attempt last wrote, in seconds since the epoch; 0: never.
 
-    def take(self, length: int) -> list[Chunk]:
-        """What is new, at most `length` bytes, a fair share from each log; the oldest is left out where there is too much."""
-        hungry = sorted(
-            (log for log in self._followed if log.sent < log.size),
-            key=lambda log: log.size - log.sent,
-        )
-        if self.backlog > BEHIND:
-            for log in hungry:
-                kept = KEPT // len(hungry)
+        Args:
+            attempt: The attempt's number. An unknown one has no ranks.
+
+        Returns:
+            The times by rank.
+        """
+        times: dict[int, float] = {}
+        for log in self._attempts.get(attempt, ()):
+            times[log.rank] = max(times.get(log.rank, 0.0), log.last_write if log.size else 0.0)
+        return times
+
+    def read_new(self, length: int) -> list[Chunk]:
+        """Reads what is new, at most `length` bytes, with a fair share for each log.
+
+        Where the backlog is above `MAX_BACKLOG`, its oldest bytes are skipped.
+        """
+        unsent = [log for log in self._followed if log.sent < log.size]
+        unsent.sort(key=lambda log: log.size - log.sent)
+        if self.backlog > MAX_BACKLOG:
+            for log in unsent:
+                kept = KEPT_BACKLOG // len(unsent)
                 if log.size - log.sent > kept:
-                    log.skip_to_the_last(kept)
+                    log.skip_to_last(kept)
         chunks = []
-        for number, log in enumerate(hungry):
-            share = min(log.size - log.sent, length // (len(hungry) - number))
+        for number, log in enumerate(unsent):
+            share = min(log.size - log.sent, length // (len(unsent) - number))
             if share > 0:
                 chunk = log.read(share)
                 length -= len(chunk.data)
@@ -155,47 +181,52 @@ class Follower:
         return [chunk for chunk in chunks if chunk.data]
 
     def rewind(self, attempt: int, length: int) -> None:
-        """Hands out the last `length` bytes of an attempt's logs once more, a fair share from each.
+        """Makes `read_new` return the last `length` bytes of an attempt's logs once more.
+
+        Each log gets a fair share.
 
         Args:
-            attempt: Its number; one that isn't known is passed over.
-            length: Bytes over all its logs.
+            attempt: The attempt's number. An unknown one is ignored.
+            length: Bytes of all its logs together.
         """
         logs = self._attempts.get(attempt, [])
         for log in logs:
-            log.look()
+            log.poll()
         for log, share in zip(logs, _shares([log.size for log in logs], length), strict=True):
             log.sent = 0
-            log.skip_to_the_last(share)
+            log.skip_to_last(share)
             if log not in self._followed:
                 self._followed.append(log)
 
-    def older(self, attempt: int, rank: int, before: Sequence[int], length: int) -> list[Chunk]:
-        """The last `length` bytes that lie before these places in a rank's logs, a fair share from each.
+    def read_before(
+        self, attempt: int, rank: int, before: Sequence[int], length: int
+    ) -> list[Chunk]:
+        """Reads the last `length` bytes before these offsets of a rank's logs.
+
+        Each log gets a fair share.
 
         Args:
-            attempt: Its number; one that isn't known has none.
-            rank: The rank; likewise.
-            before: The places, in the order of `STREAMS`.
-            length: Bytes over both logs.
+            attempt: The attempt's number. An unknown one has no logs.
+            rank: The rank. An unknown one has no logs.
+            before: The offsets, in the order of `STREAMS`.
+            length: Bytes of both logs together.
         """
         logs = [log for log in self._attempts.get(attempt, []) if log.rank == rank]
         for log in logs:
-            log.look()
-        ends = [max(0, min(place, log.size)) for log, place in zip(logs, before, strict=False)]
+            log.poll()
+        ends = [max(0, min(offset, log.size)) for log, offset in zip(logs, before, strict=False)]
+        shares = _shares(ends, length)
         chunks = [
-            log.before(end, share)
-            for log, end, share in zip(logs, ends, _shares(ends, length), strict=False)
+            log.read_before(end, share) for log, end, share in zip(logs, ends, shares, strict=False)
         ]
         return [chunk for chunk in chunks if chunk.data]
 
 
 def _shares(sizes: Sequence[int], length: int) -> list[int]:
-    """How much each gets of a length: none more than its size, and what one leaves the others get."""
+    """Divides a length into equal shares. What a small log doesn't need goes to the others."""
     shares = [0] * len(sizes)
-    for left, place in zip(
-        range(len(sizes), 0, -1), sorted(range(len(sizes)), key=sizes.__getitem__), strict=True
-    ):
-        shares[place] = min(sizes[place], length // left)
-        length -= shares[place]
+    smallest_first = sorted(range(len(sizes)), key=sizes.__getitem__)
+    for left, index in zip(range(len(sizes), 0, -1), smallest_first, strict=True):
+        shares[index] = min(sizes[index], length // left)
+        length -= shares[index]
     return shares

@@ -1,8 +1,11 @@
-"""The panel: a run as one sees it in a notebook. A pure function of the run directory.
+"""The widget of the panel, which shows a run. It depends on nothing but the run directory.
 
-This goes to the front end: `story`, what the journal says, when that changes; `pulse`, what moves all the time, at most four
-times a second; the ranks' logs and their metrics, as messages with binary buffers. Clicks come back as messages. All of it is sent
-by the thread in `panels`; what happens here happens in the thread that handles a cell or a click, and takes no time.
+The page receives `run_state` (what the journal reports) when it changes, and `live_state` (progress
+and memory) at most four times a second. The ranks' logs and metrics are messages with binary
+buffers. Clicks come back as messages.
+
+Only the panel thread sends. The widget belongs to the threads that run cells and handle clicks. It
+posts a message to its session and returns at once.
 """
 
 from __future__ import annotations
@@ -13,136 +16,150 @@ import os
 import secrets
 import sys
 import time
-from collections import deque
 from pathlib import Path
 from typing import Any
 
-import anywidget
 import traitlets
 
 from icelaunch_nb.errors import IcelaunchError
 from icelaunch_nb.notebook import subshell
 from icelaunch_nb.notebook.panel import summary
-from icelaunch_nb.notebook.panel.panels import panels
-from icelaunch_nb.notebook.panel.portrait import Portrait
-from icelaunch_nb.notebook.panel.service import SHOWN_AGAIN
+from icelaunch_nb.notebook.panel.panel_thread import panel_thread
+from icelaunch_nb.notebook.panel.session import Clicked, Closed, Shown
+from icelaunch_nb.notebook.panel.view_model import ViewModel
+from icelaunch_nb.notebook.widgets import RequestWidget
 
-_MOMENT = 0.5  # seconds that a front end gets to say that it shows a new panel
+# Seconds in which a page must answer that it shows a new panel.
+_ANSWER_TIMEOUT = 0.5
 
 
-def built(name: str) -> str:
-    """A file of the front end's bundle."""
+def bundle_file(name: str) -> str:
+    """The text of a file of the front end's bundle.
+
+    Raises:
+        IcelaunchError: The bundle wasn't built.
+    """
     path = Path(__file__).parent.parent / "frontend" / "dist" / name
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise IcelaunchError(
-            f"{path} is missing: the panel's front end is made when the package is installed; `pip install` it again"
+            f"{path} is missing: the panel's front end is made when the package is installed; "
+            "`pip install` it again"
         ) from None
 
 
-CODE = ("panel.js", "panel.css")
+CODE_FILES = ("panel.js", "panel.css")
 
 
 @functools.cache
 def _version() -> str:
-    return hashlib.sha256("".join(map(built, CODE)).encode()).hexdigest()[:16]
+    return hashlib.sha256("".join(map(bundle_file, CODE_FILES)).encode()).hexdigest()[:16]
 
 
-def _outputs_are_apart() -> bool:
-    """Whether this front end keeps markup where a widget's code can't reach it: there the output has to be a widget."""
+def _outputs_are_isolated() -> bool:
+    """Whether a widget's code can't reach the markup of an output in this front end.
+
+    There the panel can't be mounted in the summary, so the output has to be a widget.
+    """
     return "VSCODE_PID" in os.environ or "google.colab" in sys.modules
 
 
-class RunPanel(anywidget.AnyWidget):
-    """The live view of a run: its state, its ranks, their logs, and the buttons to act on it.
+class RunPanel(RequestWidget):
+    """The live view of a run: its state, its ranks, their logs and metrics, and its buttons.
 
     Args:
         run: A `Run`.
     """
 
-    # A text, not a path: anywidget has whoever watches a path's file keep every widget that was ever made of it.
-    _esm = built("loader.js")
+    # This is the code and not the file's path. anywidget would watch the file, and the watcher
+    # would keep every widget that was ever made.
+    _esm = bundle_file("loader.js")
 
-    version = traitlets.Unicode().tag(sync=True)  # of the code that the loader is to ask for
-    place = traitlets.Unicode().tag(sync=True)  # class of the markup where it is to stand
-    story = traitlets.Dict().tag(sync=True)
-    pulse = traitlets.Dict().tag(sync=True)
+    # The version of the code that the loader requests.
+    version = traitlets.Unicode().tag(sync=True)
+    # The CSS class of the markup in which the panel is mounted.
+    mount_class = traitlets.Unicode().tag(sync=True)
+    run_state = traitlets.Dict().tag(sync=True)
+    live_state = traitlets.Dict().tag(sync=True)
 
     def __init__(self, run: Any) -> None:
         self.run = run
-        self.wishes: deque[dict[str, Any]] = deque()  # clicks that the thread hasn't seen yet
-        self.seen = False  # whether a front end has said that it shows this
-        self.shown_again_at: list[float] = []
-        self._cell: dict[str, Any] = {}  # the message that asked for the newest display
+        self._page_answered = False
         self._shown_at: float | None = None
+        # Other threads read this list, so it is only appended to.
         self._display_ids: list[str] = []
-        portrait = Portrait(run)
+        model = ViewModel(run)
         super().__init__(
             version=_version(),
-            place=f"icelaunch-{secrets.token_hex(8)}",
-            story=portrait.story(),
-            pulse=portrait.pulse({}, {}),
+            mount_class=f"icelaunch-{secrets.token_hex(8)}",
+            run_state=model.run_state(),
+            live_state=model.live_state({}, {}),
         )
-        self.on_msg(RunPanel._hear)
-        subshell.listen(self.model_id)
+        self.on_msg(RunPanel._on_message)
+        subshell.register(self.model_id)
 
-    def _hear(self, content: dict[str, Any], _buffers: Any) -> None:
-        self.seen = True
-        self.wishes.append(content)
-        panels.serve(self)
+    def _on_message(self, content: Any, _buffers: Any) -> None:
+        self._page_answered = True
+        panel_thread.post(self, Clicked(content))
 
     @property
-    def speaks(self) -> bool:
-        """Whether what the ranks print is seen here, so that a waiting cell needn't print it as well.
+    def shows_output(self) -> bool:
+        """Whether a page shows what the ranks print. If so, a waiting cell doesn't print it.
 
-        A new panel is given the benefit of the doubt for a moment.
+        A new panel counts as shown for 0.5 s, until a page has had time to answer.
         """
-        return self.seen or (
-            self._shown_at is not None
-            and time.monotonic() - self._shown_at < _MOMENT
-            and not self.run.state.over
-        )
+        if self._page_answered:
+            return True
+        if self._shown_at is None or self.run.state.over:
+            return False
+        return time.monotonic() - self._shown_at < _ANSWER_TIMEOUT
 
     def close(self) -> None:
-        """Ends the widget; what it showed becomes the summary in the output."""
-        if self.comm is None:  # ipywidgets closes a widget that nobody holds any more once again
+        """Closes the widget. The output shows the summary from then on."""
+        # ipywidgets closes a widget again when it is garbage collected.
+        if self.comm is None:
             return
-        layout = self.layout  # a widget of its own, that nobody else would close
-        subshell.unlisten(self.model_id)
+        # The layout is a separate widget, which ipywidgets doesn't close.
+        layout = self.layout
+        subshell.unregister(self.model_id)
         super().close()
         layout.close()
+        panel_thread.post(self, Closed())
 
     def _ipython_display_(self) -> None:
         from IPython.display import display
 
-        kernel = _kernel()
+        kernel = subshell.current_kernel()
         self._shown_at = time.monotonic()
-        if kernel is not None:
-            self._cell = dict(kernel.get_parent())
-            self.shown_again_at = [self._shown_at + after for after in SHOWN_AGAIN]
-        handle = display(self.bundle(), raw=True, display_id=True)
+        handle = display(self.mime_bundle(), raw=True, display_id=True)
         if handle is not None:
             self._display_ids.append(handle.display_id)
         if kernel is not None:
-            panels.serve(self)
+            panel_thread.post(self, Shown(dict(kernel.get_parent()), self._shown_at))
 
-    def stand_in(self, cell: dict[str, Any]) -> None:
-        """It is shown as a part of another widget, which `cell` shows."""
-        self._cell, self._shown_at = cell, time.monotonic()
-        self.shown_again_at = [self._shown_at + after for after in SHOWN_AGAIN]
-        panels.serve(self)
+    def show_in(self, cell: dict[str, Any]) -> None:
+        """Handles the display of the panel as a part of another widget.
 
-    def bundle(self, *, live: bool = True) -> dict[str, Any]:
-        """What an output holds: the static summary, in whose place the front end shows the panel while it lives."""
+        Args:
+            cell: The message that requested the execution of the displaying cell.
+        """
+        self._shown_at = time.monotonic()
+        panel_thread.post(self, Shown(cell, self._shown_at))
+
+    def mime_bundle(self, *, live: bool = True) -> dict[str, Any]:
+        """The content of an output: the static summary, by MIME type.
+
+        While the widget is open, the page mounts the panel in place of the summary.
+
+        Args:
+            live: Whether the panel may be mounted.
+        """
         html, live = summary.html(self.run), live and self.comm is not None
-        data: dict[str, Any] = {
-            "text/plain": summary.text(self.run),
-            "text/html": f'<div class="icelaunch-place {self.place}">{html}</div>'
-            if live
-            else html,
-        }
-        if live and _outputs_are_apart():
+        if live:
+            html = f'<div class="icelaunch-mount {self.mount_class}">{html}</div>'
+        data: dict[str, Any] = {"text/plain": summary.text(self.run), "text/html": html}
+        if live and _outputs_are_isolated():
             data["application/vnd.jupyter.widget-view+json"] = {
                 "version_major": 2,
                 "version_minor": 0,
@@ -151,29 +168,33 @@ class RunPanel(anywidget.AnyWidget):
         return data
 
     def send_code(self) -> None:
-        """Gives a page the panel's own code, which the loader waits for."""
-        self.send({"kind": "code"}, [built(name).encode() for name in CODE])
+        """Sends the panel's code, which the page's loader waits for."""
+        self.send({"kind": "code"}, [bundle_file(name).encode() for name in CODE_FILES])
 
-    def join_cell(self, *, subshell_too: bool = True) -> None:
-        """What the calling thread sends from now on belongs to the cell that shows the panel."""
-        kernel = _kernel()
-        if kernel is not None:
-            subshell.publish_under(
-                kernel, self._cell, subshell.of_kernel(kernel) if subshell_too else None
-            )
+    def update_live_outputs(self) -> dict[str, Any]:
+        """Updates the outputs while the run goes on, as `update_displays` does.
 
-    def renew_outputs(self) -> None:
-        """As `renew_displays`, while the run goes on: where the output is a widget, it would be made anew each time."""
-        if not _outputs_are_apart():
-            self.renew_displays()
+        Outputs that are widgets aren't updated, because each update would make the widget anew.
+        """
+        return {} if _outputs_are_isolated() else self.update_displays()
 
-    def renew_displays(self, *, live: bool = True) -> None:
-        """Brings the outputs that hold this panel up to date, from any thread; where they stand doesn't matter."""
-        kernel = _kernel()
-        if kernel is None:
-            return
-        data = self.bundle(live=live) if self._display_ids else {}
-        for display_id in self._display_ids:
+    def update_displays(self, *, live: bool = True) -> dict[str, Any]:
+        """Updates all outputs that show this panel. Any thread may call this.
+
+        A page that was loaded after the display doesn't know the display's id. So the session sends
+        the new content to the page's code as well.
+
+        Args:
+            live: Whether the panel may be mounted in the outputs.
+
+        Returns:
+            The outputs' new content by MIME type; empty where there are no outputs.
+        """
+        kernel = subshell.current_kernel()
+        if kernel is None or not self._display_ids:
+            return {}
+        data = self.mime_bundle(live=live)
+        for display_id in list(self._display_ids):
             kernel.session.send(
                 kernel.iopub_socket,
                 "update_display_data",
@@ -181,15 +202,9 @@ class RunPanel(anywidget.AnyWidget):
                 parent=kernel.get_parent(),
                 ident=f"kernel.{kernel.ident}.update_display_data".encode(),
             )
-
-
-def _kernel() -> Any:
-    """The ipykernel that this process is, or None."""
-    from IPython.core.getipython import get_ipython
-
-    return getattr(get_ipython(), "kernel", None)
+        return data
 
 
 def panel_of(run: Any) -> RunPanel:
-    """The panel of a run; there is one for all its views."""
-    return panels.of_run(run.log_dir, lambda: RunPanel(run))
+    """The panel of a run. All views of the run share it."""
+    return panel_thread.get_or_create(run.log_dir, lambda: RunPanel(run))

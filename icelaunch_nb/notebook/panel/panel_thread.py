@@ -1,7 +1,7 @@
-"""The thread that serves all open panels of a kernel.
+"""The thread that serves all panels of a kernel.
 
-It looks at the run directories and sends what is new; it alone sends. It ends with the last panel that has something to wait
-for, and is started again when one has.
+It polls the run directories and sends what is new. No other thread sends. It ends soon after no
+panel has anything left to send, and starts again with the next message to a panel.
 """
 
 from __future__ import annotations
@@ -14,119 +14,121 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from icelaunch_nb.notebook.panel.service import Service
+from icelaunch_nb.notebook.panel.session import Message, PanelSession, Retired
 
-_LOOK = 0.01  # between two looks at the logs of a quiet run
-_LONGEST = 2.0  # and of a busy machine's
-_LINGER = 2.0  # that the thread waits for another run before it ends; ipykernel keeps sockets for each new thread that sends
-_REST = 2.0  # after something went wrong
-_KEPT = 16  # finished runs whose panels stay widgets; those of older ones turn into their summary
+# Seconds between two polls, where these take little time.
+_POLL_INTERVAL = 0.01
+# Seconds between two polls at most, where the machine is busy.
+_MAX_POLL_INTERVAL = 2.0
+# Seconds that the thread waits for another run before it ends. ipykernel opens sockets for each
+# new thread that sends, and keeps them.
+_LINGER = 2.0
+# Seconds between an error of a panel and its next attempt.
+_RETRY_DELAY = 2.0
+# Finished runs whose panels stay widgets. Panels of older runs turn into their summary.
+_KEPT_PANELS = 16
 
 _log = logging.getLogger(__name__)
 
 
-class Panels:
-    """The panels of this kernel, and their thread while one of them has something to wait for."""
+class PanelThread:
+    """The panels of this kernel, and the thread that serves them."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._panels: dict[str, Any] = {}
-        self._services: dict[str, Service] = {}
-        self._waiting: deque[str] = deque()
+        # By run directory, the oldest first.
+        self._sessions: dict[str, PanelSession] = {}
+        # Sessions of retired panels that must still send their summary.
+        self._retired: list[PanelSession] = []
+        # Sessions that have something to send or to wait for.
+        self._active: deque[PanelSession] = deque()
+        self._retry_at: dict[PanelSession, float] = {}
         self._thread: threading.Thread | None = None
-        self._wake, self._stopping = threading.Event(), False
+        self._wake = threading.Event()
 
-    def of_run(self, path: str, make: Callable[[], Any]) -> Any:
-        """The panel of the run at `path`, made if there is none; those of runs that ended long ago are closed."""
+    def get_or_create(self, path: str, create: Callable[[], Any]) -> Any:
+        """Returns the panel of a run. The panels of the oldest finished runs retire.
+
+        Args:
+            path: The run directory.
+            create: Makes the panel if there is none.
+        """
         with self._lock:
-            if path not in self._panels:
-                self._panels[path] = make()
+            if path not in self._sessions:
+                self._sessions[path] = PanelSession(create(), self._wake.set)
                 over = [
                     old
-                    for old, panel in self._panels.items()
-                    if old != path and panel.run.state.over
+                    for old, session in self._sessions.items()
+                    if old != path and session.panel.run.state.over
                 ]
-                for old in over[: max(0, len(over) - _KEPT)]:
-                    self.close(old)
-            return self._panels[path]
+                for old in over[: max(0, len(over) - _KEPT_PANELS)]:
+                    session = self._sessions.pop(old)
+                    self._retired.append(session)
+                    self._post(session, Retired())
+            return self._sessions[path].panel
 
-    def close(self, path: str) -> None:
-        """Turns a panel into its summary."""
+    def post(self, panel: Any, message: Message) -> None:
+        """Posts a message to a panel's session, which is then served until it has nothing to do."""
         with self._lock:
-            panel, _ = self._panels.pop(path, None), self._services.pop(path, None)
-        if panel is not None:
-            panel.renew_displays(live=False)
-            panel.close()
+            for session in (self._sessions.get(panel.run.log_dir), *self._retired):
+                if session is not None and session.panel is panel:
+                    self._post(session, message)
 
-    def serve(self, panel: Any) -> None:
-        """Has the thread look after a panel, until there is nothing to wait for."""
+    def _post(self, session: PanelSession, message: Message) -> None:
         with self._lock:
-            if panel.comm is None:
-                return
-            path = panel.run.log_dir
-            if path not in self._services:
-                self._services[path] = Service(panel)
-            if path not in self._waiting:
-                self._waiting.append(path)
+            session.post(message)
+            if session not in self._active:
+                self._active.append(session)
             if self._thread is None:
-                self._stopping = False
                 self._thread = threading.Thread(
                     target=self._serve_all, name="icelaunch-panels", daemon=True
                 )
                 self._thread.start()
         self._wake.set()
 
-    def stop(self) -> None:
-        """Ends the thread and waits for it; the panels stay as they are."""
-        with self._lock:
-            thread, self._stopping = self._thread, True
-        self._wake.set()
-        if thread is not None:
-            thread.join(5)
-
     def _serve_all(self) -> None:
-        wanted = time.monotonic()
+        last_active = time.monotonic()
         while True:
             started = time.monotonic()
             self._wake.clear()
-            for path in list(self._waiting):
-                if not self._serve_one(path):
-                    with self._lock:
-                        service = self._services.get(path)
-                        if (service is None or not service.panel.wishes) and path in self._waiting:
-                            self._waiting.remove(path)
+            for session in list(self._active):
+                if not self._serve(session):
+                    self._deactivate(session)
             with self._lock:
-                if self._waiting:
-                    wanted = started
-                elif self._stopping or started - wanted > _LINGER:
+                if self._active:
+                    last_active = started
+                elif started - last_active > _LINGER:
                     self._thread = None
                     return
-                if self._stopping:
-                    self._waiting.clear()
-                    continue
-            if not self._waiting:
+            if not self._active:
                 self._wake.wait(_LINGER)
                 continue
-            # At most a tenth of a core, however many ranks are looked at; but a front end that hears nothing takes us for dead.
-            self._wake.wait(min(_LONGEST, max(_LOOK, 9 * (time.monotonic() - started))))
+            # The thread uses at most a tenth of a core, however many ranks are shown. The interval
+            # is bounded, because a page that receives nothing reports the kernel as lost.
+            spent = time.monotonic() - started
+            self._wake.wait(min(_MAX_POLL_INTERVAL, max(_POLL_INTERVAL, 9 * spent)))
 
-    def _serve_one(self, path: str) -> bool:
-        service = self._services.get(path)
-        if service is None or service.panel.comm is None:
-            return False
-        if time.monotonic() < service.rests_until:
+    def _serve(self, session: PanelSession) -> bool:
+        if time.monotonic() < self._retry_at.get(session, 0.0):
             return True
         try:
-            service.panel.join_cell()
-            waits = service.turn()
-            if not waits:
-                service.panel.join_cell(subshell_too=False)
-            return waits
+            return session.serve()
         except Exception:
-            # What can't be served now must not stop the others; the kernel's log says why. Nor is it given up for a moment's trouble.
+            # The other panels are still served. This one is retried, since the cause may pass.
+            path = session.panel.run.log_dir
             _log.exception("the panel of %s", path)
-            service.rests_until = time.monotonic() + _REST
+            self._retry_at[session] = time.monotonic() + _RETRY_DELAY
             return os.path.isdir(path)
 
+    def _deactivate(self, session: PanelSession) -> None:
+        """Stops serving a session until a message comes, unless a message waits already."""
+        with self._lock:
+            if session.has_messages and not session.closed:
+                return
+            self._active.remove(session)
+            if session in self._retired:
+                self._retired.remove(session)
+                self._retry_at.pop(session, None)
 
-panels = Panels()
+
+panel_thread = PanelThread()
