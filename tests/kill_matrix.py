@@ -1,6 +1,6 @@
 """The kill matrix: every process of a run, killed in every way, at every moment of its life.
 
-    python tests/kill_matrix.py [--victims host,agent] [--signals KILL] [--moments running] [--at-once 4] [--ipykernel 6]
+    python tests/kill_matrix.py [--victims host,agent] [--signals KILL] [--moments running] [--at-once 4] [--ipykernel 6] [--one-of-each]
 
 Each cell launches two ranks from a real kernel, waits for the moment, signals the victim, and looks for what is promised
 (tests/kill/promise.py): within 5 s the run goes on as its config says, or none of its processes is left, DataLoader workers and
@@ -125,6 +125,11 @@ def main() -> None:
         )
     parser.add_argument("--at-once", type=int, default=4, help="cells at a time (default: 4)")
     parser.add_argument(
+        "--one-of-each",
+        action="store_true",
+        help="each victim by each signal at one moment, and each moment at least once",
+    )
+    parser.add_argument(
         "--ipykernel",
         choices=["6", "7"],
         default="7",
@@ -139,6 +144,13 @@ def main() -> None:
         for victim in chosen.victims
         for signum in chosen.signals
     ]
+    if chosen.one_of_each:
+        pairs = [(victim, signum) for victim in chosen.victims for signum in chosen.signals]
+        # Shifted by one after each round, so that a victim meets other moments by another signal.
+        cells = [
+            (*pair, chosen.moments[(at + at // len(chosen.moments)) % len(chosen.moments)])
+            for at, pair in enumerate(pairs)
+        ]
     matrix = Matrix(
         sorted(cells, key=lambda cell: cell[2] == "starting" or cell[0] == "kernel"), ipykernel
     )
@@ -154,7 +166,9 @@ def main() -> None:
         for signum in chosen.signals:
             print(
                 f"| {victim} | {signum} | "
-                + " | ".join(matrix.said[victim, signum, moment] for moment in chosen.moments)
+                + " | ".join(
+                    matrix.said.get((victim, signum, moment), "") for moment in chosen.moments
+                )
                 + " |"
             )
     print(f"\n{len(cells)} cells, {len(matrix.broken)} broken, {time.monotonic() - began:.0f} s")

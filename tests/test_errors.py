@@ -18,10 +18,11 @@ from icelaunch_nb.errors import (
     RunFailed,
     RunLost,
     RunStopped,
-    fold,
-    nearest,
-    signal_name,
+    group_failures,
 )
+from icelaunch_nb.rundir.journal_events import FailedRank
+from icelaunch_nb.system.exit_codes import signal_name
+from icelaunch_nb.system.suggestions import nearest
 
 
 def failure(
@@ -117,9 +118,9 @@ def test_a_packing_error_says_path_type_and_reason():
 
 def test_a_failure_survives_json_and_passes_over_unknown_fields():
     original = failure(3, traceback="File x\n", hint="a hint")
-    data = json.loads(json.dumps(original.to_json()))
-    assert Failure.from_json(data) == original
-    assert Failure.from_json({**data, "of_tomorrow": 1}) == original
+    data = json.loads(json.dumps(FailedRank.of(original).to_json()))
+    assert FailedRank.parse(data).failure() == original
+    assert FailedRank.parse({**data, "of_tomorrow": 1}).failure() == original
 
 
 @pytest.mark.parametrize(
@@ -159,12 +160,14 @@ def test_nearest_names_a_close_word_or_all():
 
 
 def test_equal_failures_are_folded_in_order_of_time():
-    groups = fold([failure(2), failure(0, message="late"), failure(1), failure(3, exitcode=2)])
+    groups = group_failures(
+        [failure(2), failure(0, message="late"), failure(1), failure(3, exitcode=2)]
+    )
     assert [[f.rank for f in group] for group in groups] == [[2, 1], [0], [3]]
 
 
 def test_failures_with_other_tracebacks_are_not_folded():
-    assert len(fold([failure(0, traceback="a"), failure(1, traceback="b")])) == 2
+    assert len(group_failures([failure(0, traceback="a"), failure(1, traceback="b")])) == 2
 
 
 def test_run_failed_ends_with_the_root_ranks_own_traceback():

@@ -14,8 +14,32 @@ import icelaunch_nb
 
 HOME = Path(icelaunch_nb.__file__).parent
 FILES = sorted(HOME.rglob("*.py"))
-ROOMS = ("notebook", "host", "agent", "worker")
+# What each room may import, beside itself and the modules at the root that are for all. The first four are processes.
+ROOMS = {
+    "host": {"launching", "rundir", "system"},
+    "agent": {"launching", "rundir", "system"},
+    "worker": {"launching", "pickling", "rundir", "system"},
+    "client": {"launching", "pickling", "rundir", "system"},
+    "notebook": {"client", "launching", "pickling", "rundir", "system"},
+    "callbacks": {"rundir", "worker"},
+    "pickling": {"rundir", "system"},
+    "launching": {"rundir", "system"},
+    "rundir": {"system"},
+    "system": set(),
+}
+AT_THE_ROOT = {
+    "__init__": {"client", "notebook", "rundir", "worker"},
+    "config": {"system"},
+    "errors": {"system"},
+    "events": {"launching", "rundir"},
+}
+FOR_ALL = {"config", "errors", "events"}
 HEAVY = {"torch", "numpy", "IPython"}
+LATER = {
+    "psutil",
+    "html",
+    "secrets",
+}  # what only some need; psutil's import takes a tenth of the time of the package's
 
 
 def _name(path: Path) -> str:
@@ -23,14 +47,13 @@ def _name(path: Path) -> str:
 
 
 def _imports(node: ast.AST, path: Path) -> set[str]:
-    """Full names of the modules that a statement imports, relative ones resolved."""
+    """Full names of what a statement imports, relative ones resolved; ``from a import b`` imports ``a.b``."""
     if isinstance(node, ast.Import):
         return {alias.name for alias in node.names}
     if isinstance(node, ast.ImportFrom):
         package = ["icelaunch_nb", *path.relative_to(HOME).parent.parts]
         base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
-        module = ".".join(filter(None, [base, node.module]))
-        return {module, *(f"{module}.{alias.name}" for alias in node.names)}
+        return {".".join(filter(None, [base, node.module, alias.name])) for alias in node.names}
     return set()
 
 
@@ -58,32 +81,73 @@ def imports_at_import_time(path: Path) -> set[str]:
     return found
 
 
-def test_there_is_a_house():
-    assert {path.parent.name for path in FILES} >= {"icelaunch_nb", *ROOMS}
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(HOME.parent).with_suffix("").parts).removesuffix(".__init__")
 
 
-def test_the_reading_of_imports_sees_every_spelling(tmp_path):
+MODULES = {module_name(path): path for path in FILES}
+
+
+def modules_imported(path: Path) -> set[str]:
+    """Modules of the package that a file imports, lazily or not: the module itself where a name of it is imported."""
+    found = set()
+    for name in all_imports(path):
+        while name and name not in MODULES:
+            name = name.rpartition(".")[0]
+        found.add(name)
+    return found - {"", module_name(path)}
+
+
+def _room(module: str) -> str:
+    """The room of a module; of one at the root, its own name."""
+    parts = module.split(".")[1:]
+    return parts[0] if parts else "__init__"
+
+
+def test_every_room_and_every_module_at_the_root_is_known():
+    assert {path.relative_to(HOME).parts[0].removesuffix(".py") for path in FILES} == {
+        *ROOMS,
+        *AT_THE_ROOT,
+    }
+
+
+def test_the_reading_of_imports_sees_every_spelling():
     path = HOME / "agent" / "imaginary.py"
-    source = "from ..worker import main\nfrom . import ranks\nimport icelaunch_nb.host.frozen as f\nfrom icelaunch_nb import notebook\n"
+    source = "def f():\n    from ..worker import main\nfrom . import control\nimport icelaunch_nb.host.gc_freeze as f\nfrom icelaunch_nb import notebook\n"
     found = set().union(*(_imports(node, path) for node in ast.walk(ast.parse(source))))
     assert {
-        "icelaunch_nb.worker",
-        "icelaunch_nb.agent.ranks",
-        "icelaunch_nb.host.frozen",
+        "icelaunch_nb.worker.main",
+        "icelaunch_nb.agent.control",
+        "icelaunch_nb.host.gc_freeze",
         "icelaunch_nb.notebook",
-    } <= found
+    } == found
+    assert _room("icelaunch_nb.agent.control") == "agent"
+    assert _room("icelaunch_nb.config") == "config"
+    assert _room("icelaunch_nb") == "__init__"
 
 
-@pytest.mark.parametrize(
-    "path", [p for p in FILES if p.relative_to(HOME).parts[0] in ROOMS], ids=_name
-)
-def test_rooms_never_import_each_other(path):
-    others = [f"icelaunch_nb.{room}" for room in ROOMS if room != path.relative_to(HOME).parts[0]]
-    assert [
-        name
-        for name in all_imports(path)
-        if any(name == other or name.startswith(other + ".") for other in others)
-    ] == []
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_a_module_imports_from_the_rooms_that_it_may(path):
+    own = _room(module_name(path))
+    may = {own, *FOR_ALL, *(ROOMS[own] if own in ROOMS else AT_THE_ROOT[own])}
+    assert [name for name in sorted(modules_imported(path)) if _room(name) not in may] == []
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    graph = {name: modules_imported(path) for name, path in MODULES.items()}
+    open_, done = [], set()
+
+    def walk(module: str) -> None:
+        assert module not in open_, " -> ".join([*open_[open_.index(module) :], module])
+        if module in done:
+            return
+        open_.append(module)
+        for other in sorted(graph[module]):
+            walk(other)
+        done.add(open_.pop())
+
+    for module in sorted(graph):
+        walk(module)
 
 
 @pytest.mark.parametrize(
@@ -102,10 +166,13 @@ def test_only_the_agents_room_knows_torch_elastic(path):
 
 @pytest.mark.parametrize(
     "statement",
-    ["import icelaunch_nb", "from icelaunch_nb.notebook import extension, hosts, printer"],
+    [
+        "import icelaunch_nb",
+        "from icelaunch_nb.notebook import extension; from icelaunch_nb.client import host_pool, log_printer",
+    ],
 )
 def test_importing_it_imports_nothing_heavy(statement):
-    code = f"import sys; {statement}; print(*sorted({HEAVY!r} & set(sys.modules)))"
+    code = f"import sys; {statement}; print(*sorted({HEAVY | LATER!r} & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
         capture_output=True,
@@ -133,6 +200,12 @@ def test_all_names_exist_are_sorted_and_stand_once():
     names = icelaunch_nb.__all__
     assert names == sorted(set(names))
     assert [name for name in names if not hasattr(icelaunch_nb, name)] == []
+
+
+def test_tab_offers_the_public_names_alone():
+    assert sorted(dir(icelaunch_nb)) == icelaunch_nb.__all__
+    helpers = {"hold", "has_shown", "leave_out", "show_plainly", "started_by"}
+    assert not helpers & set(dir(icelaunch_nb.Run))
 
 
 def _own(cls: type):

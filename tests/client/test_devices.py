@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icelaunch_nb import ConfigError, devices
-from icelaunch_nb.devices import (
+from icelaunch_nb import ConfigError
+from icelaunch_nb.client import devices
+from icelaunch_nb.client.devices import (
     assign_devices,
     count_gpus,
-    lenient_devices,
+    gpus_or_cpu,
     threads_per_rank,
     usable_cpus,
 )
@@ -185,10 +186,10 @@ def test_asking_for_a_gpu_where_there_is_none_says_what_to_do(gpus, named):
 
 def test_elastic_users_get_gpus_where_there_are_enough(gpus):
     gpus(2)
-    assert lenient_devices(2, {}) == ["cuda:0", "cuda:1"]
-    assert lenient_devices(1, {}) == ["cuda:0"]
-    assert lenient_devices(3, {}) == ["cpu"] * 3
-    assert lenient_devices(2, {"CUDA_VISIBLE_DEVICES": "1"}) == ["cpu"] * 2
+    assert gpus_or_cpu(2, {}) == ["cuda:0", "cuda:1"]
+    assert gpus_or_cpu(1, {}) == ["cuda:0"]
+    assert gpus_or_cpu(3, {}) == ["cpu"] * 3
+    assert gpus_or_cpu(2, {"CUDA_VISIBLE_DEVICES": "1"}) == ["cpu"] * 2
 
 
 # CUDA_VISIBLE_DEVICES by CUDA's rules.
@@ -260,7 +261,7 @@ def test_nvml_is_asked_once_in_a_while(gpus, monkeypatch):
     asked = []
     fake.nvmlInit, init = lambda: asked.append(1) or init(), fake.nvmlInit
     assert (count_gpus({}), count_gpus({"CUDA_VISIBLE_DEVICES": "1"}), len(asked)) == (2, 1, 1)
-    monkeypatch.setattr("icelaunch_nb.devices._FRESH", -1.0)
+    monkeypatch.setattr("icelaunch_nb.client.devices._CACHE_SECONDS", -1.0)
     assert (count_gpus({}), len(asked)) == (2, 2)
 
 
@@ -284,7 +285,7 @@ def test_ranges_mean_what_they_say(pairs):
         with pytest.raises(ConfigError, match="stands twice"):
             assign_devices(f"cpu:{text}", "auto", {})
     else:
-        assert devices._indices("?", text) == meant
+        assert devices._parse_ranges("?", text) == meant
         assert assign_devices(f"cpu:{text}", "auto", {}) == ["cpu"] * len(meant)
 
 

@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from icelaunch_nb import LaunchConfig
-from icelaunch_nb.notebook import printer as room
-from icelaunch_nb.notebook.printer import Printer
-from icelaunch_nb.rundir import RunDir
+from icelaunch_nb.client import log_printer as room
+from icelaunch_nb.client.log_printer import Printer
+from icelaunch_nb.rundir.journal_events import AttemptStarted, RankEntry
+from icelaunch_nb.rundir.paths import RunDir
 
 
 class Stage:
@@ -25,7 +26,7 @@ class Stage:
         self.dir = RunDir(folder)
         self.config = LaunchConfig(1, 1, ranks, **config)
         self.printer = Printer(self.dir, self.config)
-        self.attempts: list[dict] = []
+        self.attempts: list[AttemptStarted] = []
         self.begin()
 
     def begin(self) -> None:
@@ -34,11 +35,15 @@ class Stage:
         for rank in ranks:
             self.dir.rank(number, rank).path.mkdir(parents=True)
         self.attempts.append(
-            {"attempt": number, "ranks": [{"rank": r, "local_rank": r} for r in ranks]}
+            AttemptStarted(
+                attempt=number,
+                world_size=len(ranks),
+                ranks=[RankEntry(rank=r, local_rank=r, pid=1, started=1.0) for r in ranks],
+            )
         )
 
     def says(self, rank: int, data: str | bytes, stream: str = "stdout", attempt: int = -1) -> None:
-        number = self.attempts[attempt]["attempt"]
+        number = self.attempts[attempt].attempt
         with open(getattr(self.dir.rank(number, rank), stream), "ab") as file:
             file.write(data.encode() if isinstance(data, str) else data)
 
@@ -49,15 +54,15 @@ class Stage:
 @pytest.fixture
 def eager(monkeypatch):
     """An unfinished line counts as quiet at once, so that no test has to wait for it."""
-    monkeypatch.setattr(room, "_QUIET", 0)
-    monkeypatch.setattr(room, "_BAR", 0)
+    monkeypatch.setattr(room, "_UNFINISHED_DELAY", 0)
+    monkeypatch.setattr(room, "_BAR_INTERVAL", 0)
 
 
 @pytest.fixture
 def patient(monkeypatch):
     """No unfinished line ever counts as quiet, however slow this machine is."""
-    monkeypatch.setattr(room, "_QUIET", float("inf"))
-    monkeypatch.setattr(room, "_BAR", float("inf"))
+    monkeypatch.setattr(room, "_UNFINISHED_DELAY", float("inf"))
+    monkeypatch.setattr(room, "_BAR_INTERVAL", float("inf"))
 
 
 # Whole lines.
@@ -445,7 +450,7 @@ def _play(chunks, cuts, quiet: float) -> tuple[str, str, dict[tuple[int, str], l
     out, err = io.StringIO(), io.StringIO()
     texts: dict[tuple[int, str], str] = {}
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
-        for name, value in (("_QUIET", quiet), ("_BAR", quiet)):
+        for name, value in (("_UNFINISHED_DELAY", quiet), ("_BAR_INTERVAL", quiet)):
             patch.setattr(room, name, value)
         patch.setattr(sys, "stdout", out)
         patch.setattr(sys, "stderr", err)
@@ -522,3 +527,16 @@ def test_what_a_debuggers_prompt_showed_is_not_shown_again(tmp_path, capsys, pat
     stage.printer.leave_out(path, 49, 57)
     stage.show(final=True)
     assert capsys.readouterr().out == "[default_role0]:next\n"
+
+
+def test_a_long_rest_can_be_shown_in_pieces(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(room, "_MAX_READ_SECONDS", 0)
+    stage = Stage(tmp_path, ranks=1)
+    stage.show()
+    text = "".join(f"{number}\n" for number in range(300_000)) + "the end"
+    stage.says(0, text)
+    pieces = 0
+    while not stage.printer.show(stage.attempts, final=True, at_once=False):
+        pieces += 1
+    assert pieces > 0
+    assert capsys.readouterr().out.replace("[default_role0]:", "") == text + "\n"

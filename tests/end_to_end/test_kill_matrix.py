@@ -1,4 +1,4 @@
-"""The whole kill matrix; `python tests/kill_matrix.py` prints its table."""
+"""The kill matrix; `python tests/kill_matrix.py` prints its table."""
 
 from __future__ import annotations
 
@@ -11,12 +11,21 @@ import pytest
 MATRIX = Path(__file__).parent.parent / "kill_matrix.py"
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_every_cell_is_as_promised(request):
-    command = [sys.executable, MATRIX, "--ipykernel", request.config.getoption("ipykernel")]
+def look(ipykernel: str, *options: str) -> None:
+    command = [sys.executable, MATRIX, "--ipykernel", ipykernel, *options]
     done = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False
     )
     print(done.stdout)
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.slow
+def test_a_cell_of_each_kind_is_as_promised(request):
+    look(request.config.getoption("ipykernel"), "--one-of-each")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_every_cell_is_as_promised(request):
+    look(request.config.getoption("ipykernel"))

@@ -12,9 +12,9 @@ from pathlib import Path
 from kernel import Kernel, until
 from promise import promise
 
-from icelaunch_nb.notebook import debugging
-from icelaunch_nb.processes import Process
-from icelaunch_nb.run import Run
+from icelaunch_nb.client import debug_client
+from icelaunch_nb.client.run import Run
+from icelaunch_nb.system.processes import Process
 
 STOPPED_FOR = 1.0  # seconds, the while that a machine hangs
 PATIENCE = 60.0  # for whatever comes before the signal, on a busy machine
@@ -100,7 +100,7 @@ class Cell:
         match self.moment:
             case "starting":
                 return {
-                    "agent": bool(run.story.agent),
+                    "agent": bool(run._run_state.agent),
                     "one rank": bool(run.pids),
                     "all ranks": bool(run.pids),
                 }.get(self.victim, self.victim != "forkserver" or bool(self.kernel.forkserver()))
@@ -115,7 +115,7 @@ class Cell:
                     run.stop(2.5)
                 return run.state == "STOPPING"
             case "debugger":
-                return here and len(run.waiting) == 2
+                return here and len(run.in_debugger) == 2
             case "writing":
                 drafts = list(Path(run.log_dir).glob("attempt_0/*/.result*"))
                 return len(drafts) == 2 and all(draft.stat().st_size >= 4 << 20 for draft in drafts)
@@ -125,21 +125,17 @@ class Cell:
         (self.place / "go").touch()
         if self.moment == "paused":
             run.resume()
-        for rank in run.waiting if self.moment == "debugger" else ():
-            debugging.tell(run, rank, "continue")
+        for rank in run.in_debugger if self.moment == "debugger" else ():
+            debug_client.send_command(run, rank, "continue")
         return time.monotonic()
 
     def _victims(self, run: Run) -> list[Process]:
-        ranks = (
-            [Process(entry["pid"], entry["started"]) for entry in run.story.attempts[-1]["ranks"]]
-            if run.story.attempts
-            else []
-        )
+        ranks = [entry.process for entry in run._run_state.ranks]
         alive = [process for process in ranks if process.alive()]
         found = {
             # The last one: in the moment "restarting" the first is about to be gone by itself.
             "kernel": [self.kernel.process],
-            "agent": [run.story.agent],
+            "agent": [run._run_state.agent],
             "one rank": alive[-1:],
             "all ranks": alive,
             "host": [Process.of(host.pid) if (host := self.kernel.host()) else None],
@@ -185,13 +181,9 @@ class Cell:
 
     def _of_run(self, run: Run) -> set[Process]:
         """Its agent, its ranks, and their children: by their notes, since their parents may be gone."""
-        story = run.story
-        found = {story.agent} if story.agent else set()
-        found |= {
-            Process(rank["pid"], rank["started"])
-            for attempt in story.attempts
-            for rank in attempt["ranks"]
-        }
+        run_state = run._run_state
+        found = {run_state.agent} if run_state.agent else set()
+        found |= {entry.process for attempt in run_state.attempts for entry in attempt.ranks}
         pids = {
             pid for note in self.place.glob("children.*") for pid in json.loads(note.read_text())
         }

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 from jupyter_client import KernelManager
 
-from icelaunch_nb.processes import Process
+from icelaunch_nb.system.processes import Process
 
 HERE = Path(__file__).parent
 
@@ -95,7 +95,7 @@ class Kernel:
         with contextlib.suppress(Exception):
             self._manager.shutdown_kernel(now=True)
         self._manager.cleanup_resources()
-        until(lambda: not self.family(), 5)
+        until(lambda: not self.family(), 30)
         for process in self.family():
             print(f"left behind by a kernel: {process}", file=sys.stderr)
             process.send(9)

@@ -13,17 +13,18 @@ import types
 import cloudpickle
 import pytest
 
-from icelaunch_nb import IcelaunchError, packing
-from icelaunch_nb.notebook.magic.cellbody import Source, read_cell
-from icelaunch_nb.notebook.magic.names import read_names
+from icelaunch_nb import IcelaunchError
+from icelaunch_nb.notebook.magic.cell_compiler import CellSource, compile_cell
+from icelaunch_nb.notebook.magic.free_variables import find_free_variables
+from icelaunch_nb.pickling import packing
 
 FIRST_LINE = "%%icelaunch -n 2"
 
 
 def cell_of(body: str, flags: int = 0, **notebook):
     body = textwrap.dedent(body).strip("\n") + "\n"
-    source = Source(f"{FIRST_LINE}\n{body}", 2, "Cell In[7]", "/nowhere/ipykernel_1/7.py")
-    return read_cell(source, body, {"__name__": "__main__", **notebook}, flags=flags)
+    source = CellSource(f"{FIRST_LINE}\n{body}", 2, "Cell In[7]", "/nowhere/ipykernel_1/7.py")
+    return compile_cell(source, body, {"__name__": "__main__", **notebook}, flags=flags)
 
 
 @pytest.fixture
@@ -110,6 +111,14 @@ VALUES = {
     ),
     "a question mark in a string": ("'what?'", "what?"),
     "non-ASCII names": ("größe = 3\ngröße", 3),
+    "a test for a notebook": (
+        "try:\n    where = get_ipython()\nexcept NameError:\n    where = None\nwhere",
+        None,
+    ),
+    "a name whose absence is handled": (
+        "def has():\n    try:\n        return cupy\n    except (ImportError, NameError):\n        return 0\nhas()",
+        0,
+    ),
     "an exit that is caught": (
         "try:\n    exit(1)\nexcept SystemExit as e:\n    code = e.code\ncode",
         1,
@@ -168,7 +177,7 @@ def test_names_of_the_notebook(name, run):
 
 
 def carried(body: str, **notebook) -> set[str]:
-    return {name for name, _ in packing._captured(cell_of(body, **notebook).function.carried)}
+    return {name for name, _ in packing.captured(cell_of(body, **notebook).function.carried)}
 
 
 @pytest.mark.parametrize(
@@ -218,13 +227,14 @@ def test_only_what_is_needed_is_carried(body, taken):
 def test_names_that_the_body_may_have_bound_itself_are_spare():
     everything = {name: object() for name in ("a", "b", "c", "d")}
     body = "def f():\n    return a, d\nif a:\n    b = 1\nc = c\nd = 3\nb, (lambda: c)"
-    assert set(cell_of(body, **everything).spare) == {"b", "d"}
+    assert set(cell_of(body, **everything).optional) == {"b", "d"}
 
 
 def test_ipythons_open_is_left_here_and_ones_own_is_not():
-    shells = types.FunctionType(
-        compile("lambda: 0", "/lib/IPython/core/interactiveshell.py", "eval").co_consts[0], {}
-    )
+    code = compile(
+        "def _modified_open(): pass", "/lib/IPython/core/interactiveshell.py", "exec"
+    ).co_consts[0]
+    shells = types.FunctionType(code, {})
     assert carried("open('x')", open=shells) == set()
     assert carried("open('x')", open=lambda path: path) == {"open"}
     assert carried("clear_output()", clear_output=shells) == {"clear_output"}
@@ -354,7 +364,18 @@ REFUSED = {
         "no IPython shell",
         3,
     ),
-    "display": ("display(1)", "display", "last expression", 2),
+    "the shell, where something else is handled": (
+        "try:\n    get_ipython()\nexcept KeyError: pass",
+        "get_ipython",
+        "no IPython shell",
+        3,
+    ),
+    "the shell, after a test for it": (
+        "try:\n    get_ipython\nexcept NameError: pass\nget_ipython()",
+        "get_ipython",
+        "no IPython shell",
+        5,
+    ),
 }
 
 
@@ -454,14 +475,14 @@ def test_names_are_read_of_any_python():
         pickle,
         textwrap,
     ):
-        names = read_names(ast.parse(inspect.getsource(module)))
+        names = find_free_variables(ast.parse(inspect.getsource(module)))
         builtin = (
             set(dir(__builtins__)) if not isinstance(__builtins__, dict) else set(__builtins__)
         )
         missed = (
             names.needed.keys()
             - names.bound
-            - names.lenient
+            - names.maybe_unused
             - builtin
             - {"__name__", "__doc__", "__file__"}
         )

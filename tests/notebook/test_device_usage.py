@@ -8,8 +8,8 @@ import types
 import psutil
 import pytest
 
-from icelaunch_nb.devices import usable_cpus
-from icelaunch_nb.notebook.form.vacancy import vacancy
+from icelaunch_nb.client.devices import usable_cpus
+from icelaunch_nb.notebook.form.device_usage import device_usage
 
 
 class FakeNvml(types.ModuleType):
@@ -62,7 +62,7 @@ def nvml(monkeypatch):
 
 
 def test_the_cpu_comes_first_with_its_cores_and_its_memory():
-    cpu = vacancy({"CUDA_VISIBLE_DEVICES": ""})[0]
+    cpu = device_usage({"CUDA_VISIBLE_DEVICES": ""})[0]
     assert (
         cpu["device"] == "cpu"
         and cpu["total"] == psutil.virtual_memory().total
@@ -72,7 +72,7 @@ def test_the_cpu_comes_first_with_its_cores_and_its_memory():
 
 
 def test_gpus_tell_what_they_can(nvml):
-    assert vacancy({})[1:] == [
+    assert device_usage({})[1:] == [
         {
             "device": "cuda:0",
             "about": "NVIDIA H100",
@@ -86,6 +86,6 @@ def test_gpus_tell_what_they_can(nvml):
 
 def test_only_visible_gpus_are_shown_and_by_cudas_numbers(nvml):
     assert [
-        (one["device"], one["free"]) for one in vacancy({"CUDA_VISIBLE_DEVICES": "1,0"})[1:]
+        (one["device"], one["free"]) for one in device_usage({"CUDA_VISIBLE_DEVICES": "1,0"})[1:]
     ] == [("cuda:0", 0), ("cuda:1", 60_000_000_000)]
-    assert vacancy({"CUDA_VISIBLE_DEVICES": ""})[1:] == []
+    assert device_usage({"CUDA_VISIBLE_DEVICES": ""})[1:] == []

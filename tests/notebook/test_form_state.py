@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import icelaunch_nb as ice
-from icelaunch_nb.notebook.form.memory import Memory, notebook_of
+from icelaunch_nb.notebook.form.settings_store import SettingsStore, notebook_path
 from icelaunch_nb.notebook.form.state import Form
 from icelaunch_nb.notebook.magic import options as opt
-from icelaunch_nb.notebook.magic.expansion import expand
+from icelaunch_nb.notebook.magic.interpolation import interpolate
 
 steady = settings(deadline=None, derandomize=True, database=None)
 TREES: list[str] = []
@@ -69,7 +69,7 @@ def problems(form):
 
 
 def test_it_offers_the_notebooks_functions_and_takes_the_newest_first(namespace):
-    view = Form(namespace).view()
+    view = Form(namespace).to_json()
     assert (view["functions"], view["function"], view["doc"]) == (
         ["grow", "train"],
         "train",
@@ -88,7 +88,7 @@ def test_a_launch_is_what_was_typed(form):
             "setting.tee": "0:3",
         },
     )
-    fn, args, kwargs, keywords = form.launched()
+    fn, args, kwargs, keywords = form.launch_arguments()
     assert (fn, args, kwargs) == (train, [], {"data": [1, 2], "epochs": 5, "shuffle": False})
     assert keywords == {"nproc_per_node": 2, "max_restarts": 1, "tee": "0:3"}
     assert form.python() == (
@@ -106,7 +106,7 @@ def test_a_field_put_back_to_its_default_is_not_passed(form):
     form.set("argument.epochs", "3")
     form.set("setting.max_restarts", "2")
     form.set("setting.max_restarts", "")
-    assert form.launched()[2:] == ({"data": [1, 2]}, {})
+    assert form.launch_arguments()[2:] == ({"data": [1, 2]}, {})
 
 
 def test_the_code_imports_what_the_notebook_has_not(form, namespace):
@@ -142,7 +142,7 @@ def test_every_way_of_passing_an_argument(typed, args, kwargs, call):
     form = Form({"__builtins__": __builtins__, "fn": fn}, fn)
     for name, value in typed.items():
         form.set(f"argument.{name}", value)
-    found = form.launched()
+    found = form.launch_arguments()
     assert found[1:3] == (args, kwargs)
     assert form.cell().splitlines()[1] == call
     fn(*found[1], **found[2])
@@ -183,7 +183,7 @@ def test_an_expression_stays_one_argument_in_the_code(namespace, typed, source):
     for typed_in in ({"a": typed}, {"a": "1", "b": typed}, {"a": "1", "rest": "[3]", "b": typed}):
         form = Form(namespace, fn)
         fill(form, {f"argument.{name}": value for name, value in typed_in.items()})
-        _, args, kwargs, _ = form.launched()
+        _, args, kwargs, _ = form.launch_arguments()
         fn(*args, **kwargs)
         cell = form.cell().partition("\n")[2]
         assert source in cell
@@ -209,10 +209,10 @@ def test_what_follows_a_star_in_the_code(namespace, typed):
     form = Form({**namespace, "fn": fn}, fn)
     form.set("argument.rest", typed)
     code = form.cell().partition("\n")[2]
-    assert eval(code, {**namespace, "fn": fn}) == tuple(form.launched()[1])
+    assert eval(code, {**namespace, "fn": fn}) == tuple(form.launch_arguments()[1])
     ran = {**namespace, "fn": fn, "launch": lambda fn, args: fn(*args)}
     assert eval(form.python().splitlines()[0].replace("run = ice.", ""), ran) == tuple(
-        form.launched()[1]
+        form.launch_arguments()[1]
     )
 
 
@@ -225,7 +225,7 @@ def test_a_default_that_cannot_be_written_is_passed_itself_where_it_must_be(name
     form = Form({**namespace, "fn": fn}, fn)
     fill(form, {"argument.rest": "[1]"})
     assert not problems(form)
-    assert form.launched()[1] == [marker, float("inf"), print, 1]
+    assert form.launch_arguments()[1] == [marker, float("inf"), print, 1]
     assert (
         form.cell()
         == form.python()
@@ -282,19 +282,24 @@ def test_the_cell_is_read_as_it_was_meant(form):
     }
     fill(form, {f"setting.{name}": value for name, value in typed.items()})
     line = form.cell().splitlines()[0].removeprefix("%%icelaunch ")
-    assert opt.read_options(expand(line, {})).launch == form.launched()[3]
+    assert opt.parse_options(interpolate(line, {})).launch == form.launch_arguments()[3]
 
 
 def test_a_function_defined_anew_is_taken_as_it_is_now(namespace):
     form = Form(namespace, train)
-    assert [one["label"] for one in form.view()["arguments"]] == ["data", "epochs", "lr", "shuffle"]
+    assert [one["label"] for one in form.to_json()["arguments"]] == [
+        "data",
+        "epochs",
+        "lr",
+        "shuffle",
+    ]
 
     def newer(steps: int = 1):
         pass
 
     newer.__name__, namespace["train"] = "train", newer
-    assert [one["label"] for one in form.view()["arguments"]] == ["steps"]
-    assert form.launched()[0] is newer
+    assert [one["label"] for one in form.to_json()["arguments"]] == ["steps"]
+    assert form.launch_arguments()[0] is newer
 
 
 def test_a_function_of_a_module_is_called_by_it_and_a_nameless_one_not_at_all(namespace):
@@ -309,13 +314,18 @@ def test_a_function_of_a_module_is_called_by_it_and_a_nameless_one_not_at_all(na
         == nameless.python()
         == "# The notebook has no name for this function; with one, it can be launched by code."
     )
-    assert nameless.launched()[2:] == ({}, {})
+    assert nameless.launch_arguments()[2:] == ({}, {})
 
 
 def test_a_name_that_is_given_away_leaves_the_form_its_function(namespace):
     form = Form(namespace, train)
     namespace["train"] = None
-    assert [one["label"] for one in form.view()["arguments"]] == ["data", "epochs", "lr", "shuffle"]
+    assert [one["label"] for one in form.to_json()["arguments"]] == [
+        "data",
+        "epochs",
+        "lr",
+        "shuffle",
+    ]
 
 
 # What is wrong.
@@ -370,7 +380,7 @@ def test_what_is_wrong_is_said_at_its_field_and_nowhere_else(form, key, typed, s
     found = problems(form)
     assert list(found) == [key]
     assert said in found[key]
-    view = form.view()
+    view = form.to_json()
     shown = {
         one["key"]: one["error"]
         for one in [*view["arguments"], *view["main"], *view["advanced"]]
@@ -378,7 +388,7 @@ def test_what_is_wrong_is_said_at_its_field_and_nowhere_else(form, key, typed, s
     }
     assert shown == found
     with pytest.raises(ice.ConfigError) as caught:
-        form.launched()
+        form.launch_arguments()
     assert caught.value.field == key.partition(".")[2]
     form.set(
         key,
@@ -437,8 +447,8 @@ def test_functions_that_cannot_be_launched_are_said_so(namespace):
 )
 def test_an_expression_that_may_do_something_waits_for_the_launch(form, typed):
     form.set("argument.data", typed)
-    view = form.view()
-    assert view["arguments"][0]["waits"] and not view["wrong"]
+    view = form.to_json()
+    assert view["arguments"][0]["deferred"] and not view["invalid"]
     assert TREES == []
 
 
@@ -487,8 +497,8 @@ def test_what_may_change_when_it_is_looked_at_waits_for_the_launch(form, namespa
 
     namespace |= {"it": Grows(), "counts": collections.defaultdict(int), "steps": iter("ab")}
     form.set("argument.data", typed)
-    view = form.view()
-    assert view["arguments"][0]["waits"] and not view["wrong"]
+    view = form.to_json()
+    assert view["arguments"][0]["deferred"] and not view["invalid"]
     assert (namespace["it"].looks, len(namespace["counts"]), list(namespace["steps"])) == (
         0,
         0,
@@ -516,15 +526,15 @@ def test_what_is_plain_is_looked_at_as_it_is_typed(form, namespace, typed):
 
     namespace["array"] = numpy.zeros((2, 2))
     form.set("argument.data", typed)
-    view = form.view()
-    assert not view["arguments"][0]["waits"] and not view["wrong"]
+    view = form.to_json()
+    assert not view["arguments"][0]["deferred"] and not view["invalid"]
 
 
 def test_nothing_is_evaluated_for_a_launch_that_cannot_be(form):
     fill(form, {"argument.data": "grow('oak')", "setting.nproc_per_node": "0"})
     for _ in range(2):
         with pytest.raises(ice.ConfigError, match="nproc_per_node"):
-            form.launched()
+            form.launch_arguments()
     assert TREES == []
 
 
@@ -532,36 +542,36 @@ def test_what_was_wrong_at_a_launch_may_be_right_at_the_next(form, namespace):
     namespace["n"] = 0
     form.set("argument.data", "6 // n")
     with pytest.raises(ice.ConfigError, match="ZeroDivisionError"):
-        form.launched()
+        form.launch_arguments()
     namespace["n"] = 3
-    assert form.launched()[2] == {"data": 2}
+    assert form.launch_arguments()[2] == {"data": 2}
 
 
 def test_what_a_launch_evaluates_is_evaluated_once_and_its_error_stays_beside_the_field(form):
     form.set("argument.data", "grow('oak')")
-    assert form.launched()[2]["data"] == "oak"
+    assert form.launch_arguments()[2]["data"] == "oak"
     assert TREES == ["oak"]
     TREES.clear()
     form.set("argument.data", "1 // 0")
     assert problems(form) == {}
     with pytest.raises(ice.ConfigError, match="ZeroDivisionError"):
-        form.launched()
+        form.launch_arguments()
     assert "ZeroDivisionError" in problems(form)["argument.data"]
     form.set("argument.data", "1 // 1")
     assert problems(form) == {}
 
 
 def test_what_cannot_be_carried_is_said_at_its_argument(form):
-    assert form.blame(ice.PackingError("kwargs['data'].lock", "_thread.lock", "no"))
+    assert form.attach_error(ice.PackingError("kwargs['data'].lock", "_thread.lock", "no"))
     assert "kwargs['data'].lock (a _thread.lock)" in problems(form)["argument.data"]
-    assert not form.blame(ice.PackingError("train → something", "_thread.lock", "no"))
+    assert not form.attach_error(ice.PackingError("train → something", "_thread.lock", "no"))
 
 
 # Every field of LaunchConfig.
 
 
 def test_every_field_of_launch_config_is_there_with_its_sentence(form):
-    view = form.view()
+    view = form.to_json()
     by_name = {one["key"].partition(".")[2]: one for one in [*view["main"], *view["advanced"]]}
     assert set(by_name) == {
         *(one.name for one in fields(ice.LaunchConfig)),
@@ -570,8 +580,8 @@ def test_every_field_of_launch_config_is_there_with_its_sentence(form):
         "post_mortem",
         "hang_after",
     }
-    assert all(one["sentence"] for one in by_name.values())
-    assert by_name["max_restarts"]["sentence"].startswith(
+    assert all(one["description"] for one in by_name.values())
+    assert by_name["max_restarts"]["description"].startswith(
         "How often the ranks may be restarted after a failure."
     )
     assert [one["key"] for one in view["main"]] == [
@@ -583,7 +593,7 @@ def test_every_field_of_launch_config_is_there_with_its_sentence(form):
 
 
 def test_a_view_is_plain_data(form):
-    assert json.loads(json.dumps(form.view())) == form.view()
+    assert json.loads(json.dumps(form.to_json())) == form.to_json()
 
 
 TYPED = st.one_of(
@@ -621,18 +631,18 @@ def test_whatever_is_typed_is_answered_and_kept(tmp_path_factory, typed):
     form = Form(namespace)
     for key, value in typed:
         form.set(key, value)
-    view = form.view()
-    assert set(view["wrong"]) >= set(view["missing"])
+    view = form.to_json()
+    assert set(view["invalid"]) >= set(view["missing"])
     try:
-        fn, *_ = form.launched()
+        fn, *_ = form.launch_arguments()
     except ice.ConfigError:
         pass
     else:
-        assert fn in (train, grow) and not form.read(now=True).problems
+        assert fn in (train, grow) and not form.read(launching=True).problems
     again = Form(namespace)
-    again.restore(json.loads(json.dumps(form.kept())))
-    again._late = form._late
-    assert again.view() == form.view()
+    again.restore(json.loads(json.dumps(form.dump())))
+    again._launch_errors = form._launch_errors
+    assert again.to_json() == form.to_json()
 
 
 # What is kept.
@@ -641,13 +651,13 @@ def test_whatever_is_typed_is_answered_and_kept(tmp_path_factory, typed):
 def test_it_is_as_it_was_left(form, namespace, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     form.set("setting.nproc_per_node", "4")
-    memory = Memory("/home/me/train.ipynb")
-    memory.write(form.name, form.kept())
-    memory.write("other", {"settings": {"nproc_per_node": "8"}})
+    memory = SettingsStore("/home/me/train.ipynb")
+    memory.save(form.name, form.dump())
+    memory.save("other", {"settings": {"nproc_per_node": "8"}})
     again = Form(namespace)
-    again.restore(Memory("/home/me/train.ipynb").read(again.name))
+    again.restore(SettingsStore("/home/me/train.ipynb").load(again.name))
     assert again.cell() == "%%icelaunch --nproc-per-node 4\ntrain(data=dataset[:2])"
-    assert Memory("/home/me/other.ipynb").read("") == {}
+    assert SettingsStore("/home/me/other.ipynb").load("") == {}
     assert memory.path.stat().st_mode & 0o777 == 0o600
     assert [path.name for path in memory.path.parent.iterdir()] == [memory.path.name]
 
@@ -666,14 +676,14 @@ def test_it_is_as_it_was_left(form, namespace, tmp_path, monkeypatch):
 )
 def test_what_was_kept_and_is_broken_is_forgotten(namespace, tmp_path, monkeypatch, content):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    memory = Memory("/home/me/train.ipynb")
+    memory = SettingsStore("/home/me/train.ipynb")
     memory.path.parent.mkdir(parents=True)
     memory.path.write_bytes(content.encode(errors="surrogatepass"))
     form = Form(namespace)
-    form.restore(memory.read(""))
+    form.restore(memory.load(""))
     assert form.cell() == "%%icelaunch\ntrain(data=...)"
-    memory.write("", form.kept())
-    assert memory.read("") == json.loads(json.dumps(form.kept()))
+    memory.save("", form.dump())
+    assert memory.load("") == json.loads(json.dumps(form.dump()))
 
 
 def test_a_state_directory_that_cannot_be_written_keeps_nothing_and_says_nothing(
@@ -681,33 +691,33 @@ def test_a_state_directory_that_cannot_be_written_keeps_nothing_and_says_nothing
 ):
     (tmp_path / "icelaunch_nb").write_text("a file where a folder should be")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    memory = Memory("/home/me/train.ipynb")
-    memory.write("", form.kept())
-    assert memory.read("") == {}
+    memory = SettingsStore("/home/me/train.ipynb")
+    memory.save("", form.dump())
+    assert memory.load("") == {}
 
 
 def test_a_function_that_was_chosen_is_waited_for(namespace):
     form = Form(namespace)
     fill(form, {"function": "grow", "argument.path": "'a'"})
-    kept = json.loads(json.dumps(form.kept()))
+    kept = json.loads(json.dumps(form.dump()))
     grow_again = namespace.pop("grow")
     again = Form(namespace)
     again.restore(kept)
-    assert again.view()["function"] == "train"
-    assert again.kept() == kept
+    assert again.to_json()["function"] == "train"
+    assert again.dump() == kept
     namespace["grow"] = grow_again
     assert again.cell() == "%%icelaunch\ngrow(path='a')"
     del namespace["grow"]
     again.set("argument.data", "1")
     namespace["grow"] = grow_again
-    assert again.view()["function"] == "train", "who fills in its fields has chosen it"
+    assert again.to_json()["function"] == "train", "who fills in its fields has chosen it"
 
 
 def test_a_function_that_nobody_chose_stays_when_a_newer_one_comes(namespace):
     form = Form(namespace)
-    assert form.view()["function"] == "train"
+    assert form.to_json()["function"] == "train"
     namespace["newest"] = namespace["grow"]
-    assert form.view()["function"] == "train"
+    assert form.to_json()["function"] == "train"
 
 
 def test_partials_and_caches_of_the_notebooks_functions_are_offered(namespace):
@@ -719,14 +729,14 @@ def test_partials_and_caches_of_the_notebooks_functions_are_offered(namespace):
         "kept": functools.lru_cache(train),
         "add": functools.partial(operator.add, 1),
     }
-    view = Form(namespace).view()
+    view = Form(namespace).to_json()
     assert (view["functions"], view["function"], view["doc"]) == (
         ["grow", "train", "half", "kept"],
         "kept",
         "Trains.",
     )
     form = Form(namespace, namespace["half"])
-    assert form.view()["doc"] == "Trains."
+    assert form.to_json()["doc"] == "Trains."
     form.set("argument.data", "1")
     assert form.cell() == "%%icelaunch\nhalf(data=1)"
 
@@ -744,6 +754,6 @@ def test_what_no_longer_fits_the_function_is_left_out(form, namespace):
 
 def test_the_notebook_is_found(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert notebook_of({"JPY_SESSION_NAME": "/a/b.ipynb"}, {}) == "/a/b.ipynb"
-    assert notebook_of({}, {"__vsc_ipynb_file__": "/c/d.ipynb"}) == "/c/d.ipynb"
-    assert notebook_of({}, {}) == str(tmp_path)
+    assert notebook_path({"JPY_SESSION_NAME": "/a/b.ipynb"}, {}) == "/a/b.ipynb"
+    assert notebook_path({}, {"__vsc_ipynb_file__": "/c/d.ipynb"}) == "/c/d.ipynb"
+    assert notebook_path({}, {}) == str(tmp_path)

@@ -9,18 +9,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icelaunch_nb.notebook.panel import follower as module
-from icelaunch_nb.notebook.panel.follower import BEHIND, KEPT, Follower
-from icelaunch_nb.rundir import RunDir
+from icelaunch_nb.notebook.panel import log_follower as module
+from icelaunch_nb.notebook.panel.log_follower import KEPT_BACKLOG, MAX_BACKLOG, LogFollower
+from icelaunch_nb.rundir.journal_events import AttemptStarted, RankEntry
+from icelaunch_nb.rundir.paths import RunDir
 
 
 def _attempt(run_dir, number=0, ranks=1):
     for rank in range(ranks):
         run_dir.rank(number, rank).path.mkdir(parents=True, exist_ok=True)
-    return {
-        "attempt": number,
-        "ranks": [{"rank": rank, "local_rank": rank} for rank in range(ranks)],
-    }
+    return AttemptStarted(
+        attempt=number,
+        world_size=ranks,
+        ranks=[RankEntry(rank=rank, local_rank=rank, pid=1, started=1.0) for rank in range(ranks)],
+    )
 
 
 def _append(path, data):
@@ -56,44 +58,44 @@ def test_any_split_of_the_bytes_and_of_the_looks_puts_the_same_files_together(
     tmp_path_factory, writes, lengths, rewound
 ):
     run_dir = RunDir(tmp_path_factory.mktemp("run"))
-    follower, chunks, truth = Follower(run_dir), [], {}
+    follower, chunks, truth = LogFollower(run_dir), [], {}
     follower.follow(_attempt(run_dir, ranks=3))
     for number, (rank, stream, data) in enumerate(writes):
         _append(getattr(run_dir.rank(0, rank), stream), data)
         truth[0, rank, stream] = truth.get((0, rank, stream), b"") + data
-        follower.look()
-        chunks += follower.take(lengths[number % len(lengths)])
+        follower.poll()
+        chunks += follower.read_new(lengths[number % len(lengths)])
         if number == rewound:
             follower.rewind(0, 1 << 20)
     while follower.backlog:
-        chunks += follower.take(1000)
+        chunks += follower.read_new(1000)
     assert _put_together(chunks) == {key: data for key, data in truth.items() if data}
 
 
 def test_a_share_for_each_rank_and_no_more_than_asked_for(run_dir):
-    follower = Follower(run_dir)
+    follower = LogFollower(run_dir)
     follower.follow(_attempt(run_dir, ranks=4))
     for rank in range(4):
         _append(run_dir.rank(0, rank).stdout, b"x" * (10 if rank == 0 else 1000))
-    follower.look()
-    chunks = follower.take(310)
+    follower.poll()
+    chunks = follower.read_new(310)
     assert {chunk.rank: len(chunk.data) for chunk in chunks} == {0: 10, 1: 100, 2: 100, 3: 100}
 
 
 def test_when_it_falls_behind_the_newest_lines_come_and_the_gap_shows(run_dir):
-    follower = Follower(run_dir)
+    follower = LogFollower(run_dir)
     follower.follow(_attempt(run_dir, ranks=2))
     line = b"0123456789\n"
-    _append(run_dir.rank(0, 0).stdout, line * (BEHIND // len(line) + 1))
+    _append(run_dir.rank(0, 0).stdout, line * (MAX_BACKLOG // len(line) + 1))
     _append(run_dir.rank(0, 1).stdout, b"quiet\n")
-    follower.look()
+    follower.poll()
     chunks = []
     while follower.backlog:
-        chunks += follower.take(100_000)
+        chunks += follower.read_new(100_000)
     long = [chunk for chunk in chunks if chunk.rank == 0]
-    assert long[0].start > BEHIND - KEPT
+    assert long[0].start > MAX_BACKLOG - KEPT_BACKLOG
     assert long[0].start % len(line) == 0, "it goes on at the beginning of a line"
-    assert sum(len(chunk.data) for chunk in long) <= KEPT
+    assert sum(len(chunk.data) for chunk in long) <= KEPT_BACKLOG
     assert [chunk.data for chunk in chunks if chunk.rank == 1] == [b"quiet\n"], (
         "a quiet rank loses nothing"
     )
@@ -101,59 +103,59 @@ def test_when_it_falls_behind_the_newest_lines_come_and_the_gap_shows(run_dir):
 
 
 def test_the_last_words_of_an_attempt_come_after_the_next_one_began(run_dir):
-    follower = Follower(run_dir)
+    follower = LogFollower(run_dir)
     follower.follow(_attempt(run_dir, 0))
     _append(run_dir.rank(0, 0).stdout, b"last words\n")
     follower.follow(_attempt(run_dir, 1))
     _append(run_dir.rank(1, 0).stdout, b"first words\n")
-    follower.look()
-    assert {(chunk.attempt, chunk.data) for chunk in follower.take(1000)} == {
+    follower.poll()
+    assert {(chunk.attempt, chunk.data) for chunk in follower.read_new(1000)} == {
         (0, b"last words\n"),
         (1, b"first words\n"),
     }
 
 
 def test_rewinding_brings_the_last_lines_of_any_attempt(run_dir):
-    follower = Follower(run_dir)
+    follower = LogFollower(run_dir)
     follower.follow(_attempt(run_dir, 0))
     _append(run_dir.rank(0, 0).stdout, b"one\ntwo\nthree\n")
-    follower.look()
-    follower.take(1000)
+    follower.poll()
+    follower.read_new(1000)
     follower.follow(_attempt(run_dir, 1))
     follower.rewind(0, len(b"wo\nthree\n"))
-    assert [(chunk.start, chunk.data) for chunk in follower.take(1000)] == [(8, b"three\n")]
+    assert [(chunk.start, chunk.data) for chunk in follower.read_new(1000)] == [(8, b"three\n")]
     follower.rewind(7, 1000)
-    assert follower.take(1000) == []
+    assert follower.read_new(1000) == []
 
 
 def test_what_empty_and_short_logs_leave_of_a_replay_the_others_get(run_dir):
-    follower = Follower(run_dir)
+    follower = LogFollower(run_dir)
     follower.follow(_attempt(run_dir, ranks=2))
     _append(run_dir.rank(0, 0).stdout, b"0123456789abcde\n" * 100)
     _append(run_dir.rank(0, 1).stdout, b"short\n")
     follower.rewind(0, 1000)
-    assert {chunk.rank: len(chunk.data) for chunk in follower.take(2000)} == {0: 992, 1: 6}
+    assert {chunk.rank: len(chunk.data) for chunk in follower.read_new(2000)} == {0: 992, 1: 6}
 
 
 def test_older_lines_lie_right_before_what_is_held(run_dir):
-    follower = Follower(run_dir)
+    follower = LogFollower(run_dir)
     follower.follow(_attempt(run_dir, ranks=2))
     _append(run_dir.rank(0, 1).stdout, b"one\ntwo\nthree\nfour\n")
     _append(run_dir.rank(0, 1).stderr, b"a\nb\n")
-    follower.look()
-    everything = follower.take(1000)
+    follower.poll()
+    everything = follower.read_new(1000)
     older = [
         (chunk.rank, chunk.stream, chunk.start, chunk.data)
-        for chunk in follower.older(0, 1, [14, 2], 14)
+        for chunk in follower.read_before(0, 1, [14, 2], 14)
     ]
     assert older == [(1, "stdout", 4, b"two\nthree\n"), (1, "stderr", 0, b"a\n")]
     assert (
-        follower.older(0, 1, [0, 0], 1000)
-        == follower.older(0, 7, [5, 5], 1000)
-        == follower.older(3, 0, [5, 5], 1000)
+        follower.read_before(0, 1, [0, 0], 1000)
+        == follower.read_before(0, 7, [5, 5], 1000)
+        == follower.read_before(3, 0, [5, 5], 1000)
         == []
     )
-    assert [chunk.data for chunk in follower.older(0, 1, [10**12, -1], 1000)] == [
+    assert [chunk.data for chunk in follower.read_before(0, 1, [10**12, -1], 1000)] == [
         b"one\ntwo\nthree\nfour\n"
     ], "a page may say anything"
     assert follower.backlog == 0
@@ -161,25 +163,25 @@ def test_older_lines_lie_right_before_what_is_held(run_dir):
 
 
 def test_it_says_when_each_rank_wrote_last(run_dir):
-    follower = Follower(run_dir)
+    follower = LogFollower(run_dir)
     follower.follow(_attempt(run_dir, ranks=2))
     _append(run_dir.rank(0, 0).stdout, b"a")
     _append(run_dir.rank(0, 0).stderr, b"b")
     os.utime(run_dir.rank(0, 0).stdout, (0, 1000.0))
     os.utime(run_dir.rank(0, 0).stderr, (0, 2000.0))
     run_dir.rank(0, 1).stdout.touch()
-    follower.look()
-    assert follower.written(0) == {0: 2000.0, 1: 0.0}
+    follower.poll()
+    assert follower.last_writes(0) == {0: 2000.0, 1: 0.0}
 
 
 def test_a_log_that_vanishes_or_is_emptied_stops_nothing(run_dir):
-    follower = Follower(run_dir)
+    follower = LogFollower(run_dir)
     follower.follow(_attempt(run_dir, ranks=2))
     _append(run_dir.rank(0, 0).stdout, b"gone\n")
     _append(run_dir.rank(0, 1).stdout, b"here\n")
-    follower.look()
+    follower.poll()
     run_dir.rank(0, 0).stdout.unlink()
-    assert [chunk.data for chunk in follower.take(1000)] == [b"here\n"]
+    assert [chunk.data for chunk in follower.read_new(1000)] == [b"here\n"]
     assert follower.backlog == 0
 
 

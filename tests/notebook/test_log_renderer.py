@@ -13,12 +13,12 @@ playwright = pytest.importorskip("playwright", reason="its node runs the front e
 NODE = Path(playwright.__file__).parent / "driver" / "node"
 SOURCE = Path(__file__).parents[2] / "icelaunch_nb" / "notebook" / "frontend" / "src"
 SCRIPT = f"""
-import {{ AllRanks }} from "{SOURCE.as_uri()}/screen.js";
+import {{ AllRanksRenderer }} from "{SOURCE.as_uri()}/log_renderer.js";
 import {{ createInterface }} from "node:readline";
 let screen;
 for await (const line of createInterface({{ input: process.stdin }})) {{
   const {{ fresh, parts, over, now }} = JSON.parse(line);
-  if (fresh) screen = new AllRanks();
+  if (fresh) screen = new AllRanksRenderer();
   console.log(JSON.stringify([screen.render(parts, over, now), screen.due(now) ?? null]));
 }}
 """

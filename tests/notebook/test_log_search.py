@@ -6,15 +6,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icelaunch_nb.notebook.panel import searching as module
-from icelaunch_nb.notebook.panel.searching import SHOWN, search
-from icelaunch_nb.rundir import RunDir
+from icelaunch_nb.notebook.panel import log_search as module
+from icelaunch_nb.notebook.panel.log_search import MAX_LINES, search
+from icelaunch_nb.rundir.journal_events import AttemptStarted, RankEntry
+from icelaunch_nb.rundir.paths import RunDir
 
 
 def _attempt(run_dir, ranks=1):
     for rank in range(ranks):
         run_dir.rank(0, rank).path.mkdir(parents=True, exist_ok=True)
-    return {"attempt": 0, "ranks": [{"rank": rank, "local_rank": rank} for rank in range(ranks)]}
+    return _of(ranks)
+
+
+def _of(ranks):
+    entries = [RankEntry(rank=rank, local_rank=rank, pid=1, started=1.0) for rank in range(ranks)]
+    return AttemptStarted(attempt=0, world_size=ranks, ranks=entries)
 
 
 @given(
@@ -26,8 +32,8 @@ def test_it_finds_what_a_line_by_line_look_finds(tmp_path_factory, lines, piece,
     attempt = _attempt(run_dir)
     run_dir.rank(0, 0).stdout.write_bytes(("\n".join(lines) + ("\n" if ended else "")).encode())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_PIECE", max(piece, 10))  # no line is longer
-        patch.setattr(module, "_REST", 0)
+        patch.setattr(module, "_PIECE_SIZE", max(piece, 10))  # no line is longer
+        patch.setattr(module, "_PAUSE", 0)
         found = search(run_dir, attempt, "ab")
     expected = [number for number, line in enumerate(lines, 1) if "ab" in line.lower()]
     assert [number for _, _, number, _ in found.lines] == expected
@@ -44,8 +50,8 @@ def test_all_ranks_and_both_streams_are_looked_at_and_the_first_lines_of_each_co
     run_dir.rank(0, 2).stderr.write_text("\nWarning: Line 7 is odd\n")
     found = search(run_dir, attempt, "line 7")
     assert found.counts == {0: 111, 1: 111, 2: 112, 3: 111}
-    assert found.whole
-    assert len(found.lines) <= SHOWN
+    assert found.complete
+    assert len(found.lines) <= MAX_LINES
     assert found.lines[:2] == [(0, 0, 8, "line 7"), (0, 0, 71, "line 70")]
     assert {rank for rank, *_ in found.lines} == {0, 1, 2, 3}
 
@@ -54,10 +60,10 @@ def test_a_long_search_says_that_it_didnt_come_to_the_end(tmp_path, monkeypatch)
     run_dir = RunDir(tmp_path)
     attempt = _attempt(run_dir)
     run_dir.rank(0, 0).stdout.write_text("a line\n" * 100)
-    monkeypatch.setattr(module, "_SECONDS", -1)
-    assert not search(run_dir, attempt, "line").whole
+    monkeypatch.setattr(module, "_TIME_LIMIT", -1)
+    assert not search(run_dir, attempt, "line").complete
 
 
 def test_logs_that_are_gone_are_passed_over(tmp_path):
-    found = search(RunDir(tmp_path), {"attempt": 0, "ranks": [{"rank": 0, "local_rank": 0}]}, "x")
-    assert (found.lines, found.counts, found.whole) == ([], {}, True)
+    found = search(RunDir(tmp_path), _of(1), "x")
+    assert (found.lines, found.counts, found.complete) == ([], {}, True)

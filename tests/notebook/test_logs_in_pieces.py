@@ -21,7 +21,7 @@ NODE = Path(playwright.__file__).parent / "driver" / "node"
 SOURCE = Path(__file__).parents[2] / "icelaunch_nb" / "notebook" / "frontend" / "src"
 SCRIPT = f"""
 import {{ Logs }} from "{SOURCE.as_uri()}/logs.js";
-import {{ OneRank }} from "{SOURCE.as_uri()}/screen.js";
+import {{ RankRenderer }} from "{SOURCE.as_uri()}/log_renderer.js";
 import {{ createInterface }} from "node:readline";
 for await (const line of createInterface({{ input: process.stdin }})) {{
   const logs = new Logs();
@@ -29,12 +29,12 @@ for await (const line of createInterface({{ input: process.stdin }})) {{
   logs.folder = (attempt, rank) => `/runs/attempt_${{attempt}}/${{rank}}`;
   for (const [stream, start, text, older] of JSON.parse(line)) {{
     const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
-    if (older) before.push(logs.begins(0, 0) ?? null);
-    logs[older ? "takeOlder" : "take"]([[0, 0, stream, start, bytes.length]], new DataView(bytes.buffer));
+    if (older) before.push(logs.missingBefore(0, 0) ?? null);
+    logs[older ? "receiveOlder" : "receive"]([[0, 0, stream, start, bytes.length]], new DataView(bytes.buffer));
   }}
   const log = logs.logs.get("0/0") ?? {{ parts: [], streams: [] }};
   console.log(JSON.stringify({{
-    screen: new OneRank().render(log.parts), offsets: log.streams.map((s) => s?.next ?? 0),
+    screen: new RankRenderer().render(log.parts), offsets: log.streams.map((s) => s?.next ?? 0),
     texts: [0, 1].map((n) => log.parts.filter((p) => p.stream === n).map((p) => p.text).join("")),
     held: log.streams.map((s) => s?.sanitiser.held ?? ""), notes: log.parts.filter((p) => p.note).length, before,
   }}));

@@ -1,4 +1,4 @@
-"""The curves: what came of the ranks' reports, in bounded memory, whatever was reported and however it lies in the files."""
+"""The metrics: what came of the ranks' reports, in bounded memory, whatever was reported and however it lies in the files."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icelaunch_nb.notebook.panel import curves as module
-from icelaunch_nb.notebook.panel.curves import BINS, METRICS, Curves
-from icelaunch_nb.rundir import RunDir
+from icelaunch_nb.notebook.panel import metric_bins as module
+from icelaunch_nb.notebook.panel.metric_bins import BINS, METRICS, MetricBins
+from icelaunch_nb.rundir.journal_events import AttemptStarted, RankEntry
+from icelaunch_nb.rundir.paths import RunDir
 
 
 @pytest.fixture
@@ -23,10 +24,8 @@ def run_dir(tmp_path):
 def _curves(run_dir, ranks=1):
     for rank in range(ranks):
         run_dir.rank(0, rank).path.mkdir(parents=True, exist_ok=True)
-    return Curves(
-        run_dir,
-        {"attempt": 0, "ranks": [{"rank": rank, "local_rank": rank} for rank in range(ranks)]},
-    )
+    entries = [RankEntry(rank=rank, local_rank=rank, pid=1, started=1.0) for rank in range(ranks)]
+    return MetricBins(run_dir, AttemptStarted(attempt=0, world_size=ranks, ranks=entries))
 
 
 def _report(run_dir, rank, *rows):
@@ -40,8 +39,8 @@ class _Page:
     def __init__(self):
         self.metrics = {}
 
-    def take(self, curves, length=1 << 30):
-        for about, data in curves.take(length):
+    def receive(self, metrics, length=1 << 30):
+        for about, data in metrics.pop_changes(length):
             bins = {} if about["whole"] else self.metrics[about["name"]][1]
             steps = array("d", data[: 8 * about["bins"]])
             means = array("f", data[8 * about["bins"] :])
@@ -51,29 +50,29 @@ class _Page:
 
 
 def test_a_bin_is_a_step_while_there_are_few_and_each_rank_has_its_own_value(run_dir):
-    curves, page = _curves(run_dir, 2), _Page()
+    metrics, page = _curves(run_dir, 2), _Page()
     _report(run_dir, 0, {"step": 0, "loss": 2.0}, {"step": 1, "loss": 1.0})
     _report(run_dir, 1, {"step": 0, "loss": 4.0, "lr": 0.5})
-    curves.look()
-    page.take(curves)
+    metrics.poll()
+    page.receive(metrics)
     assert page.metrics["loss"][1] == {
         0.0: [2.0, 4.0],
         1.0: [1.0, pytest.approx(math.nan, nan_ok=True)],
     }
     assert page.metrics["loss"][0]["last"] == 2.5
     assert page.metrics["lr"][1][0.0][1] == 0.5
-    assert curves.steps == {0: 1, 1: 0}
-    assert not curves.changed
+    assert metrics.steps == {0: 1, 1: 0}
+    assert not metrics.changed
 
 
 def test_only_what_changed_is_sent_again(run_dir):
-    curves, page = _curves(run_dir), _Page()
+    metrics, page = _curves(run_dir), _Page()
     _report(run_dir, 0, *({"step": step, "loss": 1.0, "lr": 1.0} for step in range(100)))
-    curves.look()
-    page.take(curves)
+    metrics.poll()
+    page.receive(metrics)
     _report(run_dir, 0, {"step": 100, "loss": 7.0})
-    curves.look()
-    ((about, data),) = curves.take(1 << 20)
+    metrics.poll()
+    ((about, data),) = metrics.pop_changes(1 << 20)
     assert (about["name"], about["bins"], about["whole"], len(data)) == ("loss", 1, False, 12)
 
 
@@ -88,15 +87,15 @@ def test_whatever_the_order_and_the_looks_the_page_holds_the_means(
     tmp_path_factory, reports, between
 ):
     run_dir = RunDir(tmp_path_factory.mktemp("run"))
-    curves, page, truth = _curves(run_dir, 3), _Page(), {}
+    metrics, page, truth = _curves(run_dir, 3), _Page(), {}
     for number, (rank, step, value) in enumerate(reports):
         _report(run_dir, rank, {"step": step, "loss": value})
         truth.setdefault(step, {}).setdefault(rank, []).append(value)
         if number % between == 0:
-            curves.look()
-            page.take(curves, 1)
-    curves.look()
-    page.take(curves)
+            metrics.poll()
+            page.receive(metrics, 1)
+    metrics.poll()
+    page.receive(metrics)
     if reports:
         bins = page.metrics["loss"][1]
         assert set(bins) == set(truth)
@@ -108,13 +107,13 @@ def test_whatever_the_order_and_the_looks_the_page_holds_the_means(
 
 
 def test_a_long_run_is_thinned_and_keeps_its_shape(run_dir):
-    curves, page = _curves(run_dir, 2), _Page()
+    metrics, page = _curves(run_dir, 2), _Page()
     for rank in range(2):
         _report(run_dir, rank, *({"step": step, "loss": step + rank} for step in range(10_000)))
     while True:
-        curves.look()
-        page.take(curves)
-        if not curves.backlog:
+        metrics.poll()
+        page.receive(metrics)
+        if not metrics.backlog:
             break
     about, bins = page.metrics["loss"]
     assert BINS / 2 <= len(bins) <= BINS
@@ -125,20 +124,20 @@ def test_a_long_run_is_thinned_and_keeps_its_shape(run_dir):
 
 
 def test_a_file_that_is_far_ahead_is_skimmed_to_its_end(run_dir, monkeypatch):
-    monkeypatch.setattr(module, "_BEHIND", 1 << 18)
-    curves, page = _curves(run_dir), _Page()
+    monkeypatch.setattr(module, "_MAX_BACKLOG", 1 << 18)
+    metrics, page = _curves(run_dir), _Page()
     _report(run_dir, 0, *({"step": step, "loss": 3.0} for step in range(30_000)))
-    curves.look()
-    page.take(curves)
-    assert curves.steps == {0: 29_999}
-    assert not curves.backlog
+    metrics.poll()
+    page.receive(metrics)
+    assert metrics.steps == {0: 29_999}
+    assert not metrics.backlog
     bins = page.metrics["loss"][1]
     assert min(bins) < 1000
     assert {value for values in bins.values() for value in values} == {3.0}
 
 
 def test_no_number_is_told_and_not_drawn(run_dir):
-    curves, page = _curves(run_dir), _Page()
+    metrics, page = _curves(run_dir), _Page()
     _report(
         run_dir,
         0,
@@ -147,38 +146,38 @@ def test_no_number_is_told_and_not_drawn(run_dir):
         {"step": 2, "loss": "inf"},
         {"step": 3, "loss": "words"},
     )
-    curves.look()
-    page.take(curves)
+    metrics.poll()
+    page.receive(metrics)
     assert page.metrics["loss"][1] == {0.0: [1.0]}
     assert page.metrics["loss"][0]["last"] is None
 
 
 def test_rows_that_are_no_rows_stop_nothing(run_dir):
-    curves, page = _curves(run_dir), _Page()
+    metrics, page = _curves(run_dir), _Page()
     with open(run_dir.rank(0, 0).metrics, "wb") as file:
         file.write(
             b'\xff\n[]\n{"step": -1, "loss": 1}\n{"loss": 1}\n{"step": "x", "loss": 1}\n{"step": 1e300, "loss": 1}\n{"step": 5, "loss": 1}\n{"st'
         )
-    curves.look()
-    page.take(curves)
+    metrics.poll()
+    page.receive(metrics)
     assert page.metrics["loss"][1] == {5.0: [1.0]}
 
 
 def test_more_metrics_than_anybody_looks_at_are_counted(run_dir):
-    curves, page = _curves(run_dir), _Page()
+    metrics, page = _curves(run_dir), _Page()
     _report(run_dir, 0, {"step": 0, **{f"m{number}": 1.0 for number in range(METRICS + 5)}})
-    curves.look()
-    page.take(curves)
+    metrics.poll()
+    page.receive(metrics)
     assert len(page.metrics) == METRICS
     assert page.metrics["m0"][0]["left_out"] == 5
 
 
 def test_a_metric_of_64_ranks_fits_into_one_burst(run_dir):
-    curves = _curves(run_dir, 64)
+    metrics = _curves(run_dir, 64)
     for rank in range(64):
         _report(run_dir, rank, *({"step": step, "loss": 1.0} for step in range(700)))
-    curves.look()
-    ((_, data),) = curves.take(1 << 20)
+    metrics.poll()
+    ((_, data),) = metrics.pop_changes(1 << 20)
     assert len(data) < 70_000
-    curves.again()
-    assert curves.changed
+    metrics.resend()
+    assert metrics.changed

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from icelaunch_nb import ConfigError, LaunchConfig
 from icelaunch_nb.notebook.magic import options as opt
-from icelaunch_nb.notebook.magic.expansion import expand
+from icelaunch_nb.notebook.magic.interpolation import interpolate
 
 # The first text that hypothesis ever draws takes seconds.
 steady = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -58,19 +58,19 @@ FIELDS = [one.name for one in fields(LaunchConfig)]
     ],
 )
 def test_what_launch_gets(line, launch):
-    assert opt.read_options(line).launch == launch
+    assert opt.parse_options(line).launch == launch
 
 
 def test_the_magics_own():
-    options = opt.read_options("--out results --no-wait --env A=1 --env 'B=x y=z' --env C=")
+    options = opt.parse_options("--out results --no-wait --env A=1 --env 'B=x y=z' --env C=")
     assert (options.out, options.wait, options.env, options.launch) == (
         "results",
         False,
         {"A": "1", "B": "x y=z", "C": ""},
         {},
     )
-    assert opt.read_options("--help").help and opt.read_options("-h").help
-    assert opt.read_options("").wait and not opt.read_options("").help
+    assert opt.parse_options("--help").help and opt.parse_options("-h").help
+    assert opt.parse_options("").wait and not opt.parse_options("").help
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_the_magics_own():
 )
 def test_what_is_wrong_is_named(line, said):
     with pytest.raises(ConfigError) as caught:
-        opt.read_options(line)
+        opt.parse_options(line)
     assert said in str(caught.value)
 
 
@@ -138,16 +138,16 @@ TRICKY = st.text("${}'\" a.", max_size=8)
 def test_any_line_parses_or_is_answered(words, quoted):
     line = shlex.join(words) if quoted else " ".join(words)
     try:
-        options = opt.read_options(line)
+        options = opt.parse_options(line)
     except ConfigError as error:
         if error.field == "option":
-            assert error.value in opt.split(line), "it says which word it means"
+            assert error.value in opt.split_words(line), "it says which word it means"
         else:
             assert error.field == "options" or error.field in {
                 option.name for option in opt.OPTIONS
             }
     else:
-        assert set(options.launch) <= {*FIELDS, *opt.OF_LAUNCH}
+        assert set(options.launch) <= {*FIELDS, *opt.LAUNCH_KEYS}
 
 
 @steady
@@ -155,7 +155,7 @@ def test_any_line_parses_or_is_answered(words, quoted):
 def test_any_beginning_can_be_completed(before):
     assert all(
         isinstance(text, str)
-        for text in [*opt.complete(before), *opt.complete_words(before, opt.LOGS)]
+        for text in [*opt.complete(before), *opt.complete_words(before, opt.LOGS_OPTIONS)]
     )
 
 
@@ -179,9 +179,9 @@ def test_what_is_spelt_reads_as_it_was(settings, env):
         "detach": False,
         **({"env": env} if env else {}),
     }
-    assert opt.read_settings(expand(opt.spell(settings), {"a": "wrong"})) == settings, (
-        "by the same way as a line that was typed"
-    )
+    assert (
+        opt.parse_settings(interpolate(opt.format_options(settings), {"a": "wrong"})) == settings
+    ), "by the same way as a line that was typed"
 
 
 @pytest.mark.parametrize(
@@ -212,32 +212,32 @@ def test_a_value_of_the_notebooks_stays_one(line, words):
         "usual": "-n 2 --role 'a b'",
         "d": {"k": "v"},
     }
-    assert opt.split(expand(line, namespace)) == words
+    assert opt.split_words(interpolate(line, namespace)) == words
 
 
 def test_what_cannot_be_split_is_shown_as_it_was_typed():
     with pytest.raises(ConfigError, match=r"options=\"--role '\{n\}\": no closing quotation"):
-        expand("--role '{n}", {"n": 1})
+        interpolate("--role '{n}", {"n": 1})
 
 
 @pytest.mark.parametrize("flag", ["no_wait", "no_panel", "detach", "post_mortem"])
 def test_a_flag_that_is_a_default_can_be_undone(flag):
     [option] = [option for option in opt.OPTIONS if option.key == flag]
-    before, after = (opt.read_options(line, {flag: True}) for line in ("", option.undo))
+    before, after = (opt.parse_options(line, {flag: True}) for line in ("", option.undo))
     assert before != after
-    plain = opt.read_options("")
+    plain = opt.parse_options("")
     assert (after.wait, after.panel) == (plain.wait, plain.panel) and not any(after.launch.values())
-    assert opt.read_settings(opt.spell({flag: False})) == {flag: False}
+    assert opt.parse_settings(opt.format_options({flag: False})) == {flag: False}
     assert option.undo in opt.complete(option.undo[:4]) and option.undo in opt.help_text()
 
 
 def test_every_field_of_launch_config_is_an_option_with_its_own_sentence():
     by_key = {option.key: option for option in opt.OPTIONS}
     for name in FIELDS:
-        assert by_key[name].sentence, name
+        assert by_key[name].description, name
         assert "--" + name.replace("_", "-") in (by_key[name].name, *by_key[name].others)
     assert "How often the ranks may be restarted after a failure." in opt.help_text()
-    assert len({option.sentence for option in opt.OPTIONS}) == len(opt.OPTIONS)
+    assert len({option.description for option in opt.OPTIONS}) == len(opt.OPTIONS)
 
 
 def test_every_option_stands_in_the_help():
@@ -265,14 +265,14 @@ def test_completion(before, offered):
 
 
 def test_defaults_hold_where_the_line_says_nothing_and_variables_add_up():
-    defaults = opt.read_settings("-n 8 --max-restarts 2 --env A=1 --env B=2")
-    options = opt.read_options("--max-restarts 0 --env B=3", defaults)
+    defaults = opt.parse_settings("-n 8 --max-restarts 2 --env A=1 --env B=2")
+    options = opt.parse_options("--max-restarts 0 --env B=3", defaults)
     assert options.launch == {"nproc_per_node": 8, "max_restarts": 0}
     assert options.env == {"A": "1", "B": "3"}
 
 
 def test_the_words_of_line_magics():
-    assert opt.read_words("abc --rank 1 --stream=stderr", opt.LOGS, most=1) == (
+    assert opt.parse_words("abc --rank 1 --stream=stderr", opt.LOGS_OPTIONS, max_words=1) == (
         ["abc"],
         {"rank": 1, "stream": "stderr"},
     )
@@ -290,14 +290,14 @@ def test_the_words_of_line_magics():
 )
 def test_what_is_wrong_with_the_words_of_line_magics(line, said):
     with pytest.raises(ConfigError, match=said):
-        opt.read_words(line, opt.LOGS, most=1)
+        opt.parse_words(line, opt.LOGS_OPTIONS, max_words=1)
 
 
 def test_the_debugger_and_the_hang_watch_have_options():
-    assert opt.read_options("--post-mortem --hang-after 5").launch == {
+    assert opt.parse_options("--post-mortem --hang-after 5").launch == {
         "post_mortem": True,
         "hang_after": 5.0,
     }
-    assert opt.read_options("--hang-after=none").launch == {"hang_after": None}
+    assert opt.parse_options("--hang-after=none").launch == {"hang_after": None}
     with pytest.raises(ConfigError, match="hang-after='soon'"):
-        opt.read_options("--hang-after soon")
+        opt.parse_options("--hang-after soon")

@@ -4,36 +4,28 @@ from __future__ import annotations
 
 import json
 import time
-from collections import deque
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from icelaunch_nb import Events, LaunchConfig, Run
-from icelaunch_nb.notebook.panel.service import Service
-from icelaunch_nb.rundir import RunDir
+from icelaunch_nb import LaunchConfig, Run
+from icelaunch_nb.notebook.panel.session import Clicked, PanelSession
+from icelaunch_nb.rundir.board import Board
+from icelaunch_nb.rundir.paths import RunDir
 
 
 class _Panel:
     """A panel that keeps what it is to send."""
 
     def __init__(self, run: Run) -> None:
-        self.run, self.wishes, self.shown_again_at, self.seen = (
-            run,
-            deque[dict[str, Any]](),
-            [],
-            True,
-        )
+        self.run = run
         self.sent: list[dict[str, Any]] = []
 
     def send(self, message, buffers=None):
         self.sent.append(message)
 
-    def join_cell(self):
-        pass
-
-    def renew_displays(self, **_):
+    def update_displays(self, **_):
         pass
 
 
@@ -71,7 +63,7 @@ def panel(tmp_path):
             for number in range(3)
         )
     )
-    Events().move_to(run_dir.board)
+    Board().move_to(run_dir.board)
     for number in range(3):
         run_dir.rank(number, 0).path.mkdir(parents=True)
     return _Panel(Run(tmp_path))
@@ -82,31 +74,105 @@ def _report(panel, attempt, step):
         file.write(json.dumps({"rank": 0, "step": step, "time": 1002.0, "loss": 1.0}) + "\n")
 
 
-def _serve(service):
-    """Until all is sent that there is."""
-    while service.turn():
+def _serve(session, *requests):
+    """Until all requests are answered and all is sent that there is."""
+    for request in requests:
+        session.post(Clicked(request))
+    while session.serve():
         time.sleep(0.01)
 
 
-def _curves_of(panel):
+def _attempts_of_metrics(panel):
     sent, panel.sent = panel.sent, []
     return {
-        about["attempt"]
+        update["attempt"]
         for message in sent
-        if message["kind"] == "curves"
-        for about in message["curves"]
+        if message["kind"] == "metrics"
+        for update in message["metrics"]
     }
 
 
 def test_the_newest_attempts_metrics_go_on_while_older_ones_are_looked_at(panel):
     for attempt in range(3):
         _report(panel, attempt, 0)
-    service = Service(panel)
-    _serve(service)
+    session = PanelSession(panel)
+    _serve(session)
     for attempt in (0, 1, 0):
-        panel.wishes.append({"do": "attempt", "attempt": attempt})
-        _serve(service)
-    _curves_of(panel)
+        _serve(session, {"action": "show_attempt", "attempt": attempt})
+    _attempts_of_metrics(panel)
     _report(panel, 2, 1)
-    _serve(service)
-    assert 2 in _curves_of(panel)
+    _serve(session)
+    assert 2 in _attempts_of_metrics(panel)
+
+
+def _replies(panel):
+    sent, panel.sent = panel.sent, []
+    return [message for message in sent if message["kind"] == "reply"]
+
+
+def test_what_is_no_request_is_passed_over_and_a_bad_one_replied_to(panel):
+    session = PanelSession(panel)
+    shapes = [
+        None,
+        1,
+        True,
+        "stop",
+        [],
+        ["stop"],
+        [{"action": "stop"}],
+        {},
+        {"action": None},
+        {"action": ["stop"]},
+        {"action": {"action": "stop"}},
+        {"action": "no such thing"},
+    ]
+    _serve(session, *shapes)
+    assert _replies(panel) == [] and not panel.run.events.stop_all_tasks.is_set()
+    bad = [
+        {"action": "show_attempt", "attempt": "x"},
+        {"action": "show_attempt", "attempt": None},
+        {"action": "show_attempt", "attempt": float("inf")},
+        {"action": "load_older"},
+        {"action": "load_older", "attempt": 0, "rank": 0, "before": 7},
+        {"action": "load_older", "attempt": 0, "rank": 0, "before": [[]]},
+        {"action": "search", "attempt": 10**30, "text": "x"},
+        {"action": "search"},
+        {"action": "debug", "rank": [], "command": 1},
+        {"action": "complete", "rank": {}},
+    ]
+    _serve(session, *bad)
+    assert [reply["ok"] for reply in _replies(panel)] == [False] * len(bad)
+    odd = [
+        {"action": "show_attempt", "attempt": -5},
+        {"action": "show_attempt", "attempt": 10**30},
+        {"action": "load_older", "attempt": 7, "rank": -1, "before": []},
+        {"action": "load_older", "attempt": 0, "rank": 0, "before": [10**30, -4, 1]},
+        {"action": "search", "attempt": 0, "text": ["\ud800"]},
+    ]
+    marks = ["one", 2, {"a": 1}, float("nan"), "\ud800"]
+    _serve(session, *({**request, "id": mark} for request, mark in zip(odd, marks, strict=True)))
+    assert sorted((reply["id"] for reply in _replies(panel)), key=str) == [
+        2,
+        None,
+        None,
+        "\\ud800",
+        "one",
+    ]
+    json.dumps(panel.sent, allow_nan=False, ensure_ascii=False).encode()
+
+
+def test_what_is_saved_is_renewed_before_the_end_is_seen(panel, monkeypatch):
+    """A page that waits for the end and saves then saves the end."""
+    done: list[str] = []
+    monkeypatch.setattr(
+        panel, "update_displays", lambda **_: done.append("renewed") or {"text/html": "the end"}
+    )
+    type(panel).run_state = property(
+        lambda self: None, lambda self, state: done.append(state["state"])
+    )
+    try:
+        _serve(PanelSession(panel))
+    finally:
+        del type(panel).run_state
+    assert done == ["renewed", "LOST"]
+    assert {"kind": "summary", "data": {"text/html": "the end"}} in panel.sent

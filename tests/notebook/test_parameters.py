@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icelaunch_nb.notebook.form.parameters import Missing, literal, parameters
+from icelaunch_nb.notebook.form.parameters import MissingValue, literal, parameters
 
 steady = settings(deadline=None, derandomize=True, database=None)
 
@@ -109,12 +109,12 @@ def test_what_is_typed_becomes_a_value(annotation, typed, value):
         (int, "three", ValueError, "must be a whole number"),
         (int, "1.5", ValueError, "must be a whole number"),
         (float, "x", ValueError, "must be a number"),
-        (str, "", Missing, "needs a value"),
-        (int, "", Missing, "needs a value"),
-        (int, "  ", Missing, "needs a value"),
+        (str, "", MissingValue, "needs a value"),
+        (int, "", MissingValue, "needs a value"),
+        (int, "  ", MissingValue, "needs a value"),
         (Literal["a", "b"], "c", ValueError, "must be one of a, b"),
-        (Color, "", Missing, "choose one"),
-        (list, "", Missing, "needs a value"),
+        (Color, "", MissingValue, "choose one"),
+        (list, "", MissingValue, "needs a value"),
     ],
 )
 def test_what_cannot_be_is_said(annotation, typed, error, said):
@@ -130,7 +130,7 @@ def test_ways_of_passing():
     def fn(a, /, b, *rest, c=1, **names):
         pass
 
-    assert [(p.name, p.place) for p in parameters(fn)] == [
+    assert [(p.name, p.passed) for p in parameters(fn)] == [
         ("a", "position"),
         ("b", "either"),
         ("rest", "rest"),

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
 from icelaunch_nb import LaunchConfig, Run
+from icelaunch_nb.client.runs import Runs
 from icelaunch_nb.notebook.panel import summary
-from icelaunch_nb.rundir import RunDir
-from icelaunch_nb.story import State, Story
+from icelaunch_nb.notebook.panel.view_model import ViewModel
+from icelaunch_nb.rundir.journal_events import Ended, TimelineEvent, parse_event
+from icelaunch_nb.rundir.paths import RunDir
+from icelaunch_nb.rundir.run_state import RunState, State
 
 LIMIT = 100_000  # bytes that a run may add to a saved notebook
+
+
+_UNFIT = r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]"  # for a terminal, a page, or UTF-8
 
 
 class _Markup(HTMLParser):
@@ -142,7 +150,9 @@ def test_a_run_that_failed_says_why_first_and_what_the_failing_rank_said_last(re
 
 def test_a_run_that_goes_on_says_as_of_when_that_is_so(record, monkeypatch):
     run = record(_attempt(), logs={(0, 0, "stdout"): b"so far\n", (0, 1, "stdout"): b"elsewhere\n"})
-    monkeypatch.setattr(Run, "story", Story(state=State.RUNNING, attempts=(_attempt(),)))
+    monkeypatch.setattr(
+        Run, "_run_state", RunState(state=State.RUNNING, attempts=(parse_event(_attempt()),))
+    )
     for shown in (_Markup(summary.html(run)).text, summary.text(run)):
         assert "RUNNING" in shown and "so far" in shown and "elsewhere" not in shown
         assert re.search(
@@ -201,3 +211,62 @@ def test_before_anything_happened_and_without_logs(record):
             _attempt(), {"t": 1002.0, "event": "end", "state": "LOST", "note": "the host\nended"}
         )
     )
+
+
+def test_a_directory_that_somebody_sent_is_text_in_all_that_shows_it(record, monkeypatch):
+    """Also where its values are of the wrong kind and got past whoever checks them."""
+    evil = '<img src=x onerror="alert(1)">\x1b]0;owned\x07\ud800'
+    run = record(*FAILED, name=evil)
+    monkeypatch.setattr(Run, "run_id", evil)
+    run._spec = replace(run._spec, run_id=evil, name=evil, config=replace(run._spec.config))
+    vars(run._spec.config).update(nproc_per_node=evil, max_restarts=evil, role=evil)
+    story = run._run_state
+    restart = replace(story.restarts[0], rank=evil, cause=evil, attempt=evil)
+    failure = replace(
+        story.failures[0], rank=evil, attempt=evil, type_name=evil, traceback=evil, hint=evil
+    )
+    attempt = replace(story.attempts[-1], ranks=[replace(story.ranks[0], rank=evil, local_rank=0)])
+    folder = RunDir(Path(run.log_dir)).rank(1, 0)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    folder.stdout.write_bytes(b"last words\n")
+    for state in (State.RUNNING, State.FAILED, State.LOST):
+        hostile = replace(
+            story,
+            state=state,
+            restarts=(restart,),
+            failures=(failure,),
+            attempts=(attempt,),
+            end=Ended(t=1.0, state=str(state), note=evil),
+            silent={0: evil},
+            debugged={
+                1: TimelineEvent(kind="debugger_start", text=evil, where=evil, who=evil, why=evil)
+            },
+        )
+        monkeypatch.setattr(Run, "_run_state", hostile)
+        markup = _Markup(summary.html(run))
+        assert (
+            "img" not in markup.tags and "<img" in markup.text and f"rank {evil[:4]}" in markup.text
+        )
+        for text in (markup.text, summary.text(run), repr(run)):
+            assert "<img" in text and re.search(_UNFIT, text) is None
+        json.dumps(ViewModel(run).run_state(), ensure_ascii=False).encode()
+    vars(run._spec.config).update(nproc_per_node=2, max_restarts=1, role="default_role")
+    table = _Markup(Runs([run])._repr_html_())
+    assert "img" not in table.tags
+    for text in (table.text, repr(Runs([run]))):
+        assert "<img" in text and re.search(_UNFIT, text) is None
+
+
+def test_the_list_of_runs_says_when_it_was_so_while_one_goes_on(record, monkeypatch):
+    over = record(_attempt(), SUCCESS)
+    assert "as of" not in repr(Runs([over])) and "as of" not in Runs([over])._repr_html_()
+    monkeypatch.setattr(
+        Run, "_run_state", RunState(state=State.RUNNING, attempts=(parse_event(_attempt()),))
+    )
+    for shown in (repr(Runs([over])), Runs([over])._repr_html_()):
+        assert re.search(r"as of \d\d:\d\d:\d\d", shown)
+
+
+def test_a_key_on_what_unfolds_in_it_is_no_shortcut_of_the_notebook(record):
+    shown = summary.html(record(*FAILED, logs={(1, 1, "stdout"): b"one\n"}))
+    assert shown.count("<summary") == shown.count('<summary data-lm-suppress-shortcuts="true"') == 1

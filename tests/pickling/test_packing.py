@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 import stat
 import subprocess
@@ -17,7 +18,8 @@ import numpy as np
 import pytest
 import torch
 
-from icelaunch_nb import BigCaptureWarning, IcelaunchError, PackingError, packing
+from icelaunch_nb import BigCaptureWarning, IcelaunchError, PackingError
+from icelaunch_nb.pickling import captures, cell_sources, explain, packing
 
 MB = 1 << 20
 
@@ -91,6 +93,21 @@ def test_large_arrays_lie_on_disk_once_and_aligned(tmp_path):
     assert array.nbytes <= size < array.nbytes + 2000
     assert again["a"] is again["again"]
     assert again["a"].ctypes.data % 64 == 0
+
+
+def test_buffers_of_any_length_lie_end_to_end(tmp_path):
+    lengths = [
+        0,
+        1,
+        packing._PIECE - 1,
+        packing._PIECE,
+        packing._PIECE + 1,
+        3 * packing._PIECE + 17,
+    ]
+    arrays = [np.arange(length, dtype=np.uint32) for length in lengths]
+    packing.dump(arrays, tmp_path / "result.pkl")
+    for arrived, array in zip(packing.load(tmp_path / "result.pkl"), arrays, strict=True):
+        np.testing.assert_array_equal(arrived, array)
 
 
 def test_a_file_that_is_removed_after_loading_is_no_loss(tmp_path):
@@ -274,7 +291,7 @@ KERNEL = """
     from dataclasses import dataclass
     from enum import Enum
     from pathlib import Path
-    from icelaunch_nb import packing
+    from icelaunch_nb.pickling import packing
     folder = Path(sys.argv[1])
 
     class Base:
@@ -303,7 +320,7 @@ import sys, types
 from pathlib import Path
 main = types.ModuleType("__main__")
 sys.modules["__main__"] = main
-from icelaunch_nb import packing
+from icelaunch_nb.pickling import packing
 folder = Path(sys.argv[1])
 fn, args, kwargs = packing.load(folder / "call.pkl")
 packing.adopt_main_classes()
@@ -311,13 +328,16 @@ value = fn(*args, **kwargs)
 """
 
 
-def kernel_and_rank(tmp_path: Path, in_rank: str, in_kernel: str) -> str:
+def kernel_and_rank(tmp_path: Path, in_rank: str, in_kernel: str, defined: str = "") -> str:
     rank = (
         RANK
         + textwrap.dedent(in_rank)
-        + "\npacking.dump(value, folder / 'result.pkl', homeward=True)\n"
+        + "\npacking.dump(value, folder / 'result.pkl', to_kernel=True)\n"
     )
-    return run_python(textwrap.dedent(KERNEL) + textwrap.dedent(in_kernel), tmp_path, rank)
+    kernel = textwrap.dedent(KERNEL).replace(
+        "packing.dump(", textwrap.dedent(defined) + "packing.dump(", 1
+    )
+    return run_python(kernel + textwrap.dedent(in_kernel), tmp_path, rank)
 
 
 def test_what_a_rank_returns_is_an_instance_of_the_kernels_own_classes(tmp_path):
@@ -373,13 +393,35 @@ def test_another_kernel_can_read_results_as_well(tmp_path):
         """
         import sys
         from pathlib import Path
-        from icelaunch_nb import packing
+        from icelaunch_nb.pickling import packing
         back = packing.load(Path(sys.argv[1]) / "result.pkl")
         print(back["mine"].hello(), back["point"])
     """,
         tmp_path,
     )
     assert said == "mine base Point(x=5)\n"
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="the syntax is new in Python 3.12")
+def test_parameters_and_aliases_of_the_type_syntax_arrive(tmp_path):
+    kernel_and_rank(
+        tmp_path,
+        """
+        given, alias, both = value["said"]
+        assert given == 5 and main.Json is alias and alias.__name__ == "Json" and alias.__value__.__args__[0] == list[alias]
+        assert [type(one).__name__ for one in both.__type_params__] == ["TypeVar", "TypeVarTuple", "ParamSpec"]
+        value = {"said": alias, "mine": None, "point": None, "colour": None, "class": None, "error": None}
+    """,
+        """
+        assert back["said"] is Json
+    """,
+        """
+        type Json = list[Json] | dict[str, Json] | int
+        class Both[T, *Ts, **P]: pass
+        def first[T](given: list[T], alias: Json = 3) -> T: return given[0]
+        def helper(): return first([5]), Json, Both
+    """,
+    )
 
 
 # Sources of cells.
@@ -406,7 +448,7 @@ def test_sources_of_cells_are_collected_and_those_of_files_are_not(tmp_path):
         namespace = {"__name__": "__main__"}
         exec(compile(source, name, "exec"), namespace)
         functions = packing.dump((namespace["from_cell"], there_and_back), tmp_path / "it.pkl")
-        assert packing.cell_sources(functions) == {name: {"name": name, "source": source}}
+        assert cell_sources.cell_sources(functions) == {name: {"name": name, "source": source}}
     finally:
         del linecache.cache[name]
 
@@ -470,7 +512,7 @@ def test_the_path_to_the_culprit_is_named(name, tmp_path):
     value, path = CULPRITS[name]
     with pytest.raises(Exception) as caught:  # whatever pickle says
         packing.dump(value, tmp_path / "it.pkl")
-    error = packing.explain(caught.value, {"args[0]": [1, "fine"], "args[1]": value})
+    error = explain.explain(caught.value, {"args[0]": [1, "fine"], "args[1]": value})
     assert isinstance(error, PackingError)
     assert error.path == f"args[1]{path}"
     assert error.type_name == ("generator" if name == "generator" else "_thread.lock")
@@ -483,22 +525,54 @@ def test_a_reduce_that_raises_is_told_in_its_own_words():
         def __reduce__(self):
             raise RuntimeError("not today")
 
-    error = packing.explain(RuntimeError("not today"), {"result": {"k": Sulky()}})
+    error = explain.explain(RuntimeError("not today"), {"result": {"k": Sulky()}})
     assert error.path == "result['k']" and "RuntimeError: not today" in error.reason
 
 
 def test_explaining_what_holds_itself_comes_to_an_end():
     ring: list = [LOCK]
     ring.insert(0, ring)
-    assert packing.explain(TypeError("x"), {"ring": ring}).path == "ring[1]"
+    assert explain.explain(TypeError("x"), {"ring": ring}).path == "ring[1]"
+
+
+def test_what_is_nested_too_deeply_is_told_without_its_levels(tmp_path):
+    deep: list = []
+    for _ in range(100_000):
+        deep = [deep]
+    chain = None
+    for _ in range(100_000):
+        chain = Holder(after=chain)
+    for value, path, kind in ((deep, "it['a']", "list"), (chain, "it['a']", "Holder")):
+        with pytest.raises(Exception) as caught:  # whatever pickle says
+            packing.dump({"a": value}, tmp_path / "it.pkl")
+        error = explain.explain(caught.value, {"it": {"a": value}})
+        assert error.path == path and error.type_name.endswith(kind)
+        assert "nested too deeply" in str(error) and len(str(error)) < 200
+    while chain is not None:  # level after level: all at once would be too deep for Python
+        chain = chain.after
+    while deep:
+        deep = deep[0]
+
+
+def test_a_long_path_is_cut_and_the_reason_comes_first():
+    value: object = LOCK
+    for number in range(60):
+        value = {f"level {number}": value}
+    error = explain.explain(TypeError("x"), {"it": value}, seconds=60)
+    assert error.type_name == "_thread.lock" and error.path.endswith("['level 0']")
+    assert (
+        str(error).startswith("can't be pickled: ")
+        and str(error).endswith("['level 0'] (a _thread.lock)")
+        and len(str(error)) < 300
+    )
 
 
 def test_explaining_keeps_to_its_time():
-    assert packing.explain(TypeError("x"), {"deep": [[[LOCK]]]}, seconds=0).path == "deep"
+    assert explain.explain(TypeError("x"), {"deep": [[[LOCK]]]}, seconds=0).path == "deep"
 
 
 def test_a_failure_that_no_part_explains_is_told_as_it_was():
-    error = packing.explain(ValueError("odd"), {"fn": 1})
+    error = explain.explain(ValueError("odd"), {"fn": 1})
     assert error.path == "fn" and error.reason == "ValueError: odd"
 
 
@@ -507,14 +581,14 @@ def test_a_failure_that_no_part_explains_is_told_as_it_was():
 
 @pytest.fixture
 def small_limit(monkeypatch):
-    monkeypatch.setattr(packing, "BIG", MB)
+    monkeypatch.setattr(captures, "BIG", MB)
 
 
 def _warnings_of(function, folder: Path) -> list[str]:
     functions = packing.dump(function, folder / "it.pkl")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        packing.warn_of_big_captures(functions, folder / "it.pkl", stacklevel=1)
+        captures.warn_of_big_captures(functions, folder / "it.pkl", stacklevel=1)
     assert all(w.category is BigCaptureWarning and w.filename == __file__ for w in caught)
     return [str(w.message) for w in caught]
 
@@ -556,3 +630,24 @@ def test_a_modules_own_globals_are_not_captures(small_limit, tmp_path):
         assert _warnings_of((module.f, np.zeros(4 * MB, np.uint8)), tmp_path) == []
     finally:
         del sys.modules[module.__name__]
+
+
+def test_what_stands_in_for_a_module_is_found_after_a_look_at_them_all(monkeypatch, tmp_path):
+    """A forkserver looks at all modules; what its children import and remove later counts too."""
+    from icelaunch_nb.pickling import modules
+
+    def as_packed(name: str) -> object:
+        (tmp_path / f"{name}.py").write_text(
+            f"import sys\nclass C: pass\nsys.modules[{name!r}] = C()\n"
+        )
+        packing.dump(importlib.import_module(name), tmp_path / "call.pkl")
+        return packing.load(tmp_path / "call.pkl")
+
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(modules, "_looked_at", {})
+    assert as_packed("before_the_look") is sys.modules["before_the_look"]
+    modules.look_at_modules()
+    assert as_packed("before_the_look") is sys.modules["before_the_look"]
+    assert as_packed("after_the_look") is sys.modules["after_the_look"]
+    del sys.modules[modules._looked_at["last"]]
+    assert as_packed("after_a_removal") is sys.modules["after_a_removal"]

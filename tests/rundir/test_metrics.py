@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from icelaunch_nb import get_context
-from icelaunch_nb.callbacks import logged
-from icelaunch_nb.metrics import Metrics, read
+from icelaunch_nb.callbacks import metric_filter
+from icelaunch_nb.rundir.metrics import Metrics, read
 
 
 def test_rows_are_lines_of_json_that_its_owner_alone_can_read(tmp_path):
@@ -110,7 +110,7 @@ def test_whatever_a_trainer_logs_is_no_error(tmp_path):
     context = SimpleNamespace(
         report=lambda step, **metrics: written.add(0, 7 if step is None else step, metrics)
     )
-    logged.report(
+    metric_filter.report(
         context,
         {
             "step": torch.tensor(2.0),

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
+import shutil
+import socket
 import stat
 import tempfile
 from pathlib import Path
@@ -13,9 +16,27 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icelaunch_nb import ConfigError, IcelaunchError
-from icelaunch_nb.journal import JournalWriter, read_journal
-from icelaunch_nb.rundir import RunDir, check_owner, default_log_dir, make_run_dir, write_whole
+from icelaunch_nb import ConfigError, Failure, IcelaunchError, LaunchConfig
+from icelaunch_nb.rundir.journal import JournalWriter, read_events
+from icelaunch_nb.rundir.journal_events import (
+    AgentStarted,
+    AttemptStarted,
+    Ended,
+    Event,
+    FailedRank,
+    RankEntry,
+    RanksFailed,
+)
+from icelaunch_nb.rundir.paths import (
+    RunDir,
+    default_log_dir,
+    default_log_dirs,
+    is_default_log_dir,
+    make_run_dir,
+)
+from icelaunch_nb.rundir.spec import read_spec
+from icelaunch_nb.system import userdirs
+from icelaunch_nb.system.files import write_atomically
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 
@@ -52,7 +73,7 @@ def test_logs_lie_as_torch_lays_them(tmp_path):
 def test_the_directory_and_its_files_are_their_owners_alone(tmp_path, no_umask):
     run_dir = make_run_dir(str(tmp_path / "logs"), "run")
     run_dir.write(run_dir.spec, "{}")
-    JournalWriter(run_dir.journal).write("agent")
+    JournalWriter(run_dir.journal).write(AgentStarted(pid=1, started=1.0))
     assert mode(tmp_path / "logs") == 0o700
     assert mode(run_dir.path) == 0o700
     for path in (run_dir.spec, run_dir.journal, run_dir.control, run_dir.leash):
@@ -74,8 +95,8 @@ def test_a_log_dir_that_was_there_keeps_its_mode(tmp_path):
 
 
 def test_a_whole_file_replaces_the_old_one_and_leaves_no_draft(tmp_path):
-    write_whole(tmp_path / "x", b"old")
-    write_whole(tmp_path / "x", b"new")
+    write_atomically(tmp_path / "x", b"old")
+    write_atomically(tmp_path / "x", b"new")
     assert (tmp_path / "x").read_bytes() == b"new"
     assert os.listdir(tmp_path) == ["x"]
 
@@ -146,45 +167,110 @@ def test_a_default_place_that_was_open_is_closed(tmp_is_here):
     assert mode(default_log_dir()) == 0o700
 
 
-@as_root
-def test_a_default_place_of_somebody_else_is_refused(tmp_is_here):
-    os.chown(default_log_dir(), 12345, 12345)
-    with pytest.raises(ConfigError, match="belongs to somebody else; set log_dir"):
-        default_log_dir()
-
-
-def test_a_link_in_the_default_place_is_refused(tmp_is_here):
-    (tmp_is_here / "elsewhere").mkdir()
-    (tmp_is_here / f"icelaunch_nb-{os.geteuid()}").symlink_to(tmp_is_here / "elsewhere")
-    with pytest.raises(ConfigError, match="log_dir"):
-        default_log_dir()
-
-
-@pytest.mark.parametrize("kind", ["file", "dangling link"])
-def test_something_else_in_the_default_place_is_a_config_error(kind, tmp_is_here):
+@pytest.mark.parametrize(
+    "planted",
+    [pytest.param("somebody else's", marks=as_root), "a link", "a dangling link", "a file"],
+)
+def test_what_somebody_else_puts_in_the_default_place_is_left_alone_and_another_is_used(
+    planted, tmp_is_here
+):
     place = tmp_is_here / f"icelaunch_nb-{os.geteuid()}"
-    if kind == "file":
+    if planted == "a file":
         place.write_text("")
+    elif planted == "somebody else's":
+        place.mkdir()
+        os.chown(place, 12345, 12345)
     else:
-        place.symlink_to(tmp_is_here / "nowhere")
-    with pytest.raises(ConfigError) as caught:
-        make_run_dir(None, "x")
+        (tmp_is_here / "elsewhere").mkdir()
+        place.symlink_to(tmp_is_here / ("elsewhere" if planted == "a link" else "nowhere"))
+    other = default_log_dir()
+    assert other.parent == tmp_is_here and other != place and mode(other) == 0o700
+    assert default_log_dir() == other, "the next launch finds it again"
+    assert default_log_dirs() == [other]
+    assert is_default_log_dir(other) and not is_default_log_dir(tmp_is_here)
+    assert make_run_dir(None, "x").path.parent == other
+
+
+@as_root
+def test_a_second_default_place_of_somebody_else_is_passed_over(tmp_is_here):
+    for name in (f"icelaunch_nb-{os.geteuid()}", f"icelaunch_nb-{os.geteuid()}-aaaa"):
+        (tmp_is_here / name).mkdir()
+        os.chown(tmp_is_here / name, 12345, 12345)
+    assert default_log_dir() not in list(tmp_is_here.glob("*-aaaa"))
+    assert default_log_dir() == default_log_dir()
+
+
+@pytest.mark.parametrize("gone", ["{tmp}/gone", "/proc", "{tmp}/file"])
+def test_where_the_temporary_directory_takes_nothing_the_next_one_does(gone, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "next").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", gone.format(tmp=tmp_path))
+    monkeypatch.setattr(userdirs, "_SHARED", (str(tmp_path / "next"),))
+    assert default_log_dir() == tmp_path / "next" / f"icelaunch_nb-{os.geteuid()}"
+    assert default_log_dirs() == [default_log_dir()]
+
+
+def test_where_no_temporary_directory_takes_anything_log_dir_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    monkeypatch.setattr(userdirs, "_SHARED", ())
+    with pytest.raises(ConfigError, match="set log_dir") as caught:
+        default_log_dir()
     assert caught.value.field == "log_dir"
+
+
+def test_sockets_lie_where_their_paths_fit(monkeypatch, request):
+    short = Path(tempfile.mkdtemp(dir="/tmp"))
+    request.addfinalizer(lambda: shutil.rmtree(short))
+    for length in range(30, 130):
+        folder = Path(str(short / "x").ljust(length, "x"))
+        folder.mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(folder))
+        place = Path(userdirs.make_socket_dir())
+        if len(str(folder)) < 50:
+            assert place.parent == folder
+        longest = place / "pymp-01234567" / "listener-01234567"
+        longest.parent.mkdir()
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(longest))
+        assert mode(place) == 0o700
+        shutil.rmtree(place)
+
+
+# No home.
+
+
+@pytest.mark.parametrize("home", [None, "", "relative"])
+def test_where_there_is_no_home_there_is_no_state_directory_or_an_absolute_one(home, monkeypatch):
+    for name in ("XDG_STATE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    if home is not None:
+        monkeypatch.setenv("HOME", home)
+
+    def nobody(uid):
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    found = userdirs.state_dir()
+    assert found is None or found.is_absolute()
+    if home is None:
+        assert found is None
+        with pytest.raises(ConfigError, match="no home directory"):
+            LaunchConfig(1, 1, 1, log_dir="~/runs").validate()
 
 
 # Owners.
 
 
 def test_what_is_mine_passes(tmp_path):
-    check_owner(tmp_path)
+    assert RunDir.at(tmp_path).path == tmp_path
 
 
 @as_root
 def test_what_is_somebody_elses_is_refused_even_for_root(tmp_path):
-    (tmp_path / "x").write_text("")
+    (tmp_path / "x").mkdir()
     os.chown(tmp_path / "x", 12345, 12345)
     with pytest.raises(IcelaunchError, match="belongs to user 12345"):
-        check_owner(tmp_path / "x")
+        RunDir.at(tmp_path / "x")
 
 
 @as_root
@@ -193,12 +279,12 @@ def test_a_spec_of_somebody_else_is_not_read(tmp_path):
     run_dir.write(run_dir.spec, "{}")
     os.chown(run_dir.path, 12345, 12345)
     with pytest.raises(IcelaunchError, match="belongs to user 12345"):
-        run_dir.read_spec()
+        read_spec(run_dir)
 
 
 def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(IcelaunchError, match="nowhere"):
-        check_owner(tmp_path / "nowhere")
+        RunDir.at(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{", b"\xff\xfe\x00"])
@@ -206,33 +292,39 @@ def test_a_directory_without_a_spec_is_no_runs(content, tmp_path):
     if content is not None:
         RunDir(tmp_path).spec.write_bytes(content)
     with pytest.raises(IcelaunchError, match="is not the directory of a run"):
-        RunDir(tmp_path).read_spec()
+        read_spec(RunDir(tmp_path))
 
 
 # The journal.
 
 
-def recorded(path: Path) -> tuple[bytes, list[dict]]:
+def recorded(path: Path) -> tuple[bytes, list[Event]]:
     """A journal as an agent writes it, and the events in it."""
-    writer = JournalWriter(path)
-    writer.write("agent", pid=12, started=1.5)
-    writer.write("attempt", attempt=0, ranks=[{"rank": 0, "local_rank": 0, "pid": 13}])
-    writer.write(
-        "failure",
-        attempt=0,
-        failures=[{"message": 'Überlauf\n"quoted" \u2028 \ud800', "traceback": "a\nb\n"}],
+    said = Failure(
+        0, 0, 0, 1.0, 13, "raised", 1, "ValueError", 'Überlauf\n"quoted" \u2028 \ud800', "a\nb\n"
     )
-    writer.write("end", state="failed", note="")
-    data = path.read_bytes()
-    return data, [json.loads(line) for line in data.splitlines()]
+    events = [
+        AgentStarted(pid=12, started=1.5),
+        AttemptStarted(
+            attempt=0, world_size=1, ranks=[RankEntry(rank=0, local_rank=0, pid=13, started=1.5)]
+        ),
+        RanksFailed(attempt=0, failures=[FailedRank.of(said)]),
+        Ended(state="FAILED", note=""),
+    ]
+    writer = JournalWriter(path)
+    for event in events:
+        writer.write(event)
+        event.t = round(event.t, 4)
+    return path.read_bytes(), events
 
 
 def test_every_event_is_one_line_with_its_time(tmp_path):
     data, events = recorded(tmp_path / "j")
-    assert [e["event"] for e in events] == ["agent", "attempt", "failure", "end"]
-    assert all(isinstance(e["t"], float) for e in events)
+    lines = [json.loads(line) for line in data.splitlines()]
+    assert [line["event"] for line in lines] == ["agent", "attempt", "failure", "end"]
+    assert all(isinstance(line["t"], float) for line in lines)
     assert data.isascii() and data.endswith(b"\n")
-    assert read_journal(tmp_path / "j", 0) == (events, len(data))
+    assert read_events(tmp_path / "j", 0) == (events, len(data))
 
 
 def test_a_journal_cut_at_any_byte_gives_whole_events_and_goes_on_when_the_rest_arrives(tmp_path):
@@ -240,12 +332,12 @@ def test_a_journal_cut_at_any_byte_gives_whole_events_and_goes_on_when_the_rest_
     path = tmp_path / "j"
     for cut in range(len(data) + 1):
         path.write_bytes(data[:cut])
-        first, offset = read_journal(path, 0)
+        first, offset = read_events(path, 0)
         assert first == events[: data[:cut].count(b"\n")]
-        assert read_journal(path, offset) == ([], offset)
+        assert read_events(path, offset) == ([], offset)
         with open(path, "ab") as file:
             file.write(data[cut:])
-        rest, offset = read_journal(path, offset)
+        rest, offset = read_events(path, offset)
         assert (first + rest, offset) == (events, len(data))
 
 
@@ -255,15 +347,15 @@ def test_a_journal_that_grows_by_single_bytes_is_read_whole(tmp_path):
     with open(tmp_path / "j", "wb", buffering=0) as file:
         for byte in data:
             file.write(bytes([byte]))
-            new, offset = read_journal(tmp_path / "j", offset)
+            new, offset = read_events(tmp_path / "j", offset)
             seen += new
     assert seen == events
 
 
 def test_a_journal_that_is_not_there_yet_is_empty(tmp_path):
-    assert read_journal(tmp_path / "j", 0) == ([], 0)
-    JournalWriter(tmp_path / "j").write("agent")
-    assert [e["event"] for e in read_journal(tmp_path / "j", 0)[0]] == ["agent"]
+    assert read_events(tmp_path / "j", 0) == ([], 0)
+    JournalWriter(tmp_path / "j").write(AgentStarted(pid=1, started=1.0))
+    assert [event.name for event in read_events(tmp_path / "j", 0)[0]] == ["agent"]
 
 
 @pytest.mark.parametrize(
@@ -282,9 +374,11 @@ def test_a_journal_that_is_not_there_yet_is_empty(tmp_path):
     ],
 )
 def test_lines_that_are_no_events_are_passed_over(rubbish, tmp_path):
-    (tmp_path / "j").write_bytes(b'{"event": "a"}\n' + rubbish + b'\n{"event": "b"}\n')
-    events, offset = read_journal(tmp_path / "j", 0)
-    assert [e["event"] for e in events] == ["a", "b"]
+    (tmp_path / "j").write_bytes(
+        b'{"t": 1, "event": "a"}\n' + rubbish + b'\n{"t": 2, "event": "b"}\n'
+    )
+    events, offset = read_events(tmp_path / "j", 0)
+    assert [event.unknown["event"] for event in events] == ["a", "b"]
     assert offset == (tmp_path / "j").stat().st_size
 
 
@@ -317,10 +411,9 @@ def test_however_a_journal_grows_its_events_are_read_once_and_in_order(
         with open(path, "ab") as file:
             file.write(data[written:cut])
         written = cut
-        events, offset = read_journal(path, offset)
+        events, offset = read_events(path, offset)
         found += events
-    assert found == read_journal(path, 0)[0]
+    assert found == read_events(path, 0)[0]
     assert offset == len(data) - len(unfinished)
-    assert [event for event in found if "value" in event] == [
-        json.loads(line) for line in lines if line.startswith(b"{") and b'"value"' in line
-    ]
+    whole = [json.loads(line) for line in lines if line.startswith(b"{") and b'"value"' in line]
+    assert [event.unknown for event in found if "value" in event.unknown] == whole

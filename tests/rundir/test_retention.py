@@ -11,11 +11,21 @@ import time
 import pytest
 
 import icelaunch_nb as ice
-from icelaunch_nb import retention
-from icelaunch_nb.journal import JournalWriter
-from icelaunch_nb.processes import Process
-from icelaunch_nb.retention import Kept, kept, lives, remove, sift, tidy, watch, watched
-from icelaunch_nb.rundir import make_run_dir
+from icelaunch_nb.rundir import retention
+from icelaunch_nb.rundir.journal import JournalWriter
+from icelaunch_nb.rundir.journal_events import AgentStarted, Ended
+from icelaunch_nb.rundir.paths import make_run_dir
+from icelaunch_nb.rundir.retention import (
+    Limits,
+    is_living,
+    limits,
+    pin,
+    pinned,
+    prune,
+    remove,
+    remove_old,
+)
+from icelaunch_nb.system.processes import Process
 
 ME = Process.of(os.getpid())
 
@@ -25,9 +35,9 @@ def a_run(base, number, *, agent=None, end="SUCCEEDED", weight=0):
     run_dir.write_json(run_dir.spec, {})
     with JournalWriter(run_dir.journal) as journal:
         if agent is not None:
-            journal.write("agent", pid=agent.pid, started=agent.started)
+            journal.write(AgentStarted(pid=agent.pid, started=agent.started))
         if end:
-            journal.write("end", state=end)
+            journal.write(Ended(state=end))
     if weight:
         (run_dir.path / "weight").write_bytes(b"x" * weight)
     time.sleep(0.002)  # ages differ
@@ -41,7 +51,7 @@ def left(base):
 def test_the_oldest_beyond_the_number_go(tmp_path):
     for number in range(5):
         a_run(tmp_path, number)
-    removed = tidy(tmp_path, Kept(runs=2))
+    removed = remove_old(tmp_path, Limits(runs=2))
     assert left(tmp_path) == ["run3", "run4"]
     assert sorted(path.name.partition("_")[0] for path in removed) == ["run0", "run1", "run2"]
 
@@ -49,14 +59,17 @@ def test_the_oldest_beyond_the_number_go(tmp_path):
 def test_the_oldest_beyond_the_size_go(tmp_path):
     for number in range(4):
         a_run(tmp_path, number, weight=1 << 20)
-    tidy(tmp_path, Kept(bytes=2.9e6))
+    remove_old(tmp_path, Limits(bytes=2.9e6))
     assert left(tmp_path) == ["run2", "run3"]
 
 
 def test_all_are_kept_where_that_is_asked_for(tmp_path):
     for number in range(3):
         a_run(tmp_path, number, weight=1 << 20)
-    assert tidy(tmp_path, kept({"ICELAUNCH_KEEP_RUNS": "inf", "ICELAUNCH_KEEP_BYTES": "inf"})) == []
+    assert (
+        remove_old(tmp_path, limits({"ICELAUNCH_KEEP_RUNS": "inf", "ICELAUNCH_KEEP_BYTES": "inf"}))
+        == []
+    )
     assert len(left(tmp_path)) == 3
 
 
@@ -69,8 +82,8 @@ def test_all_are_kept_where_that_is_asked_for(tmp_path):
 )
 def test_a_living_run_stays(facts, tmp_path):
     path = a_run(tmp_path, 0, **facts)
-    assert lives(path)
-    assert tidy(tmp_path, Kept(0, 0)) == []
+    assert is_living(path)
+    assert remove_old(tmp_path, Limits(0, 0)) == []
     assert path.is_dir()
 
 
@@ -78,34 +91,35 @@ def test_a_run_whose_agent_is_gone_is_an_old_one_though_it_never_said_so(tmp_pat
     path = a_run(
         tmp_path, 0, agent=Process(ME.pid, ME.started - 1000), end=""
     )  # the pid lives again, as somebody else
-    assert not lives(path)
-    assert tidy(tmp_path, Kept(0)) == [path]
+    assert not is_living(path)
+    assert remove_old(tmp_path, Limits(0)) == [path]
 
 
 def test_one_that_is_looked_at_stays_until_it_isnt(tmp_path):
     path = a_run(tmp_path, 0)
-    done = watch(path)
-    assert tidy(tmp_path, Kept(0)) == []
+    done = pin(path)
+    assert remove_old(tmp_path, Limits(0)) == []
     done()
-    assert not watched(path)
-    assert tidy(tmp_path, Kept(0)) == [path]
+    assert not pinned(path)
+    assert remove_old(tmp_path, Limits(0)) == [path]
 
 
 def test_the_mark_of_a_process_that_is_gone_holds_nothing(tmp_path):
     path = a_run(tmp_path, 0)
-    code = f"import os, pathlib\nfrom icelaunch_nb.retention import watch\nwatch(pathlib.Path({str(path)!r}))\nos.kill(os.getpid(), {int(signal.SIGKILL)})"
+    code = f"import os, pathlib\nfrom icelaunch_nb.rundir.retention import pin\npin(pathlib.Path({str(path)!r}))\n"
+    code += f"os.kill(os.getpid(), {int(signal.SIGKILL)})"
     subprocess.run([sys.executable, "-c", code], check=False)
-    assert os.listdir(path / "watchers") and not watched(path)
+    assert os.listdir(path / "watchers") and not pinned(path)
 
 
 def test_a_forked_copy_takes_no_mark_away(tmp_path):
     path = a_run(tmp_path, 0)
     code = f"""
 import os, pathlib, sys
-from icelaunch_nb.retention import watch_while
+from icelaunch_nb.rundir.retention import pin_while
 class Holder: pass
 holder = Holder()
-watch_while(holder, pathlib.Path({str(path)!r}))
+pin_while(holder, pathlib.Path({str(path)!r}))
 if os.fork() == 0:
     sys.exit()  # its finalizers run
 os.wait()
@@ -128,34 +142,34 @@ def test_a_handle_holds_and_lets_go(tmp_path):
     path = a_run(tmp_path, 0)
     (path / "spec.json").write_text('{"run_id": "x", "time": 0, "name": "fn"}')
     run = ice.attach(path)
-    assert watched(path)
+    assert pinned(path)
     descriptors = len(os.listdir("/proc/self/fd"))
     other = ice.attach(path)
     assert len(os.listdir("/proc/self/fd")) == descriptors
     del run
-    assert watched(path)
+    assert pinned(path)
     del other
-    assert not watched(path)
+    assert not pinned(path)
 
 
 def test_what_is_no_run_stays(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("")
     (tmp_path / "link").symlink_to(a_run(tmp_path.parent / "elsewhere", 0))
-    assert tidy(tmp_path, Kept(0)) == []
+    assert remove_old(tmp_path, Limits(0)) == []
     assert sorted(os.listdir(tmp_path)) == ["file", "folder", "link"]
 
 
 def test_a_removal_that_was_cut_short_is_finished_by_the_next(tmp_path):
     (tmp_path / ".gone-run_1" / "attempt_0").mkdir(parents=True)
-    tidy(tmp_path, Kept())
+    remove_old(tmp_path, Limits())
     assert os.listdir(tmp_path) == []
 
 
 def test_removing_what_is_gone_is_no_error(tmp_path):
     assert not remove(tmp_path / "nowhere")
-    assert tidy(tmp_path / "nowhere", Kept()) == []
-    assert sift([tmp_path / "nowhere"], Kept(0)) == []
+    assert remove_old(tmp_path / "nowhere", Limits()) == []
+    assert prune([tmp_path / "nowhere"], Limits(0)) == []
 
 
 @pytest.mark.parametrize("name", ["ICELAUNCH_KEEP_RUNS", "ICELAUNCH_KEEP_BYTES"])
@@ -169,5 +183,5 @@ def test_a_setting_that_is_no_number_is_said_at_the_launch(name, text, monkeypat
 
 
 def test_the_defaults_are_as_they_are_told():
-    assert kept({}) == Kept(100, 10e9)
+    assert limits({}) == Limits(100, 10e9)
     assert "100" in retention.__doc__ and "10e9" in retention.__doc__

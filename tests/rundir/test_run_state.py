@@ -1,4 +1,4 @@
-"""Where ranks stand: places in code, stacks as text, and what the journal's moments add up to."""
+"""Where ranks stand: locations in code, stacks as text, and what the journal's events add up to."""
 
 from __future__ import annotations
 
@@ -10,9 +10,21 @@ import pytest
 import torch
 
 import icelaunch_nb
-from icelaunch_nb import moments, places, stacks
-from icelaunch_nb.rundir import RunDir
-from icelaunch_nb.story import State, Story
+from icelaunch_nb.rundir import source_locations, stacks, timeline
+from icelaunch_nb.rundir.journal_events import (
+    AgentStarted,
+    AttemptStarted,
+    Ended,
+    Event,
+    RankEntry,
+    RankUnkillable,
+    Restarted,
+    Stopping,
+    TimelineEvent,
+    parse_event,
+)
+from icelaunch_nb.rundir.paths import RunDir
+from icelaunch_nb.rundir.run_state import RunState, State
 
 CELL = "/tmp/ipykernel_7/123.py"
 NAMES = {CELL: "Cell In[5]"}
@@ -31,9 +43,12 @@ Current thread 0x00007f02 (most recent call first):
 
 
 def test_places_are_named_as_their_user_names_them():
-    assert places.place(CELL, 7, NAMES) == "cell 5, line 7"
-    assert places.place("/home/me/train.py", 3, NAMES) == "train.py, line 3"
-    assert places.place("x", 3, {"x": "<ipython-input-9-abc>"}) == "<ipython-input-9-abc>, line 3"
+    assert source_locations.format_location(CELL, 7, NAMES) == "cell 5, line 7"
+    assert source_locations.format_location("/home/me/train.py", 3, NAMES) == "train.py, line 3"
+    assert (
+        source_locations.format_location("x", 3, {"x": "<ipython-input-9-abc>"})
+        == "<ipython-input-9-abc>, line 3"
+    )
 
 
 def test_libraries_are_no_places_of_the_users():
@@ -45,27 +60,27 @@ def test_libraries_are_no_places_of_the_users():
         "<string>",
         "/x/lib/python3.12/site-packages/y.py",
     ):
-        assert places.is_library(path), path
+        assert source_locations.is_library(path), path
     for path in (CELL, "/home/me/train.py", "<ipython-input-9-abc>"):
-        assert not places.is_library(path), path
+        assert not source_locations.is_library(path), path
 
 
 def test_the_cells_of_a_run_are_known_to_linecache(tmp_path):
     run_dir = RunDir(tmp_path)
-    assert places.know_cells(run_dir) == {}
+    assert source_locations.know_cells(run_dir) == {}
     run_dir.write_json(run_dir.sources, {"a cell": {"name": "Cell In[5]", "source": "one\ntwo\n"}})
-    assert places.know_cells(run_dir) == {"a cell": "Cell In[5]"}
+    assert source_locations.know_cells(run_dir) == {"a cell": "Cell In[5]"}
     linecache.checkcache()
     assert linecache.getline("a cell", 2) == "two\n"
 
 
 def test_a_rank_stands_where_its_main_thread_is_in_the_users_code():
-    assert stacks.stands(TEXT, NAMES) == "cell 5, line 7"
-    assert stacks.stands("", NAMES) == ""
+    assert stacks.user_location(TEXT, NAMES) == "cell 5, line 7"
+    assert stacks.user_location("", NAMES) == ""
     library = (
         f'Current thread 0x1 (most recent call first):\n  File "{os.__file__}", line 8 in fork\n'
     )
-    assert stacks.stands(library, NAMES) == "os.py, line 8"
+    assert stacks.user_location(library, NAMES) == "os.py, line 8"
 
 
 def test_stacks_are_readable():
@@ -96,7 +111,8 @@ def test_equal_stacks_are_folded_whatever_their_addresses_and_the_odd_one_comes_
     assert repr(found).startswith("rank 2:\nelsewhere <b>\n\nrank 5:\nno answer")
     assert (
         "elsewhere &lt;b&gt;" in found._repr_html_()
-        and "<summary>ranks 0, 1, 3</summary>" in found._repr_html_()
+        and '<summary data-lm-suppress-shortcuts="true">ranks 0, 1, 3</summary>'
+        in found._repr_html_()
     )
     assert found[1].startswith("Thread")
 
@@ -129,67 +145,102 @@ def test_ranks_that_did_not_answer_speak_each_for_itself_and_are_folded_by_what_
         ([*range(512)], "ranks 0-511"),
     ],
 )
-def test_ranks_in_words(ranks, words):
-    assert moments.in_words(ranks) == words
+def test_ranks_are_told_shortly(ranks, words):
+    assert timeline.format_ranks(ranks) == words
 
 
-def moment(kind: str, **facts) -> dict:
-    return {"t": 1.0, "event": "moment", "kind": kind, "text": "…", **facts}
+def event(kind: str, **facts: object) -> TimelineEvent:
+    return TimelineEvent(t=1.0, kind=kind, text="…", **facts)
 
 
-def test_the_story_knows_who_is_in_the_debugger():
-    story = Story().after(moment("debugger_start", rank=2, where="cell 5, line 7"))
-    story = story.after(
-        {"event": "attempt", "attempt": 0, "ranks": []}
-    )  # its first ranks may stop before the last is forked
-    assert {rank: at["where"] for rank, at in story.debugged.items()} == {2: "cell 5, line 7"}
-    story = story.after(moment("debugger_step", rank=2, where="cell 5, line 8")).after(
-        moment("debugger_start", rank=0, where="x")
+def entry(rank: int, **facts: object) -> RankEntry:
+    return RankEntry(
+        **{"rank": rank, "local_rank": rank, "pid": 10 + rank, "started": 1.0, **facts}
     )
-    assert {rank: at["where"] for rank, at in story.debugged.items()} == {
-        2: "cell 5, line 8",
-        0: "x",
-    }
-    assert [one["kind"] for one in story.moments] == [
+
+
+def attempt(number: int, *ranks: RankEntry, node: int = 0) -> AttemptStarted:
+    return AttemptStarted(t=1.0, attempt=number, world_size=4, ranks=list(ranks), node=node)
+
+
+def after(*events: Event) -> RunState:
+    state = RunState()
+    for one in events:
+        state = state.after(one)
+    return state
+
+
+def test_it_knows_who_is_in_the_debugger():
+    # Its first ranks may stop before the last is forked.
+    state = after(event("debugger_start", rank=2, where="cell 5, line 7"), attempt(0, entry(0)))
+    assert {rank: at.where for rank, at in state.debugged.items()} == {2: "cell 5, line 7"}
+    state = state.after(event("debugger_step", rank=2, where="cell 5, line 8")).after(
+        event("debugger_start", rank=0, where="x")
+    )
+    assert {rank: at.where for rank, at in state.debugged.items()} == {2: "cell 5, line 8", 0: "x"}
+    assert [one.kind for one in state.timeline] == [
         "debugger_start",
         "debugger_start",
     ]  # steps are no news for the timeline
-    assert sorted(story.after(moment("debugger_end", rank=2)).debugged) == [0]
-    for event in ({"event": "restart", "attempt": 1}, {"event": "end", "state": "STOPPED", "t": 2}):
-        assert story.after(event).debugged == {}
+    assert sorted(state.after(event("debugger_end", rank=2)).debugged) == [0]
+    for one in (Restarted(attempt=1, cause="x"), Ended(state="STOPPED", t=2)):
+        assert state.after(one).debugged == {}
 
 
-def test_the_story_knows_who_is_silent_and_until_when_a_stop_is_patient():
-    story = (
-        Story()
-        .after(moment("silent", ranks=[0, 1, 3], where="cell 5, line 12"))
-        .after(moment("silent", ranks=[2], where="cell 5, line 7"))
+def test_it_knows_who_is_silent_and_until_when_a_stop_is_patient():
+    state = after(
+        event("silent", ranks=[0, 1, 3], where="cell 5, line 12"),
+        event("silent", ranks=[2], where="cell 5, line 7"),
     )
-    assert story.hangs() == [([2], "cell 5, line 7"), ([0, 1, 3], "cell 5, line 12")]
-    assert story.after(moment("heard", ranks=[0, 2])).silent == {
+    assert state.hangs() == [([2], "cell 5, line 7"), ([0, 1, 3], "cell 5, line 12")]
+    assert state.after(event("recovered", ranks=[0, 2])).silent == {
         1: "cell 5, line 12",
         3: "cell 5, line 12",
     }
-    assert story.after({"event": "restart", "attempt": 1}).silent == {}
-    stopping = story.after({"event": "stopping", "t": 5.0, "grace": 30}).after(
-        {"event": "stopping", "t": 6.0, "grace": 1}
-    )
-    assert stopping.state == State.STOPPING and stopping.stopping["grace"] == 1
+    assert state.after(Restarted(attempt=1, cause="x")).silent == {}
+    stopping = state.after(Stopping(t=5.0, grace=30)).after(Stopping(t=6.0, grace=1))
+    assert stopping.state == State.STOPPING and stopping.stopping.grace == 1
 
 
-def test_a_rank_that_outlives_sigkill_is_a_moment_of_its_own():
-    ranks = [
-        {"rank": rank, "local_rank": rank, "pid": 10 + rank, "started": 1.0} for rank in range(2)
-    ]
-    story = (
-        Story()
-        .after({"t": 1.0, "event": "attempt", "attempt": 0, "ranks": ranks})
-        .after({"t": 2.0, "event": "unkillable", "pid": 11})
-    )
-    (moment,) = story.moments
-    assert (moment["kind"], moment["rank"], moment["t"]) == (
+def test_a_rank_that_outlives_sigkill_stands_in_the_timeline():
+    state = after(attempt(0, entry(0), entry(1)), RankUnkillable(t=2.0, pid=11))
+    (unkillable,) = state.timeline
+    assert (unkillable.kind, unkillable.rank, unkillable.t) == (
         "unkillable",
         1,
         2.0,
-    ) and "pid 11" in moment["text"]
-    assert story.after({"t": 3.0, "event": "end", "state": "STOPPED"}).state == State.STOPPED
+    ) and "pid 11" in unkillable.text
+    assert state.after(Ended(t=3.0, state="STOPPED")).state == State.STOPPED
+
+
+def test_the_nodes_of_an_attempt_tell_of_it_one_by_one():
+    home, other = (
+        attempt(0, entry(0), entry(1)),
+        attempt(0, entry(2, local_rank=0), entry(3, local_rank=1), node=1),
+    )
+    for first, second in ((home, other), (other, home)):
+        state = after(
+            AgentStarted(pid=1, started=1.0),
+            AgentStarted(pid=1, started=2.0, node=1),
+            first,
+            second,
+        )
+        assert len(state.attempts) == 1
+        assert [(one.rank, one.node, one.local_rank) for one in state.ranks] == [
+            (0, 0, 0),
+            (1, 0, 1),
+            (2, 1, 0),
+            (3, 1, 1),
+        ]
+        assert sorted(state.agents) == [0, 1] and state.agent.started == 1.0
+    again = state.after(attempt(1, entry(0))).after(attempt(1, entry(1, local_rank=0), node=1))
+    assert [len(one.ranks) for one in again.attempts] == [4, 2]
+    killed = after(home, other, RankUnkillable(t=2.0, pid=12, node=1))
+    assert [one.rank for one in killed.timeline] == [2], "a pid means a process of its own node"
+
+
+def test_an_event_of_a_newer_version_changes_nothing():
+    state = after(attempt(0, entry(0)))
+    unknown = parse_event({"t": 1.0, "event": "flight", "height": {"m": 3}})
+    assert unknown.unknown["height"] == {"m": 3}
+    assert state.after(unknown) is state

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-TRUST = "from icelaunch_nb.imports import trust_only_fresh_bytecode as t; t(); "
+TRUST = "from icelaunch_nb.system.bytecode import ignore_stale_bytecode as t; t(); "
 
 
 def run(folder: Path, code: str) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import io
 import pickle
 import subprocess
 import sys
 import textwrap
+import warnings
 from pathlib import Path
 
 import cloudpickle
@@ -16,11 +18,19 @@ import pytest
 import torch
 from cloudpickle import cloudpickle as private
 
-from icelaunch_nb import cpython
+from icelaunch_nb.launching import process_state
+from icelaunch_nb.pickling import torch_objects, torch_operators, torchscript
+from icelaunch_nb.system import cpython
 
 
-def run_script(folder: Path, code: str) -> str:
-    """Runs code as a file, so that a forkserver's children can import its functions; returns what was printed."""
+def run_script(folder: Path, code: str, *, quiet: bool = True) -> str:
+    """Runs code as a file, so that a forkserver's children can import its functions; returns what was printed.
+
+    Args:
+        folder: Where the file is written.
+        code: The code.
+        quiet: Whether it must not write to stderr.
+    """
     (folder / "script.py").write_text(textwrap.dedent(code))
     done = subprocess.run(
         [sys.executable, "script.py"],
@@ -31,7 +41,7 @@ def run_script(folder: Path, code: str) -> str:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert not done.stderr
+    assert not quiet or not done.stderr
     return done.stdout
 
 
@@ -39,7 +49,7 @@ def run_script(folder: Path, code: str) -> str:
 
 FAMILY = """
     import multiprocessing, os
-    from icelaunch_nb import cpython
+    from icelaunch_nb.pickling import torch_objects; from icelaunch_nb.system import cpython
 
     def grandchild(answers):
         answers.send((os.getpid(), os.getppid()))
@@ -79,16 +89,61 @@ def test_a_process_that_no_forkserver_started_has_none_to_share():
         cpython.share_parents_forkserver()
 
 
+def test_a_process_can_have_a_resource_tracker_of_its_own(tmp_path):
+    said = run_script(
+        tmp_path,
+        """
+        import multiprocessing, os, time
+        from multiprocessing import resource_tracker, shared_memory
+        from icelaunch_nb.system import cpython
+
+        def grandchild():
+            shared_memory.SharedMemory(create=True, size=10, name=f"door-{os.getppid()}-{os.getpid()}")
+            os.kill(os.getpid(), 9)
+
+        def child(answers):
+            cpython.share_parents_forkserver()
+            cpython.start_resource_tracker("door")
+            process = multiprocessing.get_context("forkserver").Process(target=grandchild)
+            process.start()
+            process.join()
+            answers.send((process.exitcode, resource_tracker._resource_tracker._pid, len(of(process.pid)), process.pid))
+            answers.recv()
+            os._exit(0)
+
+        def of(pid):
+            return [name for name in os.listdir("/dev/shm") if name.startswith("door-") and name.endswith(f"-{pid}")]
+
+        if __name__ == "__main__":
+            context = multiprocessing.get_context("forkserver")
+            ours, theirs = context.Pipe()
+            process = context.Process(target=child, args=(theirs,))
+            process.start()
+            code, pid, left, grandchild = ours.recv()
+            assert pid != resource_tracker._resource_tracker._pid
+            print(code, left, open(f"/proc/{pid}/comm").read().strip())
+            ours.send("go")
+            process.join()
+            end = time.monotonic() + 30
+            while of(grandchild) and time.monotonic() < end:
+                time.sleep(0.01)
+            print(of(grandchild))
+    """,
+        quiet=False,
+    )
+    assert said == "-9 1 door\n[]\n"
+
+
 def test_a_forkserver_child_can_find_the_start_method_that_a_script_finds(tmp_path):
     said = run_script(
         tmp_path,
         """
         import multiprocessing, subprocess, sys
-        from icelaunch_nb import cpython
+        from icelaunch_nb.pickling import torch_objects; from icelaunch_nb.system import cpython
 
         def child(answers):
             before = multiprocessing.get_start_method()
-            cpython.forget_start_method()
+            cpython.reset_start_method()
             answers.send((before, multiprocessing.get_start_method(allow_none=True), multiprocessing.get_start_method()))
 
         if __name__ == "__main__":
@@ -113,7 +168,7 @@ def test_a_process_that_leaves_by_os_exit_can_run_its_exit_functions_and_wait_fo
         tmp_path,
         """
         import atexit, multiprocessing, os, threading
-        from icelaunch_nb import cpython
+        from icelaunch_nb.pickling import torch_objects; from icelaunch_nb.system import cpython
 
         def child(answers, run):
             go = threading.Event()
@@ -142,12 +197,12 @@ def test_finalizers_of_a_forkserver_do_not_run_in_its_children_while_new_ones_do
         tmp_path,
         """
         import weakref, atexit
-        from icelaunch_nb import cpython
+        from icelaunch_nb.pickling import torch_objects; from icelaunch_nb.system import cpython
 
         class Thing: pass
         old, new = Thing(), Thing()
         finalizer = weakref.finalize(old, print, "old")
-        cpython.keep_finalizers_from_children()
+        cpython.disable_finalizers_at_exit()
         weakref.finalize(new, print, "new")
         assert finalizer.alive
         cpython.run_exit_functions()
@@ -156,7 +211,162 @@ def test_finalizers_of_a_forkserver_do_not_run_in_its_children_while_new_ones_do
     assert said == "new\n"
 
 
+def test_log_handlers_of_a_forkserver_are_not_closed_at_the_end_of_its_children_while_new_ones_are(
+    tmp_path,
+):
+    said = run_script(
+        tmp_path,
+        """
+        import logging
+        from icelaunch_nb.pickling import torch_objects
+        from icelaunch_nb.system import cpython
+
+        class Handler(logging.Handler):
+            def close(self):
+                print(self.name)
+        old = Handler()
+        old.name = "old"
+        cpython.disable_log_handlers_at_exit()
+        new = Handler()
+        new.name = "new"
+        cpython.run_exit_functions()
+    """,
+    )
+    assert said == "new\n"
+
+
+def test_a_process_knows_whether_its_warnings_are_recorded():
+    with warnings.catch_warnings(record=True):
+        assert cpython.warnings_are_recorded()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert cpython.warnings_are_recorded()
+    code = "import warnings\nfrom icelaunch_nb.system import cpython\nwith warnings.catch_warnings():\n    assert not cpython.warnings_are_recorded()"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_options_of_the_interpreter_that_a_host_is_started_with(tmp_path):
+    code = "from icelaunch_nb.system import cpython; print(cpython.interpreter_flags(), cpython.interpreter_variables())"
+    flags = ["-OO", "-bb", "-Xmine", "-Xutf8=1", "-Xno_debug_ranges", "-Werror"]
+    said = subprocess.check_output([sys.executable, *flags, "-c", code], text=True, timeout=60)
+    assert (
+        said
+        == "['-OO', '-bb', '-Xmine', '-Xutf8=1', '-Xno_debug_ranges'] {'PYTHONNODEBUGRANGES': '1'}\n"
+    )
+
+
+def test_whoever_takes_a_signal_from_faulthandler_is_noticed_and_who_puts_it_back(tmp_path):
+    said = run_script(
+        tmp_path,
+        """
+        import asyncio, faulthandler, signal, tempfile
+        from icelaunch_nb.system import cpython
+
+        file, seen = tempfile.TemporaryFile(), []
+        cpython.watch_handler(signal.SIGURG, lambda: seen.append("taken"), lambda: seen.append("back"))
+
+        def told():
+            print(*seen or ["nothing"])
+            seen.clear()
+
+        old = signal.signal(signal.SIGUSR1, lambda *_: None); signal.signal(signal.SIGUSR1, old); told()
+        old = signal.signal(signal.SIGURG, lambda *_: None); told()
+        signal.signal(signal.SIGURG, old); told()
+        signal.signal(signal.SIGURG, signal.SIG_IGN); told()
+        faulthandler.register(signal.SIGURG, file); told()
+        faulthandler.unregister(signal.SIGURG); told()
+        signal.signal(signal.SIGURG, signal.SIG_DFL); told()
+        async def watches():
+            asyncio.get_running_loop().add_signal_handler(signal.SIGURG, print)
+            told()
+        asyncio.run(watches()); told()
+    """,
+    )
+    assert said.splitlines() == [
+        "nothing",
+        "taken",
+        "taken back",
+        "taken",
+        "taken",
+        "nothing",
+        "taken back",
+        "taken",
+        "taken back",
+    ]
+
+
+def test_a_forkservers_child_can_be_multiprocessings_main_process(tmp_path):
+    said = run_script(
+        tmp_path,
+        """
+        import multiprocessing
+        from icelaunch_nb.system import cpython
+
+        def grandchild(answers):
+            answers.send(multiprocessing.parent_process().name)
+
+        def child(answers):
+            before = multiprocessing.current_process().name
+            cpython.become_main_process()
+            me = multiprocessing.current_process()
+            process = multiprocessing.get_context("fork").Process(target=grandchild, args=(answers,))
+            process.start()
+            process.join()
+            answers.send((before, me.name, multiprocessing.parent_process(), process.name, me.is_alive()))
+
+        if __name__ == "__main__":
+            context = multiprocessing.get_context("forkserver")
+            ours, theirs = context.Pipe(False)
+            process = context.Process(target=child, args=(theirs,))
+            process.start()
+            print(ours.recv(), ours.recv())
+            process.join()
+            print(process.exitcode)
+    """,
+    )
+    assert (
+        said
+        == "MainProcess ('ForkServerProcess-1', 'MainProcess', None, 'ForkProcess-1', True)\n0\n"
+    )
+
+
 # torch.
+
+
+@pytest.mark.skipif(
+    not torch.__version__.startswith("2.13."),
+    reason="the names are those of torch 2.13; what a version lacks has no state there",
+)
+def test_every_part_of_torchs_state_is_where_we_look():
+    state = process_state.capture()["torch"]
+    assert state["calls"].keys() == process_state._TORCH_CALLS.keys()
+    assert state["flags"].keys() == {*process_state._TORCH_FLAGS}
+    assert state["preferred"].keys() == process_state._TORCH_PREFERRED.keys()
+    assert {
+        "deterministic",
+        "fill_uninitialized",
+        "anomaly",
+        "inference",
+        "printing",
+        "threads",
+    } <= state.keys()
+    for _, write, _ in process_state._TORCH_CALLS.values():
+        assert callable(process_state._follow(torch, write))
+    assert inspect.signature(torch.set_printoptions).parameters.keys() >= state["printing"].keys()
+    assert callable(torch._C._set_deterministic_algorithms)
+
+
+def test_torch_keeps_its_default_device_where_we_look():
+    from torch.utils import _device
+
+    with torch.device("meta"):
+        assert process_state.capture()["torch"]["device"] == "meta"
+    torch.set_default_device("meta")
+    try:
+        assert str(_device.CURRENT_DEVICE) == process_state.capture()["torch"]["device"] == "meta"
+    finally:
+        torch.set_default_device(None)
+    assert process_state.capture()["torch"]["device"] is None
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +406,17 @@ def test_torch_can_call_what_we_override_as_it_calls_its_own(plain_agent):
         ours, theirs = (
             inspect.signature(getattr(cls, name)) for cls in (IceAgent, LocalElasticAgent)
         )
-        assert list(ours.parameters) == list(theirs.parameters), name
+        assert list(theirs.parameters) == [
+            name for name in ours.parameters if name in theirs.parameters
+        ], name
+        beyond = [
+            parameter
+            for parameter in ours.parameters.values()
+            if parameter.name not in theirs.parameters
+        ]
+        assert all(parameter.default is not parameter.empty for parameter in beyond), (
+            f"{name}: other versions of torch have {beyond}"
+        )
 
 
 def test_private_names_of_the_agents_room_are_all_listed():
@@ -221,6 +441,18 @@ def test_private_names_of_the_agents_room_are_all_listed():
             }
     private_of_torch = {name for name in read - own - written_at_start if name.startswith("_")}
     assert private_of_torch - set(elastic.TORCH_NAMES) <= {"_start_method"}
+
+
+def test_torch_records_events_by_the_name_that_we_replace(monkeypatch):
+    from torch.distributed.elastic.agent.server import api
+
+    from icelaunch_nb.agent import elastic
+
+    assert "record" in api.SimpleElasticAgent._record_worker_events.__code__.co_names
+    assert list(inspect.signature(api.record).parameters) == ["event", "destination"]
+    monkeypatch.setattr(api, "record", api.record)
+    elastic.record_no_events()
+    assert api.record(None) is api.record(None, "null") is None
 
 
 def test_torch_asks_for_the_host_name_by_the_name_that_we_replace():
@@ -297,3 +529,193 @@ def test_cloudpickle_reduces_code_to_a_constructor_and_its_arguments():
         code.co_consts,
         list(code.co_lines()),
     )
+
+
+def test_children_of_a_process_without_a_file_run_the_main_that_they_are_given(tmp_path):
+    (tmp_path / "given.py").write_text("def square(x):\n    return x * x\n")
+    code = """
+        import multiprocessing, sys
+        from icelaunch_nb.system import cpython
+        def square(x):
+            raise AssertionError("the parent's own")
+        cpython.set_main_of_children(lambda: sys.argv[1])
+        for how in ("spawn", "forkserver"):
+            with multiprocessing.get_context(how).Pool(1) as pool:
+                print(pool.map(square, [3]))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "given.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "[9]\n[9]\n", done.stderr
+
+
+# torch's compiler and torch_operators.
+
+
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning"
+)  # of torch's own modules, as it imports them
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"backend": "eager"},
+        {"backend": "aot_eager", "dynamic": True, "fullgraph": True},
+        {"backend": "inductor", "dynamic": False, "options": {"max_autotune": True}},
+        {"backend": "eager", "fullgraph": True},
+    ],
+    ids=str,
+)
+def test_torch_keeps_what_a_function_was_compiled_with_where_we_look(options):
+    context, function = torch_objects.reduce_torch_object(torch.compile(all_of, **options))[1]
+    assert function is all_of
+    backend, kept = torch_objects.reduce_torch_object(context)[1]
+    assert {
+        "backend": backend,
+        **{
+            name: value
+            for name, value in kept.items()
+            if value not in (None, {}) and (name, value) != ("fullgraph", False)
+        },
+    } == options
+    again = torch_objects._apply(torch_objects._context(backend, kept), function)
+    assert torch_objects.reduce_torch_object(torch_objects.reduce_torch_object(again)[1][0])[1] == (
+        backend,
+        kept,
+    )
+
+
+def all_of(x):
+    return x
+
+
+def one_more(x):
+    return x + 1
+
+
+def test_a_backend_of_ones_own_is_found_again():
+    def mine(graph, inputs):
+        return graph.forward
+
+    context = torch_objects.reduce_torch_object(torch.compile(all_of, backend=mine))[1][0]
+    assert torch_objects.reduce_torch_object(context)[1][0] is mine
+
+
+@pytest.mark.filterwarnings("ignore:Guards may run slower")  # torch's word on Python 3.13.0
+def test_torch_keeps_a_modules_own_compilation_where_we_look():
+    net = torch.nn.Linear(1, 1)
+    assert torch_objects.reduce_torch_object(net) is NotImplemented
+    net.compile(backend="eager")
+    make, args, (state, context), *_ = torch_objects.reduce_torch_object(net)
+    again = make(*args)
+    torch_objects._set_and_compile(
+        again, (state, torch_objects._context(*torch_objects.reduce_torch_object(context)[1]))
+    )
+    assert again._compiled_call_impl is not None and torch.equal(
+        again(torch.ones(1)), net(torch.ones(1))
+    )
+
+
+@pytest.mark.parametrize("operator", ["add", "add.Tensor", "add.default", "_foreach_add"])
+def test_operators_are_found_by_what_they_are_called(operator):
+    try:
+        found = functools.reduce(getattr, operator.split("."), torch.ops.aten)
+    except AttributeError:
+        pytest.skip("this torch has no such overload")
+    make, args = torch_operators.reduce_operator(found)
+    assert make(*args) is found
+
+
+@pytest.mark.parametrize("make", [torch.library.custom_op, torch.library.triton_op])
+def test_torch_keeps_what_an_operator_was_made_of_where_we_look(make):
+    name = f"doors::{make.__name__}"
+
+    @make(name, mutates_args=())
+    def double(x: torch.Tensor, n: int = 2) -> torch.Tensor:
+        return x * n
+
+    def kernel(x, n=2):
+        return x * (n + 1)
+
+    def backward(ctx, grad):
+        return grad
+
+    double.register_kernel("cpu", kernel)
+    double.register_autograd(backward)
+    (qualname, is_triton, schema, mutated, devices, tags, function), state = (
+        torch_operators.reduce_operator(double)[1:3]
+    )
+    assert (qualname, is_triton, mutated, devices, tags) == (
+        name,
+        make is torch.library.triton_op,
+        (),
+        None,
+        [],
+    )
+    assert schema == "(Tensor x, SymInt n=2) -> Tensor" and function.__name__ == "double"
+    assert state == {
+        "kernels": {"cpu": kernel},
+        "fake": None,
+        "autograd": (backward, None),
+        "vmap": None,
+        "autocast": {},
+        "dispatch": {},
+    }
+
+
+def test_torch_tells_what_operators_there_are_and_who_registered_them():
+    library = torch.library.Library("doors_of_a_library", "DEF")
+    library.define("same(Tensor x) -> Tensor")
+    assert "doors_of_a_library::same" in torch.library._defs
+    assert "registered at /" in torch._C._dispatch_dump(
+        "doors_of_a_library::same"
+    )  # torch 2.6 tells of the caller's caller
+    assert (
+        "doors_of_a_library" in torch_operators._known_namespaces()
+        and torch.ops.loaded_libraries is not None
+    )
+
+
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning"
+)  # that TorchScript is old
+def test_torch_tells_scripted_functions_from_traced_ones():
+    scripted_one, traced = torch.jit.script(one_more), torch.jit.trace(one_more, torch.ones(1))
+    assert (
+        torchscript.reduce_scripted(scripted_one)[1][0] is one_more
+        and torchscript.reduce_scripted(traced)[1][0] is None
+    )
+
+
+def test_python_keeps_what_cmp_to_key_was_given():
+    def compare(a, b):
+        return b - a
+
+    key = functools.cmp_to_key(compare)
+    assert cpython.cmp_to_key_parts(key) == (compare, ()) and cpython.cmp_to_key_parts(key(3)) == (
+        compare,
+        (3,),
+    )
+
+
+# IPython.
+
+
+def test_ipython_lays_its_names_where_we_look():
+    code = """
+        import builtins
+        from IPython.core.interactiveshell import InteractiveShell
+        from icelaunch_nb.pickling import ipython_names
+        shell = InteractiveShell.instance()
+        names = shell.user_ns
+        carried = {"get_ipython": names["get_ipython"], "x": 1}
+        ipython_names.as_in_a_rank(carried, ["display", "x"])
+        print(ipython_names.is_shell(shell), ipython_names.reduce_injected(names["exit"])[0] is ipython_names.python_exit,
+              ipython_names.is_ipythons_open(names["open"]), carried == {"x": 1, "display": ipython_names.display}, hasattr(builtins, "display"))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout.split() == ["True"] * 5, done.stderr

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from icelaunch_nb.loopback import interface, is_loopback
+from icelaunch_nb.system.loopback import interface, is_loopback
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from icelaunch_nb.processes import Process, end_marked, end_sessions
+from icelaunch_nb.system.processes import Process, kill_marked, kill_sessions
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def child() -> Iterator[subprocess.Popen]:
     process.wait()
 
 
-def gone(process: subprocess.Popen, seconds: float = 5) -> bool:
+def gone(process: subprocess.Popen, seconds: float = 30) -> bool:
     deadline = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -42,14 +42,32 @@ def test_a_process_lives_and_is_signalled(child):
 def test_another_that_has_the_pid_now_is_left_alone(seconds, child):
     earlier = Process(child.pid, Process.of(child.pid).started + seconds)
     assert not earlier.alive() and not earlier.send(signal.SIGKILL)
-    assert end_sessions([earlier]) == []
+    assert kill_sessions([earlier]) == []
     assert child.poll() is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="by Linux' schedstat")
+def test_who_sleeps_has_run_no_longer_at_the_next_look_and_who_works_is_known():
+    code = "print(flush=True); input(); print(flush=True)\nwhile True: pass"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        process.stdout.readline()
+        me = Process.of(process.pid)
+        while (ran := me.idle_cpu_time()) is None or ran != me.idle_cpu_time():
+            time.sleep(0.01)  # until it waits for its input
+        process.stdin.write("\n")
+        process.stdin.flush()
+        process.stdout.readline()
+        assert me.idle_cpu_time() is None
+        process.kill()
+    assert me.idle_cpu_time() is None
 
 
 def test_a_zombie_is_not_alive_and_not_signalled(child):
     me = Process.of(child.pid)
     os.kill(child.pid, signal.SIGKILL)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while me.alive() and time.monotonic() < deadline:
         time.sleep(0.005)
     assert not me.alive() and not me.send(signal.SIGTERM)
@@ -87,7 +105,7 @@ def test_sessions_of_ours_are_ended_whole_and_others_live(child):
     )
     identity = Process.of(leader.pid)
     try:
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while (
             len(list(Path(f"/proc/{leader.pid}/task/{leader.pid}/children").read_text().split()))
             < 2
@@ -98,7 +116,7 @@ def test_sessions_of_ours_are_ended_whole_and_others_live(child):
             Process.of(int(pid))
             for pid in Path(f"/proc/{leader.pid}/task/{leader.pid}/children").read_text().split()
         ]
-        assert {identity, *members} == set(end_sessions([identity]))
+        assert {identity, *members} == set(kill_sessions([identity]))
         assert gone(leader)
         while (
             any(member.alive() for member in members) and time.monotonic() < deadline + 5
@@ -125,9 +143,9 @@ def test_only_those_who_bear_the_mark_are_ended(child):
     ]
     marked = start(MARK="/run/12")
     try:
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while (
-            not (found := end_marked("MARK=/run/12")) and time.monotonic() < deadline
+            not (found := kill_marked("MARK=/run/12")) and time.monotonic() < deadline
         ):  # a child bears its parent's until it execs
             time.sleep(0.01)
         assert [process.pid for process in found] == [marked.pid]

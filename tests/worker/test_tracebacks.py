@@ -108,10 +108,10 @@ def test_frames_of_torch_and_of_ours_are_left_out(cell):
 
 
 def test_frames_of_this_package_are_left_out(cell):
-    from icelaunch_nb import packing
+    from icelaunch_nb.pickling import explain
 
     f = cell(
-        "def f():\n    return explain(TypeError('x'), roots)\n", explain=packing.explain, roots=None
+        "def f():\n    return explain(TypeError('x'), roots)\n", explain=explain.explain, roots=None
     )["f"]
     text = told(f)
     assert "packing" not in text and text.count("Cell In[3]") == 1

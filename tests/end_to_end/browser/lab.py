@@ -61,6 +61,7 @@ class Server:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self._log = open(home / "server.log", "wb")
+        (home / "tmp").mkdir()
         environ = {
             # In a virtual environment its own kernel would come before the one that `_kernelspec` lays.
             **os.environ,
@@ -72,6 +73,8 @@ class Server:
             "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
             "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+            "TMPDIR": str(home / "tmp"),
+            "ICELAUNCH_KEEP_RUNS": "10000",  # tests count runs: those of others aren't among them, and none goes
         }
         self.process = subprocess.Popen(
             [
@@ -95,7 +98,7 @@ class Server:
             stderr=self._log,
             stdin=subprocess.DEVNULL,
         )
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while True:
             with contextlib.suppress(OSError):
                 urllib.request.urlopen(
@@ -161,7 +164,7 @@ class Server:
             method=method,
             headers={"Authorization": f"token {self.token}"},
         )
-        with urllib.request.urlopen(request, timeout=30) as response:
+        with urllib.request.urlopen(request, timeout=120) as response:
             return json.loads(response.read() or b"null")
 
     def close_notebooks(self) -> None:
@@ -190,13 +193,20 @@ class Book:
 
     def __init__(self, server: Server, page: Page, name: str, app: str = "lab") -> None:
         self.server, self.page, self.name = server, page, name
+        page.set_default_timeout(120_000)  # what is waited for comes, sooner or later
         self._url = f"http://127.0.0.1:{server.port}/{'lab/tree' if app == 'lab' else 'notebooks'}/{name}?token={server.token}&reset"
         self.open()
 
     def open(self) -> None:
         self.page.goto(self._url)
-        self.page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=30_000)
-        self.page.wait_for_function(_IDLE, timeout=30_000)
+        self.page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=120_000)
+        self.page.wait_for_function(_IDLE, timeout=120_000)
+
+    def restart(self) -> None:
+        """Restarts the kernel as the menu does; the server answers nothing else about this kernel until it has."""
+        self.page.evaluate(
+            f"async () => {{ {_WIDGET} await nb.sessionContext.session.kernel.restart(); }}"
+        )
 
     def cell(self, source: str) -> int:
         """Adds a cell at the end and starts it; doesn't wait for its end."""
@@ -206,7 +216,7 @@ class Book:
         """Starts a cell; doesn't wait for its end."""
         self.page.evaluate(_RUN, cell)
 
-    def done(self, cell: int, timeout: float = 20) -> None:
+    def done(self, cell: int, timeout: float = 120) -> None:
         """Waits for a cell's end."""
         self.page.wait_for_function(_DONE, arg=cell, timeout=timeout * 1000)
 
@@ -215,30 +225,32 @@ class Book:
 
     def panel(self, cell: int) -> Any:
         found = self.page.locator(".jp-Notebook .jp-Cell").nth(cell).locator(".ice-panel").first
-        found.wait_for(timeout=20_000)
+        found.wait_for(timeout=120_000)
         return found
 
     def text(self, cell: int) -> str:
         """What the terminal of a cell's panel shows now."""
         return self.panel(cell).locator(".xterm-rows").inner_text()
 
-    def sees(self, cell: int, text: str, timeout: float = 10) -> None:
+    def sees(self, cell: int, text: str, timeout: float = 60) -> None:
         """Waits until the terminal of a cell's panel shows `text`.
 
         It draws only what is on the screen, so each look brings it there; the page may draw the panel anew at a run's end.
         """
         self.page.wait_for_function(_SEES, arg=[cell, text], timeout=timeout * 1000, polling=20)
 
-    def word(self, cell: int, word: str, timeout: float = 10) -> None:
-        """Waits until the panel's head says `word`."""
-        self.panel(cell).locator(".ice-word", has_text=word).wait_for(timeout=timeout * 1000)
+    def wait_for_state(self, cell: int, state: str, timeout: float = 60) -> None:
+        """Waits until the panel's header shows `state`."""
+        self.panel(cell).locator(".ice-state-label", has_text=state).wait_for(
+            timeout=timeout * 1000
+        )
 
-    def press(self, cell: int, what: str) -> None:
-        self.panel(cell).locator(f'.ice-button[data-do="{what}"]').click()
+    def press(self, cell: int, action: str) -> None:
+        self.panel(cell).locator(f'.ice-button[data-action="{action}"]').click()
 
-    def acts(self, cell: int, what: str, word: str, timeout: float = 20) -> float:
-        """Presses a button; seconds from the click until the head says `word`, as the page's own clock has it."""
-        return self.page.evaluate(_ACTS, [cell, what, word, timeout * 1000]) / 1000
+    def time_until_state(self, cell: int, action: str, state: str, timeout: float = 60) -> float:
+        """Presses a button. Returns the seconds until the header shows `state`, by the page's clock."""
+        return self.page.evaluate(_ACTS, [cell, action, state, timeout * 1000]) / 1000
 
     def save(self) -> Any:
         self.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
@@ -262,22 +274,22 @@ _DONE = f"""(cell) => {{ {_WIDGET}
   const model = nb.content.widgets[cell].model;
   return model.executionState !== 'running' && model.executionCount !== null;
 }}"""
-_ACTS = """([cell, what, word, timeout]) => new Promise((resolve, reject) => {
+_ACTS = """([cell, action, state, timeout]) => new Promise((resolve, reject) => {
   const found = document.querySelectorAll('.jp-Notebook .jp-Cell')[cell];
   const pressed = performance.now();
-  const look = setInterval(() => {  // the output may be drawn anew at a run's end
-    if ([...found.querySelectorAll('.ice-word')].some((one) => one.textContent === word)) {
-      clearInterval(look);
+  const poll = setInterval(() => {  // the output may be drawn anew at a run's end
+    if ([...found.querySelectorAll('.ice-state-label')].some((one) => one.textContent === state)) {
+      clearInterval(poll);
       resolve(performance.now() - pressed);
     } else if (performance.now() - pressed > timeout) {
-      clearInterval(look);
-      reject(new Error(`${what}: ${word} never came`));
+      clearInterval(poll);
+      reject(new Error(`${action}: ${state} never came`));
     }
   }, 4);
-  found.querySelector(`.ice-button[data-do="${what}"]:not([hidden])`).click();
+  found.querySelector(`.ice-button[data-action="${action}"]:not([hidden])`).click();
 })"""
 _SEES = """([cell, text]) => {
   const found = document.querySelectorAll('.jp-Notebook .jp-Cell')[cell];
-  found?.querySelector('.ice-screen')?.scrollIntoView({ block: 'nearest' });
+  found?.querySelector('.ice-terminal')?.scrollIntoView({ block: 'nearest' });
   return (found?.querySelector('.xterm-rows')?.innerText ?? '').replaceAll('\\u00a0', ' ').includes(text);
 }"""

@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-_PLACE = "document.querySelectorAll('.jp-Notebook .jp-Cell')[cell].querySelector('.icelaunch-place').textContent"
+_PLACE = "document.querySelectorAll('.jp-Notebook .jp-Cell')[cell].querySelector('.icelaunch-mount').textContent"
 
 
 def test_the_summary_is_of_these_seconds_while_the_run_goes_on_and_the_view_stays_as_it_is(book):
@@ -24,7 +24,7 @@ def test_the_summary_is_of_these_seconds_while_the_run_goes_on_and_the_view_stay
     for _ in range(2):
         told = book.page.evaluate(f"(cell) => {_PLACE}", cell)
         book.page.wait_for_function(
-            f"([cell, told]) => {_PLACE} !== told", arg=[cell, told], timeout=10_000
+            f"([cell, told]) => {_PLACE} !== told", arg=[cell, told], timeout=30_000
         )
     assert panel.evaluate("(panel) => panel.mine"), "the very same view"
     assert panel.locator(".ice-search").input_value() == "line"
@@ -77,8 +77,8 @@ def test_a_panel_whose_code_was_asked_for_in_vain_asks_itself(book):
     version = book.page.evaluate("() => [...globalThis.icelaunchCode.keys()][0]")
     book.save()
     book.page.add_init_script(
-        f"globalThis.icelaunchCode = new Map([['{version}', (() => {{ let take; const module = new Promise((resolve) => (take = resolve))"
-        ".then(([script]) => import(URL.createObjectURL(new Blob([script], { type: 'text/javascript' })))); return { module, take }; })()]]);"
+        f"globalThis.icelaunchCode = new Map([['{version}', (() => {{ let receive; const module = new Promise((resolve) => (receive = resolve))"
+        ".then(([script]) => import(URL.createObjectURL(new Blob([script], { type: 'text/javascript' })))); return { module, receive }; })()]]);"
     )
     book.open()
     book.sees(cell, "here", 20)
@@ -89,10 +89,12 @@ SETUP = """
 import os, time
 import icelaunch_nb as ice
 
-def talks():
+def talks(until="never"):
     for number in range(1200):
         print("line", number)
         time.sleep(0.05)
+        if os.path.exists(until):
+            return
 """
 LAUNCH = "run = ice.launch(talks, nproc_per_node=2, devices='cpu')\nrun"
 
@@ -114,7 +116,7 @@ def _says_that_nothing_is_heard(panel, timeout):
             r'^No word from the kernel since \d\d:\d\d:\d\d, when the run was RUNNING\. .*ice\.attach\("\w+"\)'
         )
     ).wait_for(timeout=timeout)
-    assert panel.locator(".ice-word").inner_text() == "NO WORD"
+    assert panel.locator(".ice-state-label").inner_text() == "NO WORD"
     assert panel.locator(".ice-button:visible").count() == 0
 
 
@@ -122,15 +124,15 @@ def test_a_restart_of_the_kernel_is_told_at_once(own_book):
     book = own_book
     cell = book.cell(LAUNCH)
     book.sees(cell, "line 3", 30)
-    book.page.evaluate(
-        "() => { window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart(); }"
-    )
+    book.restart()
     panel = book.panel(cell)
     _says_that_nothing_is_heard(panel, 3_000)
     elapsed = panel.locator(".ice-elapsed").inner_text()
     book.page.wait_for_timeout(1_500)
     assert panel.locator(".ice-elapsed").inner_text() == elapsed
     _says_that_nothing_is_heard(panel, 100)
+    for text in _saved(book, cell):
+        assert _AS_OF.search(text)
 
 
 def test_a_silent_kernel_is_told_of_and_heard_again(own_book):
@@ -145,10 +147,59 @@ def test_a_silent_kernel_is_told_of_and_heard_again(own_book):
         panel = book.panel(cell)
         book.press(cell, "stacks")
         _says_that_nothing_is_heard(panel, 10_000)
-        assert panel.locator(".ice-answer").is_hidden()  # nobody waits for that any more
+        assert panel.locator(".ice-reply").is_hidden()  # nobody waits for that any more
     finally:
         os.kill(kernel, signal.SIGCONT)
-    book.word(cell, "RUNNING")
+    book.wait_for_state(cell, "RUNNING")
     assert panel.get_by_text("No word from the kernel").is_hidden()
     book.press(cell, "stop")
-    book.word(cell, "STOPPED")
+    book.wait_for_state(cell, "STOPPED")
+
+
+_AS_OF = re.compile(r"as of \d\d:\d\d:\d\d; ice[.]attach[(]")
+
+
+def _saved(book, cell):
+    """Both texts of a cell's only output, as they are saved now."""
+    (output,) = book.save()["cells"][cell]["outputs"]
+    return ["".join(output["data"][kind]) for kind in ("text/html", "text/plain")]
+
+
+def _saved_times(book, cell):
+    return [_AS_OF.search(text)[0] for text in _saved(book, cell)]
+
+
+def test_a_page_that_is_loaded_again_saves_how_a_run_ended(own_book, tmp_path):
+    """Whether it ends before the page is there again or after, in each view; what can't be renewed says of when it is."""
+    book, late, early = own_book, tmp_path / "late", tmp_path / "early"
+    cells = [
+        book.cell(
+            f"run = ice.launch(talks, ({str(late)!r},), nproc_per_node=1, devices='cpu')\nrun"
+        ),
+        book.cell("run.panel()"),
+    ]
+    missed = book.cell(
+        f"missed = ice.launch(talks, ({str(early)!r},), nproc_per_node=1, devices='cpu')\nmissed"
+    )
+    for cell in (*cells, missed):
+        book.sees(cell, "line 3", 30)
+        for text in _saved(book, cell):
+            assert _AS_OF.search(text) and "SUCCEEDED" not in text
+    early.touch()
+    book.page.goto("about:blank")
+    book.open()
+    for cell in (*cells, missed):
+        book.panel(cell)
+    book.wait_for_state(missed, "SUCCEEDED", 20)
+    saved = _saved(book, missed)
+    before = _saved_times(book, cells[0])
+    book.page.wait_for_function(
+        f"([cell, before]) => /{_AS_OF.pattern}/.exec({_PLACE})?.[0] > before",
+        arg=[cells[0], max(before)],
+        timeout=60_000,
+    )
+    assert min(_saved_times(book, cells[0])) > max(before), "also while it goes on"
+    late.touch()
+    book.wait_for_state(cells[0], "SUCCEEDED", 20)
+    for text in (*saved, *_saved(book, cells[0]), *_saved(book, cells[1])):
+        assert "SUCCEEDED" in text and not re.search("STARTING|RUNNING|as of", text)

@@ -29,7 +29,7 @@ def test_64_ranks_are_in_sight_and_the_one_that_failed_first(book):
     )
     book.page.set_viewport_size({"width": 1060, "height": 900})
     cell, panel = _launch(book, "breaks", 64)
-    book.word(cell, "FAILED", 40)
+    book.wait_for_state(cell, "FAILED", 40)
     panel.get_by_role("tab", name=re.compile("rank 41: ValueError"), selected=True).wait_for()
     strip = panel.locator(".ice-ranks")
     assert strip.evaluate(OUTSIDE) == []
@@ -42,7 +42,7 @@ def test_a_rank_that_hangs_among_many_says_where_it_stands(book, ranks):
     book.done(book.cell(STANDS))
     _, panel = _launch(book, "stands", ranks, f", args=({ranks - 1},), hang_after=0.5")
     note = panel.locator(f'.ice-rank[data-rank="{ranks - 1}"] .ice-rank-note')
-    note.get_by_text(re.compile(r"^silent at cell \d+, line 3$")).wait_for(timeout=20_000)
+    note.get_by_text(re.compile(r"^silent at cell \d+, line 3$")).wait_for(timeout=30_000)
     assert note.is_visible()
     if ranks > 16:
         assert panel.locator(".ice-ranks").evaluate(IN_ORDER)[:3] == ["all", str(ranks - 1), "0"]
@@ -50,8 +50,8 @@ def test_a_rank_that_hangs_among_many_says_where_it_stands(book, ranks):
 
 def test_many_ranks_that_hang_at_one_place_say_it_once(book):
     _, panel = _launch(book, "lambda: time.sleep(60)", 17, ", hang_after=0.5")
-    panel.get_by_role("tab", name=re.compile("rank 16: silent at")).wait_for(timeout=20_000)
-    panel.get_by_role("tab", name=re.compile("rank 1: silent at")).wait_for(timeout=5_000)
+    panel.get_by_role("tab", name=re.compile("rank 16: silent at")).wait_for(timeout=30_000)
+    panel.get_by_role("tab", name=re.compile("rank 1: silent at")).wait_for(timeout=30_000)
     notes = panel.locator(".ice-rank-note:visible", has_text="silent at")
     assert notes.count() <= 2, "one may have been asked a moment before the others"
 
@@ -72,4 +72,4 @@ def test_a_rank_that_never_printed_is_silent_too(book):
     _, panel = _launch(book, "lambda: time.sleep(60)", 2)
     panel.locator('.ice-rank[data-rank="1"] .ice-rank-note').get_by_text(
         re.compile(r"silent [5-9] s")
-    ).wait_for(timeout=20_000)
+    ).wait_for(timeout=30_000)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 
 def _shows(book, call):
     cell = book.cell(f"run = ice.launch({call}, nproc_per_node=1, devices='cpu')\nrun")
@@ -18,11 +16,8 @@ def test_ten_thousand_lines_can_be_scrolled_back(book):
     screen.focus()
     screen.press("Home")
     book.page.wait_for_function(
-        "() => !document.activeElement.closest('.ice-panel').querySelector('.xterm-rows').innerText.includes('line\\u00a011999')",
-        timeout=5_000,
+        "() => Number(/line\\s(\\d+)/.exec(document.activeElement.closest('.ice-panel').querySelector('.xterm-rows').innerText)?.[1]) <= 2000"
     )
-    first = int(re.search(r"line\s(\d+)", book.text(cell))[1])
-    assert first <= 12_000 - 10_000
     screen.press("End")
     book.sees(cell, "line 11999")
 
@@ -58,5 +53,5 @@ def test_a_selection_is_copied(book):
     book.page.mouse.dblclick(box["x"] + 3, box["y"] + box["height"] / 2)
     book.page.keyboard.press("Control+c")
     book.page.wait_for_function(
-        "async () => await navigator.clipboard.readText() === 'first'", timeout=5_000
+        "async () => await navigator.clipboard.readText() === 'first'", timeout=30_000
     )

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import icelaunch_nb as ice
-from icelaunch_nb.devices import count_gpus
-from icelaunch_nb.notebook.hosts import hosts
+from icelaunch_nb.client.devices import count_gpus
+from icelaunch_nb.client.host_pool import hosts
 
 pytestmark = [
     pytest.mark.gpu,

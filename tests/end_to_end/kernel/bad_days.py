@@ -207,21 +207,21 @@ def nobody_waits(dice: random.Random) -> None:
 def the_agent_is_killed(dice: random.Random) -> None:
     run = ice.launch(time.sleep, (60,), nproc_per_node=2)
     until(lambda: run.state == "RUNNING")
-    os.kill(run.story.agent.pid, signal.SIGKILL)
+    os.kill(run._run_state.agent.pid, signal.SIGKILL)
     expect(run, "LOST", "its agent was killed by SIGKILL", ice.RunLost)
 
 
 def the_forkserver_is_killed(dice: random.Random) -> None:
     run = ice.launch(time.sleep, (60,), nproc_per_node=2)
     until(lambda: run.state == "RUNNING")
-    psutil.Process(run.story.agent.pid).parent().kill()
+    psutil.Process(run._run_state.agent.pid).parent().kill()
     expect(run, "FAILED", "the forkserver that watched it was killed", ice.RunFailed)
 
 
 def the_host_is_killed(dice: random.Random) -> None:
     run = ice.launch(time.sleep, (60,), nproc_per_node=2)
     until(lambda: run.state == "RUNNING")
-    psutil.Process(run.story.agent.pid).parent().parent().kill()
+    psutil.Process(run._run_state.agent.pid).parent().parent().kill()
     expect(run, "STOPPED", "its host was killed by SIGKILL", ice.RunStopped)
 
 
@@ -389,7 +389,7 @@ def small_disk() -> Iterator[Path]:
 
 def processes_of(run: ice.Run) -> list[psutil.Process]:
     found = []
-    for pid in [*run.pids.values(), *([run.story.agent.pid] if run.story.agent else [])]:
+    for pid in [*run.pids.values(), *([run._run_state.agent.pid] if run._run_state.agent else [])]:
         with contextlib.suppress(psutil.Error):
             found.append(psutil.Process(pid))
     return found
@@ -442,7 +442,7 @@ def what_is_held() -> dict[str, list[str]]:
     files = []
     for fd in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
-            files.append(re.sub(r"\d+", "#", os.readlink(f"/proc/self/fd/{fd}")))
+            files.append(re.sub(r"ice-\w{8}|\d+", "#", os.readlink(f"/proc/self/fd/{fd}")))
     return {
         "threads": sorted(thread.name for thread in threading.enumerate()),
         "files": sorted(name for name in files if "history.sqlite" not in name),

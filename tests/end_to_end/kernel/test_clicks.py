@@ -1,4 +1,4 @@
-"""Clicks on a panel while a cell waits for its run, with ipykernel 6: the cell takes them, and everything else keeps its turn."""
+"""Clicks on a panel while a cell waits for its run, with ipykernel 6: the cell takes them, and everything else keeps its turn. And messages that are none."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_click_acts_while_a_cell_waits_and_nothing_else_is_overtaken(
     waits.wait_for("waits")
     first, second = six.start("order.append('first')"), six.start("order.append('second')")
     send(six, other, {})
-    send(six, panel, {"do": "stop", "id": "one"})
+    send(six, panel, {"action": "stop", "id": "one"})
     assert waits.wait().out.endswith("after\n"), (
         "what the cell prints after the click is still its own"
     )
@@ -62,3 +62,57 @@ def test_an_interrupt_meanwhile_loses_no_cell(six: Any) -> None:
     # ipykernel itself answers what was queued behind a cell that failed.
     queued.wait()
     assert six.value("run.state.value") == "STOPPED"
+
+
+def test_messages_that_no_page_of_ours_sends_disturb_nobody(kernel: Any) -> None:
+    kernel.does(
+        "from icelaunch_nb.notebook.panel.panel_thread import panel_thread\nrun = launch(lambda: time.sleep(600), ranks=1)\npanel = run.panel()\n"
+        "form = ice.LaunchPanel(lambda n: n)\nbefore = panel.mount_class, panel.version, form._fields.form_state\nuntil(lambda: run.state == 'RUNNING')"
+    )
+    custom = [
+        None,
+        1,
+        "stop",
+        [],
+        ["stop"],
+        [{"action": "stop"}],
+        {},
+        {"action": ["stop"]},
+        {"action": {"action": "stop"}},
+        {"action": "load_older", "before": 7},
+        {"action": "search"},
+    ]
+    custom += [
+        {"action": "set", "key": key, "value": [7]}
+        for key in (None, 1, "setting", "setting.no such", ["x"])
+    ]
+    data = [
+        None,
+        1,
+        "text",
+        [],
+        {},
+        {"method": None},
+        {"method": ["custom"]},
+        {"method": "custom"},
+        {"method": "update"},
+        {"method": "update", "state": 7},
+    ]
+    states = [
+        {name: value, "mount_class": "<img>"}
+        for name in ("run_state", "form_state", "run_status")
+        for value in (7, {}, [])
+    ]
+    data += [{"method": "update", "state": state, "buffer_paths": []} for state in states]
+    session, shell = kernel.client.session, kernel.client.shell_channel
+    ids = kernel.value("panel.model_id, form._fields.model_id")
+    for comm_id in ids:
+        for one in [*data, *({"method": "custom", "content": content} for content in custom)]:
+            shell.send(session.msg("comm_msg", {"comm_id": comm_id, "data": one}))
+    send(kernel, ids[0], {"action": "stop", "id": "one"})
+    kernel.does("until(lambda: run.state.over)")
+    assert kernel.value("run.state.value, panel_thread._retry_at") == ("STOPPED", {})
+    assert kernel.value(
+        "before[:2] == (panel.mount_class, panel.version) and form.run is None and before[2]['python'] == form._fields.form_state['python']"
+    )
+    kernel.does("form.close(); del run, panel, form")

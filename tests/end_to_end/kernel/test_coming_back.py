@@ -58,7 +58,7 @@ def test_a_detached_run_is_all_there_in_another_kernel(
         "first line of rank 1",
     ]
     assert another.value(
-        "run.panel().story['state'], len(run.panel().story['attempts'][-1]['ranks'])"
+        "run.panel().run_state['state'], len(run.panel().run_state['attempts'][-1]['ranks'])"
     ) == ("RUNNING", 2)
     assert sorted(another.value("list(run.stacks())")) == [0, 1]
     another.does("run.pause()")
@@ -137,8 +137,8 @@ def test_whoever_watches_sees_the_other_kernels_end(fresh_kernel: Any, another: 
     )
     another.does(f"run = ice.attach({path!r})")
     fresh_kernel.kill()
-    another.until(lambda: another.value("str(run.state)") == "STOPPED", "the run has ended", 5)
-    assert another.value("run.story.end['note']") == "its kernel ended"
+    another.until(lambda: another.value("str(run.state)") == "STOPPED", "the run has ended")
+    assert another.value("run._run_state.end.note") == "its kernel ended"
     fresh_kernel.leaves_nobody()
 
 
@@ -156,9 +156,7 @@ def test_after_a_power_cut_it_is_lost_with_its_last_words(fresh_kernel: Any, ano
             process.send_signal(signal.SIGKILL)
     fresh_kernel.leaves_nobody()
     another.until(
-        lambda: another.value(f"run = ice.attach({path!r}); str(run.state)") == "LOST",
-        "it is lost",
-        5,
+        lambda: another.value(f"run = ice.attach({path!r}); str(run.state)") == "LOST", "it is lost"
     )
     assert another.value("run.logs(0)") == "first line of rank 0\n"
     shown = another.value("from icelaunch_nb.notebook.panel import summary; summary.text(run)")

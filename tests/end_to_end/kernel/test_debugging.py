@@ -16,7 +16,7 @@ def stops():
     word += " it"
     return word
 run = ice.launch(stops, nproc_per_node=2)
-until(lambda: len(run.waiting) == 2)
+until(lambda: len(run.in_debugger) == 2)
 """
 
 
@@ -63,7 +63,7 @@ def test_an_interrupt_leaves_the_prompt_and_the_rank_waits(kernel):
     kernel.interrupt()
     cell.wait()
     assert "rank 0 still waits" in cell.out and not cell.ename
-    assert kernel.value("sorted(run.waiting)") == [0, 1]
+    assert kernel.value("sorted(run.in_debugger)") == [0, 1]
     assert kernel.value("run.debug(0, ['c'])\nrun.debug(1, ['c'])\nrun.result()") == {
         0: "found it",
         1: "found it",
@@ -136,7 +136,7 @@ def test_a_detached_run_waits_on_and_another_kernel_comes_to_it(fresh_kernel, tm
     run = ice.Run(path)
     try:
         time.sleep(1)
-        assert sorted(run.waiting) == [0, 1]
+        assert sorted(run.in_debugger) == [0, 1]
         run.debug(0, ["c"])
         run.debug(1, ["!word = 'elsewhere'", "c"])
         assert run.result(30)[1].startswith("elsewhere")

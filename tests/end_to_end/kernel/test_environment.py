@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 from typing import Any
+
+import psutil
 
 SEEN = "def seen(*names):\n    return [os.environ.get(name) for name in names]"
 
@@ -57,7 +60,9 @@ def test_a_secret_stands_in_no_process_of_ours_that_lasts(kernel: Any) -> None:
     kernel.does(SEEN)
     kernel.does("os.environ['API_TOKEN'] = 'hunter2'; results(seen, 'API_TOKEN')")
     assert len(kernel.leftovers()) >= 2
-    assert not any("hunter2" in process.environ().values() for process in kernel.leftovers())
+    for process in kernel.leftovers():
+        with contextlib.suppress(psutil.NoSuchProcess):  # one that doesn't last
+            assert "hunter2" not in process.environ().values()
     kernel.does("del os.environ['API_TOKEN']")
 
 
@@ -78,7 +83,7 @@ def test_a_helper_edited_between_two_launches_runs_as_it_is_now(kernel: Any) -> 
     """Within the same second and with the same size: Python's own cache of compiled modules wouldn't see it."""
     kernel.does(
         "helper = pathlib.Path('edited_helper.py')\n"
-        "def write(n):\n    helper.write_text(f'def value():\\n    return {n}\\n')\n    os.utime(helper, ns=(10**18 + n, 10**18 + n))\n"
+        "def write(n):\n    helper.write_text(f'def value():\\n    return {n}\\n')\n"
         "def use():\n    import edited_helper\n    return edited_helper.value()"
     )
     assert kernel.value(
@@ -136,3 +141,44 @@ def test_variables_that_act_when_an_interpreter_starts_act(kernel: Any) -> None:
     kernel.does("del os.environ['PYTHONHASHSEED']")
     assert kernel.value("results(hashed)[0]") != int(plain.stdout)
     kernel.until(lambda: len(kernel.host()) <= 3, "hosts that nobody needs any more end")
+
+
+def test_ranks_have_the_arguments_that_a_cell_sets_and_none_of_the_kernels(kernel: Any) -> None:
+    kernel.does("def arguments():\n    return sys.argv\nown = sys.argv[:]")
+    assert kernel.value("len(own) > 1, results(arguments, ranks=1)[0]") == (True, [""])
+    kernel.does("sys.argv = ['train.py', '--lr', '0.5']")
+    assert kernel.value("results(arguments, ranks=1)[0]") == ["train.py", "--lr", "0.5"]
+    kernel.does("sys.argv = own[:1]")
+    assert kernel.value("results(arguments, ranks=1)[0]") == [""]
+    kernel.does("sys.argv = own")
+
+
+def test_ranks_have_the_state_of_torch_numpy_and_python_that_a_cell_sets(kernel: Any) -> None:
+    kernel.does(
+        "import warnings\n"
+        "def state():\n    import numpy, torch, warnings\n"
+        "    return (str(torch.ones(1).dtype), numpy.geterr()['over'], torch.backends.cudnn.benchmark,\n"
+        "            [f[0] for f in warnings.filters if f[2] is EncodingWarning])"
+    )
+    assert kernel.value("results(state)[1], 'torch' in sys.modules, 'numpy' in sys.modules") == (
+        ("torch.float32", "warn", False, []),
+        False,
+        False,
+    )
+    kernel.does(
+        "import torch, numpy\ntorch.set_default_dtype(torch.float64); numpy.seterr(over='raise'); torch.backends.cudnn.benchmark = True"
+    )
+    kernel.does("warnings.simplefilter('error', EncodingWarning)")
+    assert kernel.value("results(state)[1]") == ("torch.float64", "raise", True, ["error"])
+    kernel.does(
+        "torch.set_default_dtype(torch.float32); numpy.seterr(over='warn'); torch.backends.cudnn.benchmark = False; warnings.filters.pop(0)"
+    )
+    assert kernel.value("results(state)[1]") == ("torch.float32", "warn", False, [])
+
+
+def test_a_time_out_of_all_new_sockets_stops_nothing_of_ours(kernel: Any) -> None:
+    kernel.does(
+        "import socket\nsocket.setdefaulttimeout(0.001)\nos.environ['TORCH_NEW_HOST'] = '1'"
+    )
+    assert kernel.value("results(lambda: 5)") == {0: 5, 1: 5}
+    kernel.does("socket.setdefaulttimeout(None); del os.environ['TORCH_NEW_HOST']")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,7 @@ def test_a_waiting_cell_ends_with_keyboard_interrupt_and_the_ranks_are_gone(
     cell = kernel.start(f"{launch}\n{waiting}")
     pids = ranks_of(cell, 2)
     kernel.interrupt()
-    pressed = time.monotonic()
     cell.wait()
-    assert time.monotonic() - pressed < 5 + 2
     assert cell.ename == "KeyboardInterrupt"
     assert not any(map(alive, pids))
     if launch.startswith("run"):
@@ -55,14 +53,22 @@ def test_a_waiting_cell_ends_with_keyboard_interrupt_and_the_ranks_are_gone(
     assert kernel.value("results(lambda: 'next')") == {0: "next", 1: "next"}
 
 
-def test_ranks_that_can_take_sigterm_go_at_once(kernel: Any) -> None:
+@pytest.fixture
+def endless_grace(kernel: Any) -> Iterator[None]:
+    """Whatever waits for an interrupted run's grace to pass, waits longer than any test."""
+    kernel.does(
+        "from icelaunch_nb.client import running_cell\nusual, running_cell.INTERRUPT_GRACE = running_cell.INTERRUPT_GRACE, 1000"
+    )
+    yield
+    kernel.does("running_cell.INTERRUPT_GRACE = usual")
+
+
+def test_ranks_that_can_take_sigterm_go_at_once(kernel: Any, endless_grace: None) -> None:
     kernel.does(WAITING)
     cell = kernel.start("launch(forever).result()")
     ranks_of(cell, 2)
     kernel.interrupt()
-    pressed = time.monotonic()
-    cell.wait()
-    assert time.monotonic() - pressed < 3, "patience is for those who need it"
+    assert cell.wait().ename == "KeyboardInterrupt"
 
 
 def test_a_rank_can_tidy_up_at_sigterm(kernel: Any) -> None:
@@ -93,16 +99,16 @@ def stubborn():
 
 
 @pytest.mark.parametrize("waiting", ["run.result()", "await run"])
-def test_a_second_interrupt_kills_who_ignores_the_first(kernel: Any, waiting: str) -> None:
+def test_a_second_interrupt_kills_who_ignores_the_first(
+    kernel: Any, endless_grace: None, waiting: str
+) -> None:
     kernel.does(STUBBORN)
     cell = kernel.start(f"run = launch(stubborn, ranks=1)\n{waiting}")
     [pid] = ranks_of(cell, 1)
     kernel.interrupt()
     kernel.until((kernel.home / f"refused-{pid}").exists, "the rank refuses SIGTERM")
     kernel.interrupt()
-    pressed = time.monotonic()
     cell.wait()
-    assert time.monotonic() - pressed < 3, "a second interrupt doesn't wait for the grace to pass"
     assert cell.ename == "KeyboardInterrupt"
     assert not alive(pid)
     assert kernel.value("results(lambda: 'next')") == {0: "next", 1: "next"}
@@ -113,9 +119,7 @@ def test_one_interrupt_ends_who_ignores_sigterm_when_the_grace_is_over(kernel: A
     cell = kernel.start("run = launch(stubborn, ranks=1)\nrun.result()")
     [pid] = ranks_of(cell, 1)
     kernel.interrupt()
-    pressed = time.monotonic()
     cell.wait()
-    assert time.monotonic() - pressed < 5 + 2
     assert cell.ename == "KeyboardInterrupt"
     assert not alive(pid)
 

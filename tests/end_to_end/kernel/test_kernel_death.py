@@ -76,7 +76,7 @@ def test_nothing_is_left(fresh_kernel: Any, end: str) -> None:
 
 
 def the_run_says_why_it_ended(fresh_kernel: Any, path: str) -> None:
-    fresh_kernel.does(f"from icelaunch_nb.run import attach_to\nrun = attach_to({path!r})")
+    fresh_kernel.does(f"from icelaunch_nb.client.run import attach_to\nrun = attach_to({path!r})")
     assert fresh_kernel.value("str(run.state), run.pids") == ("STOPPED", {})
     assert "its kernel ended" in fresh_kernel.run("run.result()").evalue
 
@@ -116,7 +116,7 @@ def test_a_detached_run_outlives_its_kernel_and_leaves_nobody_either(fresh_kerne
     time.sleep(1)  # by now all that is not detached would be gone
     assert pids <= {process.pid for process in fresh_kernel.leftovers()}
     (fresh_kernel.home / "go").touch()
-    fresh_kernel.does(f"from icelaunch_nb.run import attach_to\nrun = attach_to({path!r})")
+    fresh_kernel.does(f"from icelaunch_nb.client.run import attach_to\nrun = attach_to({path!r})")
     assert fresh_kernel.value("run.result(30)") == {0: "done", 1: "done"}
     fresh_kernel.leaves_nobody()
 
@@ -165,9 +165,9 @@ def test_a_process_of_ours_that_is_killed_takes_its_ranks_along(
     said = fresh_kernel.run("run.result(30)")
     assert said.ename in ("RunLost", "RunStopped", "RunFailed"), said
     fresh_kernel.until(
-        lambda: not fresh_kernel.living(sessions), "the ranks and their children are gone", 5
+        lambda: not fresh_kernel.living(sessions), "the ranks and their children are gone"
     )
-    assert fresh_kernel.value("results(lambda: 'next')", 20) == {0: "next", 1: "next"}
+    assert fresh_kernel.value("results(lambda: 'next')") == {0: "next", 1: "next"}
 
 
 def test_a_finished_rank_leaves_none_of_its_children(kernel: Any) -> None:
@@ -178,7 +178,6 @@ def test_a_finished_rank_leaves_none_of_its_children(kernel: Any) -> None:
     kernel.until(
         lambda: not {process.pid for process in kernel.leftovers()} & set(pids),
         "the children are gone",
-        5,
     )
 
 
@@ -196,8 +195,6 @@ def test_stop_ends_whole_sessions(kernel: Any) -> None:
     ranks = kernel.value("[run.pids[0] for run in runs]")
     members = [process for process in kernel.leftovers() if os.getsid(process.pid) in ranks]
     assert len(members) >= 3 + 2 + 2
-    pressed = time.monotonic()
     kernel.does("for run in runs: run.stop(1)\nfor run in runs: run.wait()")
-    assert time.monotonic() - pressed < 1 + 5
     assert kernel.value("[str(run.state) for run in runs]") == ["STOPPED"] * 3
-    kernel.until(lambda: not kernel.living(members), "their sessions are empty", 2)
+    kernel.until(lambda: not kernel.living(members), "their sessions are empty")

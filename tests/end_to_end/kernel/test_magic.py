@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+import icelaunch_nb as ice
+
 
 @pytest.fixture
 def magic(kernel: Any) -> Any:
@@ -184,13 +186,8 @@ def test_restarts_are_those_of_launch(magic: Any) -> None:
 def test_help_starts_nothing(kernel: Any, magic: Any) -> None:
     before = started(kernel)
     without_body = (kernel.run("%%icelaunch --help"), kernel.run("\n%%icelaunch -h\n\n"))
-    for cell in (
-        magic("--help", "1"),
-        magic("-n 2 -h", "1"),
-        kernel.run("%icelaunch --help"),
-        kernel.run("%icelaunch"),
-        *without_body,
-    ):
+    lines = [kernel.run(f"%icelaunch{words}") for words in ("", " --help", " help", " help stop")]
+    for cell in (magic("--help", "1"), magic("-n 2 -h", "1"), *lines, *without_body):
         assert (
             not cell.ename
             and "--nproc-per-node N|auto" in cell.out
@@ -201,7 +198,7 @@ def test_help_starts_nothing(kernel: Any, magic: Any) -> None:
 
 def test_no_panel_shows_none(kernel: Any, magic: Any) -> None:
     [shown] = magic("-n 1", "rank").displayed
-    assert "icelaunch-place" in shown["text/html"]
+    assert "icelaunch-mount" in shown["text/html"]
     plain = magic("-n 1 --no-panel", "print('plainly')\nrank")
     assert plain.displayed == [] and plain.out == "[default_role0]:plainly\n"
     [shown] = magic("-n 1 --no-panel --no-wait", "rank").displayed
@@ -361,7 +358,7 @@ def test_a_rank_that_raises_waits_in_the_debugger(kernel: Any, magic: Any) -> No
         "-n 1 --post-mortem --no-wait --out broken", "missing = {}\nword = 'here'\nmissing[word]"
     )
     assert not cell.ename
-    kernel.does("until(lambda: broken.waiting)")
+    kernel.does("until(lambda: broken.in_debugger)")
     assert "'here'" in kernel.does("broken.debug(0, ['p word', 'c'], timeout=30)").out
     assert "KeyError: 'here'" in kernel.run("broken.result()").error
 
@@ -449,6 +446,7 @@ def test_defaults(kernel: Any, magic: Any) -> None:
         ("%%icelaunch --rdzv-backend ", ["c10d", "static", "etcd", "etcd-v2"]),
         ("%%icelaunch --devices c", ["cpu", "cuda"]),
         ("%icelaunch st", ["status", "stop"]),
+        ("%icelaunch he", ["help"]),
         ("%icelaunch defaults --nproc", ["--nproc-per-node"]),
         ("%icelaunch logs --stream ", ["stdout", "stderr"]),
     ],
@@ -469,6 +467,11 @@ def test_tab_offers_runs(kernel: Any, magic: Any, word: str) -> None:
         "findable"
         in kernel.client.complete(typed, len(typed), reply=True, timeout=60)["content"]["matches"]
     )
+
+
+def test_tab_offers_what_the_package_makes_public(kernel: Any) -> None:
+    matches = kernel.client.complete("ice.", 4, reply=True, timeout=60)["content"]["matches"]
+    assert [match.removeprefix(".") for match in matches] == sorted(ice.__all__, key=str.lower)
 
 
 def test_tab_in_the_body_is_pythons(kernel: Any) -> None:

@@ -22,7 +22,6 @@ def test_old_runs_go_by_themselves(fresh_kernel: Any) -> None:
     fresh_kernel.until(
         lambda: runs_on_disk(fresh_kernel) == ["kept", "living", "run3", "run4", "run5"],
         "the old ones are gone",
-        10,
     )
     fresh_kernel.does(
         "panel = ice.attach('run5').panel()\nfor n in range(6, 10):\n    results(lambda: 1, run_id=f'run{n}')"
@@ -30,7 +29,6 @@ def test_old_runs_go_by_themselves(fresh_kernel: Any) -> None:
     fresh_kernel.until(
         lambda: runs_on_disk(fresh_kernel) == ["kept", "living", "run5", "run7", "run8", "run9"],
         "a panel holds its run",
-        10,
     )
     fresh_kernel.does(
         "del kept; panel.close(); del panel; _ = None\nresults(lambda: 1, run_id='run10')\nliving.resume(); living.result()"
@@ -49,6 +47,6 @@ def test_a_log_dir_of_the_users_own_is_left_alone(fresh_kernel: Any) -> None:
     )
     fresh_kernel.does("gone = launch(lambda: 1); gone.result(); gone = None")
     fresh_kernel.until(
-        lambda: runs_on_disk(fresh_kernel) == [], "the one in the default place is gone", 10
+        lambda: runs_on_disk(fresh_kernel) == [], "the one in the default place is gone"
     )
     assert len(list((fresh_kernel.home / "logs").iterdir())) == 4

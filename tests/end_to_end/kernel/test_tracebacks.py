@@ -46,7 +46,10 @@ def test_failures_tell_of_every_rank(kernel: Any) -> None:
     assert kernel.value("[(f.rank, f.kind, f.type_name, f.attempt) for f in run.failures]") == [
         (0, "raised", "KeyError", 0)
     ]
-    kernel.does("def all_of_them():\n    raise OSError(ice.get_context().rank)")
+    kernel.does(
+        "def all_of_them():\n    import torch.distributed as dist\n    dist.init_process_group('gloo')\n    dist.barrier()\n"
+        "    raise OSError(ice.get_context().rank)"
+    )
     kernel.does("run = launch(all_of_them, ranks=3); run.wait()")
     assert kernel.value("sorted((f.rank, f.title) for f in run.failures)") == [
         (r, f"OSError: {r}") for r in range(3)
@@ -178,3 +181,38 @@ def test_no_sentence_of_torch_gets_into_the_notebook(kernel: Any) -> None:
     kernel.does(BOOM)
     cell = kernel.run("results(train, 1)")
     assert (cell.out, cell.err) == ("", "")
+
+
+def test_a_forked_childs_traceback_has_the_cells_names_and_lines(kernel: Any) -> None:
+    cell = kernel.does(
+        # Since Python 3.12 a fork beside threads warns, which an import of torch starts.
+        "def forks():\n    import os, warnings; warnings.simplefilter('ignore', DeprecationWarning)\n"
+        "    if (child := os.fork()) == 0:\n        raise ValueError('of the child')  # its line\n"
+        "    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])"
+    )
+    kernel.does("run = launch(forks, ranks=1); run.wait()")
+    assert kernel.value("run.result()") == {0: 1}
+    told = kernel.value("run.logs(0, stream='stderr')")
+    assert told.startswith("Traceback (most recent call last):\n") and told.endswith(
+        "\nValueError: of the child\n"
+    )
+    assert (
+        f"  Cell In[{cell.number}], line 4, in forks\n    raise ValueError('of the child')  # its line\n"
+        in told
+    )
+    assert (
+        "/icelaunch_nb/" not in told and "multiprocessing" not in told and "ipykernel_" not in told
+    )
+
+
+def test_a_librarys_handler_of_sigusr1_costs_no_run(kernel: Any) -> None:
+    kernel.does(
+        "import signal\ndef quiet():\n    old = signal.signal(signal.SIGUSR1, lambda *_: None)\n    signal.signal(signal.SIGUSR1, old)\n"
+        "    ice.get_context().events.resume.wait()\n    return 'whole'"
+    )
+    kernel.does(
+        "run = launch(quiet, ranks=2, hang_after=0.5)\nwhile len(run.silent) < 2: time.sleep(0.01)"
+    )
+    assert "in quiet" in kernel.value("repr(run.stacks())")
+    kernel.does("run.events.resume.set()")
+    assert kernel.value("run.result()") == {0: "whole", 1: "whole"}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from icelaunch_nb.processes import Process
+from icelaunch_nb.system.processes import Process
 
 HERE = Path(__file__).parent
 if str(HERE) not in sys.path:
@@ -25,7 +25,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A temporary directory for the test's runs; afterwards no process of any of them is alive."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     yield tmp_path
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while (left := living(tmp_path)) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not left, f"processes left behind: {left}"

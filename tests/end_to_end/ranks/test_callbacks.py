@@ -12,10 +12,10 @@ import pytest
 from watching import counts, wait_for
 
 import icelaunch_nb as ice
-from icelaunch_nb import context
+from icelaunch_nb.worker import context
 
 PATIENCE = 100  # seconds: importing a framework takes a rank some
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 
 def lightning(home: Path) -> dict[str, Any]:

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from watching import wait_for
 
 import icelaunch_nb as ice
-from icelaunch_nb.journal import read_journal
+from icelaunch_nb.client.host_pool import hosts
 from icelaunch_nb.notebook.panel import summary
-from icelaunch_nb.notebook.panel.portrait import Portrait
-from icelaunch_nb.processes import Process
+from icelaunch_nb.notebook.panel.view_model import ViewModel
+from icelaunch_nb.rundir.journal import read_events
+from icelaunch_nb.system.processes import Process
 
 
 @pytest.fixture
@@ -59,7 +61,9 @@ def fill(place: Path) -> int:
 
 
 def shown(run: ice.Run) -> str:
-    return "\n".join([repr(run), summary.text(run), summary.html(run), str(Portrait(run).story())])
+    return "\n".join(
+        [repr(run), summary.text(run), summary.html(run), str(ViewModel(run).run_state())]
+    )
 
 
 def test_logs_that_fill_the_disk_end_the_run_and_it_says_so(disk: Path) -> None:
@@ -71,8 +75,8 @@ def test_logs_that_fill_the_disk_end_the_run_and_it_says_so(disk: Path) -> None:
     assert len(log) > 100_000 and set(log) == {"x", "\n"}, (
         "what was written is there, and nothing else"
     )
-    events, end = read_journal(Path(run.log_dir, "journal.jsonl"), 0)
-    assert (events[-1]["event"], events[-1]["state"], end) == (
+    events, end = read_events(Path(run.log_dir, "journal.jsonl"), 0)
+    assert (events[-1].name, events[-1].state, end) == (
         "end",
         "FAILED",
         Path(run.log_dir, "journal.jsonl").stat().st_size,
@@ -112,13 +116,35 @@ def test_a_directory_that_vanishes_ends_the_run(fn: Any, runs: Path) -> None:
     run = ice.launch(fn, nproc_per_node=2)
     while run.state != "RUNNING":
         time.sleep(0.005)
-    ours = [run.story.agent, *filter(None, map(Process.of, run.pids.values()))]
+    ours = [run._run_state.agent, *filter(None, map(Process.of, run.pids.values()))]
     shutil.rmtree(run.log_dir)
-    gone = time.monotonic()
     with pytest.raises(ice.RunLost, match="its directory is gone"):
-        run.result(5)
+        run.result(30)
     assert "its directory is gone" in shown(run) and "LOST" in repr(run)
-    while any(process.alive() for process in ours):
-        assert time.monotonic() - gone < 5, "its processes go on"
-        time.sleep(0.01)
+    wait_for(lambda: not any(process.alive() for process in ours))
     assert ice.launch(lambda: 1, nproc_per_node=2).result(60) == {0: 1, 1: 1}
+
+
+@pytest.mark.parametrize("options", ["size=1m", "size=1m,nr_inodes=40"], ids=["space", "inodes"])
+def test_a_disk_that_is_full_as_the_agent_starts_is_named(
+    options: str, disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", disk], check=True)
+    asked = hosts.launch
+
+    def launch(*task: Any) -> Any:
+        """What the launch itself has written is there; from here on nothing fits."""
+        with contextlib.suppress(OSError):
+            for number in range(100 if "inodes" in options else 1):
+                with open(disk / f"filler{number}", "wb", buffering=0) as file:
+                    while "inodes" not in options:
+                        file.write(b"x" * 4096)
+        return asked(*task)
+
+    monkeypatch.setattr(hosts, "launch", launch)
+    run = ice.launch(int, nproc_per_node=2, log_dir=disk)
+    with pytest.raises(
+        ice.RunLost,
+        match="its agent ended, since it can't write in the run's directory: No space left on device",
+    ):
+        run.result(30)

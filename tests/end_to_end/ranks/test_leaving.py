@@ -15,10 +15,10 @@ import pytest
 from watching import wait_for
 
 import icelaunch_nb as ice
-from icelaunch_nb.notebook.hosts import hosts
-from icelaunch_nb.processes import Process
-from icelaunch_nb.surroundings import Surroundings
-from icelaunch_nb.tasks import AgentTask
+from icelaunch_nb.client.host_pool import hosts
+from icelaunch_nb.launching.launch_environment import LaunchEnvironment
+from icelaunch_nb.launching.messages import AgentLaunch
+from icelaunch_nb.system.processes import Process
 
 LAUNCHER = """
 import os, sys, time
@@ -102,12 +102,12 @@ def test_a_run_whose_agent_vanished_is_lost_and_its_ranks_are_gone(runs: Path) -
     wait_for((runs / "child").exists, 20)
     ranks = [Process.of(pid) for pid in run.pids.values()]
     child = Process.of(int((runs / "child").read_text()))
-    os.kill(run.story.agent.pid, signal.SIGKILL)
-    wait_for(lambda: not any(process and process.alive() for process in [*ranks, child]), 5)
-    wait_for(lambda: run.state == "LOST", 5)
+    os.kill(run._run_state.agent.pid, signal.SIGKILL)
+    wait_for(lambda: not any(process and process.alive() for process in [*ranks, child]))
+    wait_for(lambda: run.state == "LOST")
     with pytest.raises(ice.RunLost):
         run.result(1)
-    assert not {"call.pkl", "ballast"} & set(os.listdir(run.log_dir)), (
+    assert not {"call.pkl", "disk.reserve"} & set(os.listdir(run.log_dir)), (
         "only a living run needs them"
     )
     assert ice.launch(jobs.all_reduce, nproc_per_node=2).result(60) == {0: 1.0, 1: 1.0}
@@ -123,8 +123,8 @@ def test_when_host_or_forkserver_is_killed_nothing_stays_and_the_next_launch_wor
     servers = [child for child in host.children() if "forkserver" in " ".join(child.cmdline())]
     watched = [Process.of(pid) for pid in (*run.pids.values(), int((runs / "child").read_text()))]
     (host if victim == "host" else servers[0]).kill()
-    wait_for(lambda: run.state.over, 10)
-    wait_for(lambda: not any(process and process.alive() for process in watched), 5)
+    wait_for(lambda: run.state.over)
+    wait_for(lambda: not any(process and process.alive() for process in watched))
     assert ice.launch(jobs.all_reduce, nproc_per_node=2).result(60) == {0: 1.0, 1: 1.0}
 
 
@@ -153,7 +153,13 @@ def test_an_agent_that_finds_no_directory_ends_and_takes_its_spare_ranks_along(r
     )  # the next agent with its two ranks
     for _ in range(3):
         agents = set(host.children(recursive=True))
-        hosts.launch(AgentTask(str(runs / "gone"), Surroundings.here(), 2))
+        reader, writer = os.pipe()  # in place of a control FIFO
+        hosts.launch(
+            AgentLaunch(run_dir=str(runs / "gone"), environment=LaunchEnvironment.here(), ranks=2),
+            reader,
+        )
+        os.close(reader)
+        os.close(writer)
         wait_for(
             lambda: len(agents & set(host.children(recursive=True))) <= 2, 20
         )  # forkserver and resource tracker

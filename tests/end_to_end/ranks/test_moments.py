@@ -1,4 +1,4 @@
-"""The timeline's moments lie in the journal: whoever comes later, or from another process, reads them too."""
+"""The timeline lies in the journal: whoever comes later, or from another process, reads it too."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import time
 from pathlib import Path
 
 import icelaunch_nb as ice
+from icelaunch_nb.client.run import attach_to
 
 
 def work(folder: str) -> None:
-    """Steps until it is stopped; rank 1 tells a moment of its own."""
-    from icelaunch_nb import moments
+    """Steps until it is stopped; rank 1 sends an event of its own."""
+    from icelaunch_nb.rundir import timeline
 
     context = ice.get_context()
     if context.rank == 1:
-        moments.tell(context._run_dir, "debugger", "waits at cell 5, line 7", rank=1)
+        timeline.send(context._run_dir, "debugger", "waits at cell 5, line 7", rank=1)
     for _ in context.steps(range(10_000)):
         time.sleep(0.005)
         if context.should_checkpoint() and context.rank == 0:
@@ -28,7 +29,9 @@ def test_pause_checkpoint_debugger_and_stop_are_told_to_whoever_comes_later(tmp_
     def told(*kinds):
         expected.extend(kinds)
         deadline = time.monotonic() + 20
-        while sorted(found := [moment["kind"] for moment in run.story.moments]) != sorted(expected):
+        while sorted(found := [event.kind for event in run._run_state.timeline]) != sorted(
+            expected
+        ):
             assert time.monotonic() < deadline, found
             time.sleep(0.005)
 
@@ -43,12 +46,12 @@ def test_pause_checkpoint_debugger_and_stop_are_told_to_whoever_comes_later(tmp_
         time.sleep(0.005)
     run.stop()
     run.wait(20)
-    moments = ice.run.attach_to(run.log_dir).story.moments
+    events = attach_to(run.log_dir)._run_state.timeline
     texts = [
-        moment["text"] for moment in moments if moment["text"] != "asked for a checkpoint"
+        event.text for event in events if event.text != "asked for a checkpoint"
     ]  # may be answered between two looks
     assert texts[:4] == ["waits at cell 5, line 7", "asked to pause", "paused", "resumed"]
     assert texts[4].startswith(f"checkpoint saved: {tmp_path}/step.pt, step ")
     assert texts[5:] == ["asked to stop"]
-    assert moments[0]["rank"] == 1
-    assert [moment["t"] for moment in moments] == sorted(moment["t"] for moment in moments)
+    assert events[0].rank == 1
+    assert [event.t for event in events] == sorted(event.t for event in events)

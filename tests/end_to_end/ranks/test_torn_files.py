@@ -12,12 +12,13 @@ import jobs
 import pytest
 
 import icelaunch_nb as ice
-from icelaunch_nb import retention
 from icelaunch_nb.events import Events
-from icelaunch_nb.journal import JournalWriter, read_journal
 from icelaunch_nb.notebook.panel import summary
-from icelaunch_nb.notebook.panel.portrait import Portrait
-from icelaunch_nb.rundir import RunDir
+from icelaunch_nb.notebook.panel.view_model import ViewModel
+from icelaunch_nb.rundir import retention
+from icelaunch_nb.rundir.journal import JournalWriter, read_events
+from icelaunch_nb.rundir.journal_events import Ended
+from icelaunch_nb.rundir.paths import RunDir
 
 pytestmark = pytest.mark.slow
 OVER = {"SUCCEEDED", "FAILED", "STOPPED", "LOST"}
@@ -57,7 +58,7 @@ def copy(recorded: dict[str, RunDir], tmp_path: Path, request: pytest.FixtureReq
     run_dir = RunDir(path)
     for fifo in (run_dir.control, run_dir.leash):
         os.mkfifo(fifo, 0o600)
-    spec = run_dir.read_spec()
+    spec = json.loads(run_dir.spec.read_text())
     run_dir.write_json(run_dir.spec, {**spec, "time": spec["time"] - 604800})
     return run_dir
 
@@ -74,8 +75,8 @@ def looked_at(run_dir: RunDir) -> ice.Run:
     """A new handle that was asked everything that a notebook asks."""
     run = ice.Run(run_dir.path)
     assert repr(run) and summary.text(run) and summary.html(run)
-    assert Portrait(run).story()["state"] == str(run.state)
-    for rank in (0, 1) if run.story.attempts else ():
+    assert ViewModel(run).run_state()["state"] == str(run.state)
+    for rank in (0, 1) if run._run_state.attempts else ():
         run.logs(rank), run.logs(rank, "stderr")
     assert (run.pids, run.elapsed >= 0, len(run.failures) < 3) == ({}, True, True)
     list(run.metrics()), run.last_checkpoint, run.stacks()
@@ -96,14 +97,14 @@ def test_the_journal_cut_at_every_byte(copy: RunDir) -> None:
             for line in data[:length].splitlines(keepends=True)
             if line.endswith(b"\n")
         ]
-        assert len(run.story.attempts) == sum(event["event"] == "attempt" for event in whole)
-        assert [dict(restart) for restart in run.story.restarts] == [
+        assert len(run._run_state.attempts) == sum(event["event"] == "attempt" for event in whole)
+        assert [restart.to_line() for restart in run._run_state.restarts] == [
             event for event in whole if event["event"] == "restart"
         ]
         if length in (0, last, len(data) - 1):
             with pytest.raises(ice.RunLost, match="vanished"):
                 run.result(1)
-        assert not retention.lives(copy.path) or not any(
+        assert not retention.is_living(copy.path) or not any(
             event["event"] == "agent" for event in whole
         )
 
@@ -114,17 +115,17 @@ def test_what_is_added_after_a_torn_line_is_read(copy: RunDir) -> None:
     for length in range(len(data)):
         cut(copy.journal, data[:length])
         with JournalWriter(copy.journal) as journal:
-            journal.write("end", state="LOST", note="its agent was killed by SIGKILL")
-        events, _ = read_journal(copy.journal, 0)
+            journal.write(Ended(state="LOST", note="its agent was killed by SIGKILL"))
+        events, _ = read_events(copy.journal, 0)
         whole = (
             data[: length + 1] if data[length : length + 1] == b"\n" else data[:length]
         )  # a line that lacked only its end
-        assert [event["event"] for event in events[:-1]] == [
+        assert [event.name for event in events[:-1]] == [
             json.loads(line)["event"]
             for line in whole.splitlines(keepends=True)
             if line.endswith(b"\n")
         ], length
-        assert (events[-1]["event"], ice.Run(copy.path).state) == ("end", "LOST")
+        assert (events[-1].name, ice.Run(copy.path).state) == ("end", "LOST")
 
 
 @every

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 import icelaunch_nb as ice
-from icelaunch_nb import steps
+from icelaunch_nb.rundir import step_board
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
@@ -19,5 +19,8 @@ def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
 
 def counts(run: ice.Run, ranks: int) -> list[int]:
     """How many boundaries each rank has come to."""
-    words = steps._open_board(run._dir.steps(run.attempt))
-    return [words[steps._SLOTS + steps._SLOT * rank + steps._PASSED] for rank in range(ranks)]
+    words = step_board.open_board(run._dir.steps(run.attempt))
+    return [
+        words[step_board.SLOTS + step_board.SLOT * rank + step_board.PASSED]
+        for rank in range(ranks)
+    ]
