@@ -69,7 +69,7 @@ class Icelaunch(Launcher):
 
     def load(self) -> None:
         import icelaunch_nb
-        from icelaunch_nb.notebook.hosts import hosts
+        from icelaunch_nb.client.host_pool import hosts
 
         hosts.for_environ(os.environ)  # what %load_ext does, the magics aside
         self._ice = icelaunch_nb

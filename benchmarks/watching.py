@@ -36,9 +36,9 @@ def seconds(panel):
     display(run)
     while not run.state.over:
         time.sleep(0.05)
-    story = run.story
-    assert story.state == "SUCCEEDED", run
-    return story.end["t"] - story.attempts[0]["t"], time.process_time() - before
+    found = run._run_state
+    assert found.state == "SUCCEEDED", run
+    return found.end.t - found.attempts[0].t, time.process_time() - before
 
 seconds(False)
 """
@@ -68,8 +68,8 @@ class FrontEnd:
             except Empty:
                 continue
             content, kind = message["content"], message["msg_type"]
-            if kind == "comm_open" and "pulse" in content["data"].get("state", {}):
-                self._say(content["comm_id"], {"do": "hello"})
+            if kind == "comm_open" and "live_state" in content["data"].get("state", {}):
+                self._say(content["comm_id"], {"action": "open"})
             elif kind == "comm_msg":
                 self.messages.append(
                     (time.monotonic(), len(str(content)) + sum(map(len, message["buffers"])))
