@@ -63,7 +63,7 @@ def main(folder: Path) -> None:
                 page.wait_for_timeout(700)  # a screenful of lines
                 _take(book, folder / f"all-{theme.lower()}.png")
                 book.panel(1).get_by_role("button", name="Events").click()
-                book.word(1, "FAILED", 30)
+                book.wait_for_state(1, "FAILED", 30)
                 book.panel(1).get_by_role("tab", name="rank 5", selected=True).wait_for()
                 _take(book, folder / f"failed-{theme.lower()}.png")
                 page.close()
