@@ -1,8 +1,11 @@
-# Three commands, each doing its own set-up:
+# Five commands, each doing its own set-up:
 #
 #   make demo    executes notebooks/01_quickstart.ipynb, prints its accuracy and where the result lies
 #   make test    lint, types, the tests, and the notebooks against their stored outputs
 #   make audit   asks the advisory database about everything that is installed
+#   make test-long  the tests that take minutes each
+#   make matrix  the fast tests on every Python and torch that is declared: gigabytes and hours; ONLY=torch2.6 runs some of
+#                these, TESTS=ranks one part of the tests; `scripts/matrix.py --table` prints what came of all parts so far
 #
 # PYTHON=python3.12 picks another interpreter, VENV=path another place for the virtual environment.
 
@@ -18,14 +21,14 @@ stamp := $(venv)/.ready-$(shell $(PYTHON) -c '$(interpreter)' 2>/dev/null)
 # The panel's bundle is made when the package is installed.
 frontend := $(wildcard icelaunch_nb/notebook/frontend/*.json icelaunch_nb/notebook/frontend/src/*)
 
-.PHONY: demo test audit setup packages clean
+.PHONY: demo test test-long audit matrix setup packages clean
 .DELETE_ON_ERROR:
 
 demo: setup
 	$(python) scripts/demo.py notebooks/01_quickstart.ipynb build/demo
 
-# What has a path of its own for ipykernel 6, which has no subshells.
-on_both := tests/end_to_end/kernel/test_clicks.py $(foreach folder,kernel browser,$(addprefix tests/end_to_end/$(folder)/,test_magic.py test_form.py)) \
+# What has a path of its own for ipykernel 6, which has no subshells, and what rests on names that only ipykernel knows.
+on_both := tests/end_to_end/kernel/test_clicks.py tests/end_to_end/kernel/test_asyncio.py $(foreach folder,kernel browser,$(addprefix tests/end_to_end/$(folder)/,test_magic.py test_form.py)) \
     tests/end_to_end/browser/test_panel.py
 
 nbval := $(python) -m pytest --nbval --nbval-current-env --nbval-cell-timeout 120 --nbval-sanitize-with notebooks/sanitize.cfg notebooks
@@ -34,13 +37,18 @@ nbval := $(python) -m pytest --nbval --nbval-current-env --nbval-cell-timeout 12
 test: export PATH := $(venv)/bin:$(PATH):/usr/sbin:/sbin
 test: setup packages
 	$(python) -m ruff check .
+	$(python) -m ruff format --check .
 	$(python) -m mypy
 	$(python) scripts/check_frontend.py
-	$(python) -m pytest tests -m "not slow"
+	$(python) -m pytest tests -m "not slow and not long"
 	$(python) -m pytest tests -m slow
 	$(python) -m pytest --ipykernel 6 $(on_both)
 	$(nbval)
 	PYTHONPATH="$(venv)/ipykernel6" $(nbval)
+
+test-long: export PATH := $(venv)/bin:$(PATH):/usr/sbin:/sbin
+test-long: setup packages
+	$(python) -m pytest tests -m long
 
 setup: $(stamp)
 
@@ -70,6 +78,12 @@ packages:
 audit: setup
 	@$(python) -m pip install --quiet --disable-pip-version-check pip-audit
 	$(python) -m pip_audit --strict --skip-editable --progress-spinner off
+
+# Not part of `make test` either. The environments stay in build/matrix, for the next time.
+matrix: export PATH := $(PATH):/usr/sbin:/sbin
+matrix: setup packages
+	@$(python) -m pip install --quiet --disable-pip-version-check uv
+	$(python) scripts/matrix.py --only "$(ONLY)" $(TESTS)
 
 clean:
 	rm -rf "$(venv)" build
