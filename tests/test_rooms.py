@@ -164,6 +164,21 @@ def test_only_the_agents_room_knows_torch_elastic(path):
     assert [name for name in all_imports(path) if name.startswith("torch.distributed")] == []
 
 
+def test_a_run_reads_its_journal_and_whoever_knows_of_an_end_writes_it():
+    """The agent; the host for its agents; the host's parent for the host; a run without an agent."""
+    writers = {
+        module_name(path).removeprefix("icelaunch_nb.")
+        for path in FILES
+        if "JournalWriter" in path.read_text()
+    }
+    assert {name for name in writers if not name.startswith("agent.")} == {
+        "rundir.journal",
+        "host.__main__",
+        "client.host_pool",
+        "client.inline",
+    }
+
+
 @pytest.mark.parametrize(
     "statement",
     [

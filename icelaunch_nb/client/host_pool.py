@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +27,9 @@ from icelaunch_nb.launching.messages import (
     Warm,
     parse_message,
 )
+from icelaunch_nb.rundir.journal import JournalWriter
+from icelaunch_nb.rundir.journal_events import Ended
+from icelaunch_nb.rundir.paths import RunDir
 from icelaunch_nb.system import cpython
 from icelaunch_nb.system.exit_codes import describe_exit
 from icelaunch_nb.system.userdirs import make_socket_dir
@@ -149,6 +153,20 @@ class HostProcess:
     def agent_exit_reason(self, run_dir: str) -> str:
         """How an agent ended that recorded no end, as a clause. Empty if nothing is known."""
         return self._agent_exits.get(run_dir, "")
+
+    def record_end(self, run_dir: RunDir, end: Ended) -> None:
+        """Writes the end of a run into its journal, after the host died or with what it reported.
+
+        The host and its agents are gone by then, and only their parent knows how they ended. This
+        is the one record of a run that the launching process writes.
+
+        Args:
+            run_dir: A run of this host.
+            end: What to write. It gets the time of the writing.
+        """
+        end.t = time.time()
+        with contextlib.suppress(OSError), JournalWriter(run_dir.journal) as journal:
+            journal.write(end)
 
     def _receive(self, data: bytes) -> None:
         *lines, self._partial_line = (self._partial_line + data).split(b"\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from collections.abc import Mapping
 from icelaunch_nb.client.host_pool import HostProcess
 from icelaunch_nb.errors import UntrustedFileError
 from icelaunch_nb.rundir import disk_reserve
-from icelaunch_nb.rundir.journal import JournalWriter, read_events
+from icelaunch_nb.rundir.journal import read_events
 from icelaunch_nb.rundir.journal_events import Ended, unreadable_end
 from icelaunch_nb.rundir.paths import RunDir
 from icelaunch_nb.rundir.run_state import HOST_ENDED, RunState
@@ -76,16 +75,16 @@ class RunMonitor:
             return run_state
 
     def _end_as_lost(self, run_state: RunState) -> RunState:
-        """Ends a run that has no process left. The process that launched it records that."""
+        """Ends a run that has no process left. Its host's parent records that."""
         end = Ended(state="LOST", note=self._reason_lost(run_state))
         if self.host is not None:
-            self._write_end(end)
+            self.host.record_end(self._dir, end)
         else:
             end.t = self._last_write_time()
         return run_state.after(end)
 
     def _add_exit_of_host(self, run_state: RunState) -> RunState:
-        """Adds to the journal how the host ended. The agent can't know, but this is the parent."""
+        """Adds how the host ended. The agent can't know that, the host's parent can."""
         ended = run_state.end
         if (
             self.host is None
@@ -95,15 +94,9 @@ class RunMonitor:
         ):
             return run_state
         end = Ended(state=ended.state, note=f"its host {how}")
-        self._write_end(end)
+        self.host.record_end(self._dir, end)
         end.t = ended.t
         return run_state.after(end)
-
-    def _write_end(self, end: Ended) -> None:
-        """Writes an end that neither agent nor host could write, as the parent of the host."""
-        end.t = time.time()
-        with contextlib.suppress(OSError), JournalWriter(self._dir.journal) as journal:
-            journal.write(end)
 
     def _read_new_events(
         self, run_state: RunState, offsets: Mapping[int, int]
