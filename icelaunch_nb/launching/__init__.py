@@ -1,1 +1,1 @@
-"""What a new process is told, by the one that starts it."""
+"""What a process passes to the processes that it starts."""

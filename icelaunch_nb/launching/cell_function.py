@@ -1,4 +1,7 @@
-"""The body of a ``%%icelaunch`` cell as a function: made in the kernel, run in a rank. Small, since each rank imports it."""
+"""The body of a ``%%icelaunch`` cell as a function. The kernel makes it and ranks run it.
+
+The module is small, since each rank imports it.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +13,21 @@ from typing import Any
 
 from icelaunch_nb.launching import process_targets
 
-# What every rank finds without having imported or defined it; torch as well, unless the notebook has its own idea of it.
+# The names that every rank has without defining them. It has torch, too, unless the notebook
+# defines that name.
 FROM_THE_RANK = ("rank", "local_rank", "world_size", "device", "ctx")
 _GET_CONTEXT = "icelaunch_nb.worker.context:get_context"
-RESULT = (
-    "__icelaunch_result__"  # the global that the body leaves the value of its last expression in
-)
+RESULT = "__icelaunch_result__"  # the body assigns its last expression's value to this global
 
 
 class CellFunction:
-    """A cell's body as a function without arguments: its value is that of its last expression.
+    """A cell's body as a function without arguments. It returns the value of its last expression.
 
     Args:
         code: The body, compiled as a module.
-        carried: A function that is never called: its globals are the notebook's, and those that it names go to the ranks.
-        label: What the run is called.
+        carried: A function that is never called. Its globals are the notebook's. Those that it
+            names are pickled with it.
+        label: The run's name.
     """
 
     def __init__(self, code: types.CodeType, carried: types.FunctionType, label: str) -> None:
@@ -42,13 +45,13 @@ class CellFunction:
         )
         namespace.setdefault("torch", sys.modules["torch"])
         try:
-            running = eval(self.code, namespace)  # not exec: a body that awaits gives a coroutine
+            # Not exec: a body that awaits evaluates to a coroutine.
+            running = eval(self.code, namespace)
             if inspect.iscoroutine(running):
                 asyncio.run(running)
         except BaseException as error:
-            failure = error.with_traceback(
-                self._from_the_body_on(error.__traceback__)
-            )  # without the frames of asyncio
+            # Without the frames of asyncio.
+            failure = error.with_traceback(self._from_the_body_on(error.__traceback__))
         else:
             return namespace.pop(RESULT, None)
         raise failure

@@ -1,7 +1,8 @@
-"""What a child process inherits from its parent without being told: umask, CPU affinity, limits, niceness.
+"""The attributes that a child process inherits: umask, CPU affinity, resource limits, niceness.
 
-Ranks are children of a forkserver that was started long ago, so they inherit what the launching process had then. These functions
-carry over what it has at the launch. The cgroup, the user and the capabilities stay those of the host.
+Ranks are children of a forkserver that was started long ago. So they inherit what the launching
+process had then. These functions carry over what it has at the launch. The cgroup, the user and
+the capabilities stay those of the host.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ _LIMITS = sorted({getattr(resource, name) for name in dir(resource) if name.star
 
 
 def here() -> dict[str, Any]:
-    """What a child of this process's main thread would inherit now, as JSON can carry it."""
+    """The attributes that a child of this process's main thread would inherit now, as JSON."""
     found: dict[str, Any] = {
         "umask": _umask(),
         "nice": os.getpriority(os.PRIO_PROCESS, os.getpid()),
@@ -28,19 +29,19 @@ def here() -> dict[str, Any]:
 
 
 def apply(wanted: dict[str, Any]) -> None:
-    """Gives this process what `here` found elsewhere, as far as the system allows it.
+    """Gives this process the attributes that `here` found in another, as far as the system allows.
 
     Args:
-        wanted: The answer of `here`.
+        wanted: The result of `here`; empty: nothing changes.
     """
     if not wanted:
         return
     os.umask(wanted["umask"])
-    with contextlib.suppress(OSError):  # only root may make a process less nice
+    with contextlib.suppress(OSError):  # only root may lower the niceness
         if os.getpriority(os.PRIO_PROCESS, 0) != wanted["nice"]:
             os.setpriority(os.PRIO_PROCESS, 0, wanted["nice"])
     affinity = set(wanted.get("affinity", ()))
-    with contextlib.suppress(OSError):  # processors that went away
+    with contextlib.suppress(OSError):  # a processor may have gone offline
         if affinity and os.sched_getaffinity(0) != affinity:
             os.sched_setaffinity(0, affinity)
     for limit, soft, hard in wanted["limits"]:
@@ -71,6 +72,7 @@ def _umask() -> int:
                     return int(line[6:], 8)
     except OSError:
         pass
-    mask = os.umask(0o077)  # a moment in which files of other threads are their owner's alone
+    # Meanwhile, only the owner may read what other threads create.
+    mask = os.umask(0o077)
     os.umask(mask)
     return mask

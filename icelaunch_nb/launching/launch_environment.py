@@ -1,4 +1,4 @@
-"""The launching process as its ranks find it: environment, working directory, import path."""
+"""What ranks take over from the launching process: environment, working directory, import path."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from icelaunch_nb.system import bytecode, cpython
 
 @dataclass(eq=False, repr=False)
 class LaunchEnvironment(Record):
-    """The launching process as a rank should find it: environment, working directory, import path.
+    """What a rank takes over from the launching process.
 
-    Kept in memory and handed from process to process; never written to a run directory, since environments hold secrets.
+    It passes from process to process in memory. It is never written to a run directory, since
+    environments hold secrets.
 
     Attributes:
-        environ: All variables at the launch.
-        cwd: Working directory; empty where that was removed.
-        sys_path: Import path.
+        environ: All environment variables at the launch.
+        cwd: The working directory; empty if it was removed.
+        sys_path: The import path.
         main_file: ``__main__.__file__`` where a script launches; None in a notebook.
         inherited: What a child of the launching process would inherit (`inherited.here`).
-        process_state: What `process_state.capture` gave.
+        process_state: The result of `process_state.capture`.
     """
 
     environ: dict[str, str]
@@ -40,7 +41,7 @@ class LaunchEnvironment(Record):
 
     @classmethod
     def here(cls) -> LaunchEnvironment:
-        """Those of this process, now."""
+        """Captures those of this process, now."""
         main_file = getattr(sys.modules.get("__main__"), "__file__", None)
         try:
             cwd = os.getcwd()
@@ -58,10 +59,10 @@ class LaunchEnvironment(Record):
 
 @contextlib.contextmanager
 def variables(extra: Mapping[str, str]) -> Iterator[None]:
-    """This process's environment with `extra` laid over, put back afterwards.
+    """Sets environment variables of this process, and restores them afterwards.
 
-    A launch within it takes them along early enough: OMP_NUM_THREADS and CUDA_VISIBLE_DEVICES must be there before torch is
-    imported.
+    A launch within this context passes them on early enough: OMP_NUM_THREADS and
+    CUDA_VISIBLE_DEVICES must be set before torch is imported.
     """
     before = {name: os.environ.get(name) for name in extra}
     os.environ.update(extra)
@@ -76,13 +77,16 @@ def variables(extra: Mapping[str, str]) -> Iterator[None]:
 
 
 def enter(environment: LaunchEnvironment, extra: dict[str, str], *, as_rank: bool = False) -> None:
-    """Makes this process look like the launching one: environment (deletions included), directory, import path.
+    """Gives this process the launching one's environment, working directory and import path.
+
+    Variables that the launching process lacks are deleted.
 
     Args:
         environment: Those of the launching process.
-        extra: Variables beside its own.
-        as_rank: Also what a child of it would inherit, and a removed working directory where it has one: in a rank, relative paths
-            must lead nowhere then, not into the host's directory.
+        extra: Variables to add.
+        as_rank: Whether to apply the inherited attributes, too. If the launching process's
+            directory was removed, a rank's is a removed one as well: there, relative paths must
+            lead nowhere, not into the host's directory.
     """
     wanted, found = {**environment.environ, **extra}, dict(os.environ)
     for name in found.keys() - wanted.keys():
@@ -91,7 +95,7 @@ def enter(environment: LaunchEnvironment, extra: dict[str, str], *, as_rank: boo
         if found.get(name) != value:
             os.environ[name] = value
     sys.path[:] = environment.sys_path
-    tempfile.tempdir = None  # the forkserver looked it up by its own environment
+    tempfile.tempdir = None  # the forkserver has computed it from its own environment
     try:
         os.chdir(environment.cwd)
     except OSError:
@@ -102,7 +106,7 @@ def enter(environment: LaunchEnvironment, extra: dict[str, str], *, as_rank: boo
 
 
 def _chdir_nowhere() -> None:
-    """Stands in a directory that was removed, as the launching process does."""
+    """Changes to a new directory and removes it, since the launching process's is removed, too."""
     with contextlib.suppress(OSError):
         folder = tempfile.mkdtemp()
         os.chdir(folder)
@@ -110,14 +114,15 @@ def _chdir_nowhere() -> None:
 
 
 def become_main(environment: LaunchEnvironment) -> None:
-    """Gives this process a fresh ``__main__`` and the defaults that a script started by torchrun would find.
+    """Gives this process a fresh ``__main__`` and the defaults of a script that torchrun starts.
 
-    Only a rank does this: in an agent, multiprocessing would have each rank run the script that ``__main__`` names.
+    Only a rank calls this. In an agent, multiprocessing would make each rank run the script that
+    ``__main__`` names.
     """
     main = types.ModuleType("__main__")
     if environment.main_file:
         main.__file__ = environment.main_file
     sys.modules["__main__"] = sys.modules["__mp_main__"] = main
-    sys.argv = [environment.main_file or ""]  # until the process state comes
+    sys.argv = [environment.main_file or ""]  # `process_state.apply` sets the real one
     cpython.reset_start_method()
     bytecode.ignore_stale_bytecode()

@@ -1,7 +1,7 @@
-"""How the launching process logs, for its ranks: levels, and handlers that write to stdout or stderr.
+"""Makes ranks log as the launching process does: levels, and handlers of stdout and stderr.
 
-Left out are handlers of any other kind (ranks that share a file would mix their lines), and those of libraries, which add their own
-once they are imported.
+Handlers of other kinds are left out, since ranks that share a file would mix their lines. Handlers
+of libraries are left out, too: libraries add them again when they are imported.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 
 def capture(logging: Any) -> dict[str, Any]:
-    """This process's logging, as JSON can carry it.
+    """The logging configuration of this process, as JSON.
 
     Args:
         logging: The module.
@@ -36,10 +36,10 @@ def capture(logging: Any) -> dict[str, Any]:
 
 
 def apply(wanted: dict[str, Any]) -> None:
-    """Makes this process log so.
+    """Configures this process's logging.
 
     Args:
-        wanted: What `capture` gave.
+        wanted: The result of `capture`.
     """
     import logging
 
@@ -59,7 +59,7 @@ def apply(wanted: dict[str, Any]) -> None:
 def _loggers(logging: Any) -> Iterator[tuple[str, Any]]:
     yield "root", logging.root
     for name, logger in list(logging.root.manager.loggerDict.items()):
-        if isinstance(logger, logging.Logger):  # else the place of one that is still to come
+        if isinstance(logger, logging.Logger):  # not a PlaceHolder
             yield name, logger
 
 
@@ -69,7 +69,7 @@ def _is_a_librarys(name: str) -> bool:
 
 
 def _told(logging: Any, handler: Any) -> dict[str, Any] | None:
-    """A handler as it can be made again; None for one that can't."""
+    """A handler's parts, from which `_handler` makes one like it; None for other kinds."""
     stream = {id(sys.stdout): "stdout", id(sys.stderr): "stderr"}.get(
         id(getattr(handler, "stream", None))
     )

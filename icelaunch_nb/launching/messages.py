@@ -1,7 +1,8 @@
-"""What crosses the lines between kernel, host, agent and rank: a class each, with its fields' types.
+"""The messages between kernel, host, agent and rank: a class each, with its fields' types.
 
-Kernel and host speak over a socket pair, a JSON object a line: the kernel sends `HostRequest`, the host `HostEvent`. A host hands an
-`AgentLaunch` on to its agent, and an agent a `RankLaunch` to each rank, through pipes of multiprocessing.
+Kernel and host share a socket pair. Each line is a JSON object. The kernel sends `HostRequest`
+messages, the host `HostEvent` messages. A host passes an `AgentLaunch` on to its agent, and an
+agent passes a `RankLaunch` to each rank, through pipes of multiprocessing.
 """
 
 from __future__ import annotations
@@ -27,15 +28,18 @@ class Message(Record):
             Message._names[name] = cls
 
     def to_line(self) -> bytes:
-        """One line of JSON. Undecodable bytes in variables survive: JSON escapes lone surrogates."""
+        """The message as a line of JSON.
+
+        Undecodable bytes in variables survive, since JSON escapes lone surrogates.
+        """
         return json.dumps({"message": self.name, **self.to_json()}).encode() + b"\n"
 
 
 def parse_message(line: bytes) -> Message:
-    """The message of a line.
+    """Parses one line.
 
     Raises:
-        ValueError: It is none, or one of its values can't be.
+        ValueError: It is no message, or a value is invalid.
     """
     data = parse_line(line)
     kind = Message._names.get(str(data.pop("message", None)))
@@ -51,13 +55,13 @@ class HostRequest(Message):
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class AgentLaunch(HostRequest, name="launch"):
-    """Start an agent for the run that lies in `run_dir`; the descriptor of its control FIFO comes along.
+    """Start an agent for the run in `run_dir`. The descriptor of its control FIFO comes along.
 
     Attributes:
         run_dir: The run's directory.
-        environment: The launching process.
-        ranks: How many ranks it will have on this machine.
-        detach: Whether it outlives the kernel.
+        environment: What ranks take over from the launching process.
+        ranks: How many ranks the run has on this machine.
+        detach: Whether the run outlives the kernel.
     """
 
     run_dir: Text
@@ -68,14 +72,14 @@ class AgentLaunch(HostRequest, name="launch"):
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class DetachRun(HostRequest, name="detach"):
-    """The run outlives the kernel from here on."""
+    """From now on, the run outlives the kernel."""
 
     run_dir: Text
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class Retire(HostRequest, name="retire"):
-    """End once the last run is over: another host takes the next launches."""
+    """Exit once the last run has ended. Another host starts the next runs."""
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -90,11 +94,11 @@ class Warm(HostEvent, name="warm"):
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class AgentGone(HostEvent, name="gone"):
-    """An agent is gone.
+    """An agent has exited.
 
     Attributes:
         run_dir: Its run.
-        how: How it ended, if it could not say so itself; otherwise empty.
+        how: How it ended, if it couldn't write that to the journal itself; otherwise empty.
     """
 
     run_dir: Text
@@ -103,21 +107,21 @@ class AgentGone(HostEvent, name="gone"):
 
 @dataclass
 class RankLaunch:
-    """What the agent tells one rank.
+    """What the agent sends to one rank.
 
     Attributes:
         run_dir: The run's directory.
-        attempt: Number of the attempt, from 0.
-        local_rank: Rank on this machine.
-        rank: Global rank.
-        environment: The launching process.
-        rank_environ: RANK, WORLD_SIZE, MASTER_ADDR and the like, laid over the launch environment.
+        attempt: The attempt's number, from 0.
+        local_rank: The rank on this machine.
+        rank: The global rank.
+        environment: What the rank takes over from the launching process.
+        rank_environ: RANK, WORLD_SIZE, MASTER_ADDR and the like, set over `environment`.
         program: The program and its arguments, for a run of a program; empty for a function.
-        threads: What ``torch.set_num_threads`` should get; None: leave it alone.
+        threads: The argument of ``torch.set_num_threads``; None: it isn't called.
         device: ``"cpu"``, ``"cuda:1"``.
-        set_device: Whether to make it CUDA's current device.
-        post_mortem: Whether it stops in the debugger where it raises.
-        close_fds: Descriptors of the agent that a rank forked from it must not keep.
+        set_device: Whether `device` becomes CUDA's current device.
+        post_mortem: Whether the rank stops in the debugger where it raises.
+        close_fds: The agent's descriptors that a rank forked from it must close.
     """
 
     run_dir: str

@@ -1,10 +1,14 @@
-"""State of the launching process that its ranks take over: what changes numbers, what is printed or raised, what a script reads.
+"""State of the launching process that its ranks take over.
 
-The kernel reads this state and sends it with the launch; a rank compares it with its own and sets what differs. A kernel imports
-nothing for it: a library that it hasn't imported has no state there.
+It is the state that changes numbers, what is printed or raised, and what a script reads.
 
-Left as a fresh process has it: random number generators (ranks seed themselves), hooks, signal handlers, handlers of logging other than
-those of the standard streams, and the options of libraries other than torch and numpy.
+The kernel reads this state and sends it with the launch. A rank compares it with its own and sets
+what differs. The kernel imports nothing for it: a library that it hasn't imported has no state
+there.
+
+Some state stays that of a fresh process: random number generators (ranks seed themselves), hooks,
+signal handlers, logging handlers other than those of the standard streams, and the options of
+libraries other than torch and numpy.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from typing import Any
 from icelaunch_nb.launching import logging_state
 from icelaunch_nb.system import cpython
 
-# Functions that read a part and set it. What an interpreter lacks is passed over.
+# The functions that read and set each part. A part that an interpreter lacks is left out.
 _INTERPRETER: dict[str, tuple[Callable[[], Any], Callable[..., Any]]] = {
     "recursion_limit": (sys.getrecursionlimit, sys.setrecursionlimit),
     "switch_interval": (sys.getswitchinterval, sys.setswitchinterval),
@@ -36,7 +40,7 @@ if hasattr(sys, "set_int_max_str_digits"):  # since Python 3.10.7
     _INTERPRETER["int_max_str_digits"] = (sys.get_int_max_str_digits, sys.set_int_max_str_digits)
 _SYS = ("dont_write_bytecode", "pycache_prefix", "warnoptions", "_xoptions")
 
-# Paths below `torch` of the function that reads, of the one that sets, and the function's other arguments.
+# Paths below `torch` of the function that reads and of the one that sets; their first arguments.
 _TORCH_CALLS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "default_dtype": ("get_default_dtype", "set_default_dtype", ()),
     "float32_matmul_precision": (
@@ -82,7 +86,8 @@ _TORCH_CALLS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "mha_fastpath": ("backends.mha.get_fastpath_enabled", "backends.mha.set_fastpath_enabled", ()),
     "nnpack": ("_C._get_nnpack_enabled", "backends.nnpack.set_flags", ()),
 }
-# Attributes below `torch.backends`, in the order of setting: a general precision before those of single operations.
+# Attributes below `torch.backends`, in the order in which they are set: a general precision comes
+# before those of single operations.
 _TORCH_FLAGS = (
     "cudnn.enabled",
     "cudnn.deterministic",
@@ -134,14 +139,13 @@ _DEFAULT_FILTERS = (
     "BytesWarning",
 )
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-_kept: list[Any] = []  # what has to live as long as the process
-_fresh: dict[
-    str, Any
-] = {}  # torch's state in a forkserver, and so in each rank that it has just forked
+_kept: list[Any] = []  # guards that must live as long as the process
+# torch's state in a forkserver, and so in each rank that it has just forked.
+_fresh: dict[str, Any] = {}
 
 
 def capture() -> dict[str, Any]:
-    """This process's state, as JSON can carry it."""
+    """The state of this process, as JSON."""
     state: dict[str, Any] = {
         "argv": _argv(),
         "interpreter": {name: read() for name, (read, _) in _INTERPRETER.items()},
@@ -160,25 +164,26 @@ def capture() -> dict[str, Any]:
     for name, read in readers.items():
         module = sys.modules.get(name)
         if module is not None:
-            with contextlib.suppress(Exception):  # another thread is importing it just now, say
+            with contextlib.suppress(Exception):  # another thread may be importing it just now
                 state[name] = read(module)
     return state
 
 
 def read_fresh_torch() -> None:
-    """Reads torch's state for all of a forkserver's children, so that no rank needs to: that takes 0.6 ms."""
+    """Reads torch's state once, in a forkserver, so that no rank has to. It takes 0.6 ms."""
     import torch
 
     _fresh.update(_torch(torch))
 
 
 def apply(state: dict[str, Any], *, device: str, threads: int | None) -> None:
-    """Makes this process, a rank that has imported torch, have that state.
+    """Gives this process, a rank that has imported torch, the launching process's state.
 
     Args:
-        state: What `capture` gave.
+        state: The result of `capture`.
         device: The rank's device.
-        threads: How many threads torch gets where the state's process left their number alone; None: torch's own default.
+        threads: How many threads torch gets if the launching process didn't set their number;
+            None: torch's own default.
     """
     import torch
 
@@ -209,12 +214,12 @@ def apply(state: dict[str, Any], *, device: str, threads: int | None) -> None:
         torch.set_flush_denormal(state["flush_denormal"])
     _apply_torch(torch, state.get("torch", {}), device)
     _apply_threads(torch, state.get("torch", {}).get("threads"), threads)
-    if "warnings" in state:  # last: what is set above may warn
+    if "warnings" in state:  # last, since the calls above may warn
         _apply_warnings(state["warnings"], torch_known="torch" in state)
 
 
 def _set(read: Callable[[], Any], write: Callable[[Any], Any], value: Any) -> None:
-    """Sets what differs; what this machine or this version can't do stays as it is."""
+    """Sets a value that differs. One that this machine or version doesn't support is left out."""
     with contextlib.suppress(Exception):
         if read() != value:
             write(value)
@@ -230,14 +235,15 @@ def _is_plain(value: Any) -> bool:
 
 
 def _argv() -> list[str]:
-    """What a script reads as its arguments. Those that a notebook's kernel was started with are none of a rank's, those set in a cell are."""
+    """The ``sys.argv`` for ranks.
+
+    Arguments that a cell has set are included. Those that the kernel was started with are not.
+    """
     argv = [str(argument) for argument in getattr(sys, "argv", [""])] or [""]
     if getattr(sys.modules.get("__main__"), "__file__", None) is not None or not _in_ipython():
         return argv
-    started_with, path = (
-        sys.orig_argv,
-        argv[0].split(os.sep),
-    )  # python -m ipykernel_launcher -f …; …/ipykernel_launcher.py -f …
+    # Either `python -m ipykernel_launcher -f …` or `python …/ipykernel_launcher.py -f …`.
+    started_with, path = sys.orig_argv, argv[0].split(os.sep)
     name = "" if {argv[0], *path, path[-1].removesuffix(".py")} & {*started_with} else argv[0]
     arguments = argv[1:]
     return (
@@ -254,7 +260,7 @@ def _in_ipython() -> bool:
 
 
 def _start_method(multiprocessing: Any) -> str | None:
-    """The start method that somebody chose; None for the platform's own."""
+    """The start method that was set; None for the platform's default."""
     chosen = multiprocessing.get_start_method(allow_none=True)
     return None if chosen == multiprocessing.get_all_start_methods()[0] else chosen
 
@@ -296,9 +302,10 @@ def _apply_decimal(wanted: dict[str, Any]) -> None:
 
 
 def _capture_warnings() -> list[list[Any]]:
-    """The filters; a category goes by its name, since its module may be a large one, or a cell.
+    """The filters. Each category goes by its name: its module may be a large one, or a cell.
 
-    Whoever records warnings may make errors of all of them to see them here, as pytest does; nobody records in a rank.
+    A filter that makes an error of every warning is left out while warnings are recorded, since
+    pytest sets it for its own process. Ranks don't record warnings.
     """
     found, recorded = [], cpython.warnings_are_recorded()
     category: Any
@@ -330,10 +337,10 @@ def _pattern(pattern: Any) -> Any:
 
 
 def _apply_warnings(wanted: list[list[Any]], *, torch_known: bool) -> None:
-    """Takes over the filters as they are.
+    """Sets the filters.
 
-    Those that the import of torch adds go before them where the launching process hasn't imported it yet: the import in the
-    function would have put them there.
+    If the launching process hasn't imported torch yet, the filters that this import adds go before
+    the others: an import in the function would have put them there.
     """
     mine = _capture_warnings()
     if not torch_known:
@@ -354,12 +361,12 @@ def _apply_warnings(wanted: list[list[Any]], *, torch_known: bool) -> None:
             )
             for action, message, category, module, line in wanted
         ]
-        with warnings.catch_warnings():  # has Python forget which warnings it has seen
+        with warnings.catch_warnings():  # makes Python forget which warnings it has shown
             pass
 
 
 def _is_default(entry: list[Any]) -> bool:
-    """Whether it is one that an interpreter starts with, unless it is told otherwise."""
+    """Whether it is one of the filters that an interpreter starts with by default."""
     return (
         entry[1] is None
         and entry[3] in (None, "__main__")
@@ -372,7 +379,7 @@ def _compiled(pattern: Any) -> Any:
 
 
 def _category(name: str) -> type[Warning]:
-    """The class of that name, or one that stands for it where its module isn't imported yet."""
+    """The class of that name; a stand-in for it if its module isn't imported yet."""
     module, _, qualname = name.partition(":")
     found: Any = sys.modules.get(module)
     for part in qualname.split("."):
@@ -385,7 +392,7 @@ def _category(name: str) -> type[Warning]:
 
 
 class _Named(type):
-    """A warning's category that stands for the class of that name, which need not exist yet."""
+    """The metaclass of stand-ins. A stand-in matches the warnings whose category has its name."""
 
     name: str
 
@@ -422,12 +429,12 @@ def _apply_numpy(wanted: dict[str, Any]) -> None:
 
 
 def _torch(torch: Any) -> dict[str, Any]:
-    """Reads nothing that would initialise a GPU."""
+    """torch's state. Reading it initialises no GPU."""
     state: dict[str, Any] = {"calls": {}, "flags": {}, "preferred": {}}
     for name, (read, _, arguments) in _TORCH_CALLS.items():
-        with contextlib.suppress(
-            Exception
-        ):  # a version without it; precisions set by torch's old and new ways at once
+        # This torch may lack it, or refuse to read precisions that were set in the old and the
+        # new way at once.
+        with contextlib.suppress(Exception):
             state["calls"][name] = _plain(_follow(torch, read)(*arguments))
     for name in _TORCH_FLAGS:
         with contextlib.suppress(Exception):
@@ -455,7 +462,7 @@ def _torch(torch: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A dtype and an enumeration's member by their names."""
+    """A plain value as it is; a dtype or a member of an enumeration by its name."""
     return value if _is_plain(value) else getattr(value, "name", None) or str(value)
 
 
@@ -470,14 +477,13 @@ def _apply_torch(torch: Any, wanted: dict[str, Any], device: str) -> None:
     if all(mine.get(name) == value for name, value in wanted.items() if name != "threads"):
         return
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that there is a newer way to set it
+        warnings.simplefilter("ignore")  # torch warns that there is a newer way to set it
         for name, value in _differing("calls", wanted, mine):
             _, write, arguments = _TORCH_CALLS[name]
             with contextlib.suppress(Exception):
                 _follow(torch, write)(*arguments, _from_plain(torch, value))
-        for (
-            name
-        ) in _TORCH_FLAGS:  # one after the other: a general precision changes those of operations
+        # Each is compared just before it is set: a general precision changes those of operations.
+        for name in _TORCH_FLAGS:
             if name in wanted["flags"]:
                 path, _, attribute = f"backends.{name}".rpartition(".")
                 with contextlib.suppress(Exception):
@@ -521,18 +527,20 @@ def _from_plain(torch: Any, value: Any) -> Any:
 
 
 def _set_deterministic(torch: Any, enabled: bool, warn_only: bool) -> None:
-    """``torch.use_deterministic_algorithms`` without its import of torch's compiler, which takes a second."""
+    """Does what ``torch.use_deterministic_algorithms`` does, but doesn't import torch's compiler.
+
+    That import takes a second.
+    """
     if "torch._inductor.config" in sys.modules:
         torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
     else:
-        os.environ["TORCHINDUCTOR_DETERMINISTIC"] = (
-            "1" if enabled else "0"
-        )  # the compiler reads it once it is imported
+        # The compiler reads it when it is imported.
+        os.environ["TORCHINDUCTOR_DETERMINISTIC"] = "1" if enabled else "0"
         torch._C._set_deterministic_algorithms(enabled, warn_only=warn_only)
 
 
 def _set_default_device(torch: Any, wanted: str | None, device: str) -> None:
-    """A GPU as default device is the rank's own; a rank on the CPU has none."""
+    """Sets the default device. A GPU becomes the rank's own; a rank on the CPU gets no default."""
     kind = torch.device(wanted).type if wanted else None
     if kind in ("cuda", "xpu", "hpu"):
         wanted = kind if torch.device(device).type == kind else None
@@ -540,7 +548,10 @@ def _set_default_device(torch: Any, wanted: str | None, device: str) -> None:
 
 
 def _default_device(torch: Any) -> str | None:
-    """The default device by its name; None where nobody set one. ``torch.get_default_device`` would make a tensor on a GPU."""
+    """The default device's name; None if none was set.
+
+    ``torch.get_default_device`` would make a tensor on a GPU.
+    """
     module = sys.modules.get("torch.utils._device")
     if module is None:
         return None
@@ -554,7 +565,7 @@ def _default_device(torch: Any) -> str | None:
 
 
 def _threads(torch: Any) -> int | None:
-    """How many threads torch uses; None where a variable that says so was changed since this process started."""
+    """How many threads torch uses; None if a variable for it was changed since the start."""
     started = _environ_at_start()
     if any(started.get(name) != os.environ.get(name) for name in _THREADS):
         return None
@@ -565,13 +576,13 @@ def _environ_at_start() -> dict[str, str | None]:
     try:
         with open("/proc/self/environ", "rb") as file:
             entries = [entry.partition(b"=") for entry in file.read().split(b"\0")]
-    except OSError:  # no Linux: where nothing says so, nothing was changed
+    except OSError:  # not Linux: a variable that isn't set now counts as unchanged
         return dict.fromkeys(_THREADS)
     return {os.fsdecode(name): os.fsdecode(value) for name, _, value in entries}
 
 
 def _apply_threads(torch: Any, wanted: int | None, share: int | None) -> None:
-    """Sets the number that somebody asked torch for, or else the rank's share of the machine."""
+    """Sets the number that the launching process has, or else the rank's share of the machine."""
     own = torch.get_num_threads()
     if wanted is not None and wanted != own and wanted <= (os.cpu_count() or 1):
         torch.set_num_threads(wanted)

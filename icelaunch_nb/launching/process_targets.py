@@ -1,6 +1,7 @@
-"""What a new process runs, by name: the process that starts it never imports it, the new one does.
+"""What a new process runs, by name. The new process imports it; the one that starts it doesn't.
 
-So the rooms stay apart: the host starts agents and imports no agent, the agent starts ranks and imports no rank.
+So `host` starts agents without importing `agent`, and `agent` starts ranks without importing
+`worker`.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ RANK = "icelaunch_nb.worker.main:main"
 
 
 def find(name: str) -> Any:
-    """The object of a name, ``module:attribute``, which is imported here if it has to be."""
+    """The object named ``module:attribute``. Its module is imported if it isn't yet."""
     module, _, attribute = name.partition(":")
     return getattr(importlib.import_module(module), attribute)
 
 
 def run(name: str, *args: Any) -> None:
-    """What a new process starts with: calls the function of a name."""
+    """Calls the function of that name; the target of new processes."""
     find(name)(*args)
 
 
 def nothing() -> None:
-    """Proves that the forkserver answers."""
+    """The target of a process that only shows that the forkserver works."""

@@ -1,4 +1,4 @@
-"""What makes a process a rank: torch elastic's environment variables, and ours.
+"""The environment variables of a rank: torch elastic's, and ours.
 
 https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables
 """
@@ -21,11 +21,11 @@ _HOOK_VARIABLE, _HOOK = "PYTHONBREAKPOINT", "icelaunch_nb.set_trace"
 
 @dataclass(frozen=True)
 class RankAssignment:
-    """Which rank a process is among the others; by default the only one.
+    """Which rank a process is. By default it is the only one.
 
     Attributes:
-        master_addr: Where the ranks' process group meets.
-        master_port: And its port.
+        master_addr: The host where the ranks' process group meets.
+        master_port: Its port.
         restart_count: How often the ranks were restarted.
         use_agent_store: Whether the agent's store serves the process group, too.
     """
@@ -51,14 +51,14 @@ def rank_environ(
     attempt: int,
     environ: Mapping[str, str],
 ) -> dict[str, str]:
-    """The variables of one rank, beside those that it has from the kernel.
+    """The variables that one rank has beside the kernel's.
 
     Args:
         assignment: Which rank it is.
-        spec: What was asked.
+        spec: The run's spec.
         run_dir: The run directory.
-        attempt: Number of the attempt.
-        environ: The kernel's variables; some of ours give way to them.
+        attempt: The attempt's number.
+        environ: The kernel's variables. A network interface that is set there stays.
     """
     values: dict[str, Any] = {
         "RANK": assignment.rank,
@@ -81,18 +81,18 @@ def rank_environ(
         ATTEMPT_VARIABLE: attempt,
     }
     for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
-        # Without it gloo listens on whatever address the host name resolves to, and asks DNS for it.
+        # Without it, gloo listens on the address that the host name resolves to, and asks DNS.
         if spec.loopback and name not in environ:
             values[name] = spec.loopback
     return {name: str(value) for name, value in values.items()}
 
 
 def breakpoint_environ(rank_dir: Path, environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables that bring ``breakpoint()`` in a rank to `icelaunch_nb.set_trace`.
+    """The variables that make ``breakpoint()`` in a rank call `icelaunch_nb.set_trace`.
 
     Args:
         rank_dir: The rank's folder.
-        environ: The rank's variables; a user who switched breakpoints off (``PYTHONBREAKPOINT=0``) keeps them off.
+        environ: The rank's variables. ``PYTHONBREAKPOINT=0`` keeps breakpoints off.
     """
     return {
         RANK_DIR_VARIABLE: str(rank_dir),
