@@ -87,7 +87,7 @@ FILES = {
     "control": File(
         "kernels, host, ranks", "A FIFO: requests to the agent, one a line. The kernel makes it."
     ),
-    "leash": File(
+    "agent_alive": File(
         "nobody",
         "A FIFO whose only writer is the agent. When it closes, Linux ends the ranks. "
         "The kernel makes it.",

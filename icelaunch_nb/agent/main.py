@@ -206,9 +206,8 @@ def _run(
     ask_no_dns()
     record_no_events()
     _configure_metrics(spec.config.metrics_cfg)
-    leash = os.open(
-        run_dir.leash, os.O_RDWR | os.O_CLOEXEC
-    )  # the only writer: see worker/exit_with_agent.py
+    # The only writer: see worker/exit_with_agent.py.
+    agent_alive_fd = os.open(run_dir.agent_alive, os.O_RDWR | os.O_CLOEXEC)
     board = _open_board(run_dir)
     recorder = EventRecorder(run_dir, board, journal)
     hang_detector = HangDetector(run_dir, board, recorder, spec.hang_after)
@@ -239,7 +238,7 @@ def _run(
         launch.environment,
         spec,
         control,
-        close_fds=[leash, *control.fds()],
+        close_fds=[agent_alive_fd, *control.fds()],
         preforked=preforked,
         hang_detector=hang_detector,
     )

@@ -9,7 +9,7 @@ folders; whoever looks on reads. Whole files appear by write-then-rename, so a r
         events.board                             flags and counters that all of them see
         disk.reserve                             space for the last words on a full disk, until the run is over
         checkpoint.json                          the newest checkpoint that a rank told of (that rank)
-        control  leash                           FIFOs: requests to the agent; the agent's life, for the ranks
+        control  agent_alive                     FIFOs: requests to the agent; the agent's life, for the ranks
         watchers/                                a mark of each process that looks at the run (retention.py)
         attempt_<k>/steps.board                  how the ranks of one attempt agree on a step (the agent makes it, of several)
         attempt_<k>/<local_rank>/                stdout.log  stderr.log  error.json  error.pkl  result.pkl
@@ -233,8 +233,9 @@ class RunDir:
         return self.path / "control"
 
     @property
-    def leash(self) -> Path:
-        return self.path / "leash"
+    def agent_alive(self) -> Path:
+        """A FIFO whose only writer is the agent: ranks end when it closes."""
+        return self.path / "agent_alive"
 
     @property
     def watchers(self) -> Path:
@@ -297,7 +298,7 @@ def make_run_dir(log_dir: str | None, run_id: str) -> RunDir:
     try:
         make_private(base)
         run_dir = RunDir(Path(tempfile.mkdtemp(prefix=f"{readable}_", dir=base)))
-        for fifo in (run_dir.control, run_dir.leash):
+        for fifo in (run_dir.control, run_dir.agent_alive):
             os.mkfifo(fifo, 0o600)
             os.chmod(fifo, 0o600)  # whatever the umask
     except (OSError, ValueError) as error:

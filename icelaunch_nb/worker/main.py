@@ -49,7 +49,7 @@ def main(source: RankLaunch | Connection) -> NoReturn:
     for fd in launch.close_fds:
         with contextlib.suppress(OSError):
             os.close(fd)
-    exit_with_agent.hold(run_dir.leash)
+    exit_with_agent.enable(run_dir.agent_alive)
     streams.redirect(rank_dir)
     if launch.program:
         enter(launch.environment, launch.rank_environ, as_rank=True)
@@ -57,7 +57,7 @@ def main(source: RankLaunch | Connection) -> NoReturn:
     reserve = ErrorReserve(rank_dir)  # before the launching process's limits apply
     enter(launch.environment, launch.rank_environ, as_rank=True)
     become_main(launch.environment)
-    cpython.become_main_process()  # not before the leash asked for the parent
+    cpython.become_main_process()  # after exit_with_agent, which asks for the parent
     _configure(launch, rank_dir)
     if isinstance(source, RankLaunch):
         _prepare()

@@ -76,10 +76,10 @@ def test_the_directory_and_its_files_are_their_owners_alone(tmp_path, no_umask):
     JournalWriter(run_dir.journal).write(AgentStarted(pid=1, started=1.0))
     assert mode(tmp_path / "logs") == 0o700
     assert mode(run_dir.path) == 0o700
-    for path in (run_dir.spec, run_dir.journal, run_dir.control, run_dir.leash):
+    for path in (run_dir.spec, run_dir.journal, run_dir.control, run_dir.agent_alive):
         assert mode(path) == 0o600, path
     assert stat.S_ISFIFO(run_dir.control.stat().st_mode) and stat.S_ISFIFO(
-        run_dir.leash.stat().st_mode
+        run_dir.agent_alive.stat().st_mode
     )
 
 

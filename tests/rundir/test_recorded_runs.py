@@ -22,7 +22,7 @@ RECORDED = Path(__file__).parent / "recorded"
 def attached(tmp_path):
     def attach(name: str) -> ice.Run:
         shutil.copytree(RECORDED / "format_0" / name, tmp_path / name)
-        for fifo in ("control", "leash"):
+        for fifo in ("control", "leash"):  # as format 0 named them
             os.mkfifo(tmp_path / name / fifo)
         return ice.attach(tmp_path / name)
 

@@ -455,10 +455,10 @@ def test_a_handle_answers_bad_input_and_nothing_is_lost(finished: ice.Run, call,
 
 
 @pytest.mark.parametrize("start_method", ["forkserver", "fork"])
-def test_a_program_inherits_its_streams_and_the_leash_alone(start_method: str) -> None:
+def test_a_program_inherits_its_streams_and_agent_alive_only(start_method: str) -> None:
     look = "fds = [f'/proc/self/fd/{fd}' for fd in os.listdir('/proc/self/fd')]"  # and the one that looked, closed by then
     code = f"import os; {look}; print([os.path.basename(os.readlink(fd)) for fd in fds if os.path.exists(fd)])"
     for _ in range(5):
         run = ice.launch(sys.executable, ("-c", code), start_method=start_method, devices="cpu")
         assert run.result(60) == {0: None}
-        assert eval(run.logs()) == ["null", "stdout.log", "stderr.log", "leash"]
+        assert eval(run.logs()) == ["null", "stdout.log", "stderr.log", "agent_alive"]

@@ -211,7 +211,7 @@ def test_a_forged_journal_makes_nobody_signal_others(runs: Path) -> None:
     run = ice.launch(time.sleep, (0,), devices="cpu")
     run.result(30)
     copy = runs / "sent"
-    shutil.copytree(run.log_dir, copy, ignore=shutil.ignore_patterns("control", "leash"))
+    shutil.copytree(run.log_dir, copy, ignore=shutil.ignore_patterns("control", "agent_alive"))
     locked = runs / "locked"
     command = [sys.executable, "-c", STRANGER, str(locked)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as stranger:

@@ -53,10 +53,10 @@ def copy(recorded: dict[str, RunDir], tmp_path: Path, request: pytest.FixtureReq
     """A directory of which anything can be cut."""
     path = tmp_path / request.param
     shutil.copytree(
-        recorded[request.param].path, path, ignore=shutil.ignore_patterns("control", "leash")
+        recorded[request.param].path, path, ignore=shutil.ignore_patterns("control", "agent_alive")
     )
     run_dir = RunDir(path)
-    for fifo in (run_dir.control, run_dir.leash):
+    for fifo in (run_dir.control, run_dir.agent_alive):
         os.mkfifo(fifo, 0o600)
     spec = json.loads(run_dir.spec.read_text())
     run_dir.write_json(run_dir.spec, {**spec, "time": spec["time"] - 604800})
