@@ -31,7 +31,7 @@ from icelaunch_nb.config import LaunchConfig
 from icelaunch_nb.errors import group_failures
 from icelaunch_nb.launching.launch_environment import enter
 from icelaunch_nb.launching.messages import AgentLaunch
-from icelaunch_nb.launching.process_targets import nothing
+from icelaunch_nb.launching.process_targets import do_nothing
 from icelaunch_nb.rundir import disk_reserve
 from icelaunch_nb.rundir.board import Board
 from icelaunch_nb.rundir.error_file import RankError, format_error
@@ -151,7 +151,7 @@ def _prewarm() -> None:
         handler.next_rendezvous().store.set("key", "value")
         handler.shutdown()
         Process.of(os.getpid())
-        process = multiprocessing.get_context("forkserver").Process(target=nothing)
+        process = multiprocessing.get_context("forkserver").Process(target=do_nothing)
         process.start()
         multiprocessing.connection.wait([process.sentinel])
         process.join()

@@ -198,7 +198,7 @@ def _start(request: LaunchRequest, *, stacklevel: int) -> Run:
         run = Run(run_dir)._pin()
         launch = AgentLaunch(
             run_dir=str(run_dir.path),
-            environment=LaunchEnvironment.here(),
+            environment=LaunchEnvironment.capture(),
             ranks=spec.nproc_per_node,
             detach=request.detach,
         )

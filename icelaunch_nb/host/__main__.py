@@ -41,7 +41,7 @@ from icelaunch_nb.launching.messages import (
     Warm,
     parse_message,
 )
-from icelaunch_nb.launching.process_targets import nothing
+from icelaunch_nb.launching.process_targets import do_nothing
 from icelaunch_nb.rundir import control, disk_reserve
 from icelaunch_nb.rundir.journal import JournalWriter, read_events
 from icelaunch_nb.rundir.journal_events import AttemptStarted, Ended, Event
@@ -198,7 +198,7 @@ class Host:
         kernel may end meanwhile.
         """
         with contextlib.suppress(OSError, EOFError):
-            first = self._context.Process(target=nothing)
+            first = self._context.Process(target=do_nothing)
             first.start()
             first.join()
         with contextlib.suppress(OSError):

@@ -35,7 +35,7 @@ class CellFunction:
         self.code, self.carried = code, carried
 
     def __call__(self) -> Any:
-        context, namespace = process_targets.find(_GET_CONTEXT)(), self.carried.__globals__
+        context, namespace = process_targets.resolve(_GET_CONTEXT)(), self.carried.__globals__
         namespace.update(
             rank=context.rank,
             local_rank=context.local_rank,
@@ -51,12 +51,12 @@ class CellFunction:
                 asyncio.run(running)
         except BaseException as error:
             # Without the frames of asyncio.
-            failure = error.with_traceback(self._from_the_body_on(error.__traceback__))
+            failure = error.with_traceback(self._without_outer_frames(error.__traceback__))
         else:
             return namespace.pop(RESULT, None)
         raise failure
 
-    def _from_the_body_on(
+    def _without_outer_frames(
         self, traceback: types.TracebackType | None
     ) -> types.TracebackType | None:
         step = traceback

@@ -16,7 +16,7 @@ from typing import Any
 _LIMITS = sorted({getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")})
 
 
-def here() -> dict[str, Any]:
+def capture() -> dict[str, Any]:
     """The attributes that a child of this process's main thread would inherit now, as JSON."""
     found: dict[str, Any] = {
         "umask": _umask(),
@@ -29,10 +29,10 @@ def here() -> dict[str, Any]:
 
 
 def apply(wanted: dict[str, Any]) -> None:
-    """Gives this process the attributes that `here` found in another, as far as the system allows.
+    """Gives this process the attributes of another, as far as the system allows.
 
     Args:
-        wanted: The result of `here`; empty: nothing changes.
+        wanted: The result of `capture`; empty: nothing changes.
     """
     if not wanted:
         return
@@ -45,10 +45,10 @@ def apply(wanted: dict[str, Any]) -> None:
         if affinity and os.sched_getaffinity(0) != affinity:
             os.sched_setaffinity(0, affinity)
     for limit, soft, hard in wanted["limits"]:
-        _limit(limit, soft, hard)
+        _set_limit(limit, soft, hard)
 
 
-def _limit(limit: int, soft: int, hard: int) -> None:
+def _set_limit(limit: int, soft: int, hard: int) -> None:
     now = resource.getrlimit(limit)
     if now == (soft, hard):
         return

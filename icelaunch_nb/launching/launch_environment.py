@@ -28,7 +28,7 @@ class LaunchEnvironment(Record):
         cwd: The working directory; empty if it was removed.
         sys_path: The import path.
         main_file: ``__main__.__file__`` where a script launches; None in a notebook.
-        inherited: What a child of the launching process would inherit (`inherited.here`).
+        inherited: What a child of the launching process would inherit (`inherited.capture`).
         process_state: The result of `process_state.capture`.
     """
 
@@ -40,7 +40,7 @@ class LaunchEnvironment(Record):
     process_state: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def here(cls) -> LaunchEnvironment:
+    def capture(cls) -> LaunchEnvironment:
         """Captures those of this process, now."""
         main_file = getattr(sys.modules.get("__main__"), "__file__", None)
         try:
@@ -52,7 +52,7 @@ class LaunchEnvironment(Record):
             cwd,
             [str(path) for path in sys.path],
             os.path.normpath(os.path.join(cwd, main_file)) if isinstance(main_file, str) else None,
-            inherited.here(),
+            inherited.capture(),
             process_state.capture(),
         )
 

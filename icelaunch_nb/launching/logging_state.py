@@ -23,7 +23,7 @@ def capture(logging: Any) -> dict[str, Any]:
         handlers = (
             []
             if _is_a_librarys(name)
-            else [told for handler in logger.handlers if (told := _told(logging, handler))]
+            else [parts for handler in logger.handlers if (parts := _describe(logging, handler))]
         )
         if logger.level or handlers or logger.disabled:
             loggers[name] = [
@@ -53,7 +53,7 @@ def apply(wanted: dict[str, Any]) -> None:
         if handlers and not logger.handlers:
             logger.propagate = propagate
             for handler in handlers:
-                logger.addHandler(_handler(logging, handler))
+                logger.addHandler(_make_handler(logging, handler))
 
 
 def _loggers(logging: Any) -> Iterator[tuple[str, Any]]:
@@ -68,8 +68,8 @@ def _is_a_librarys(name: str) -> bool:
     return top in sys.modules and top != "__main__"
 
 
-def _told(logging: Any, handler: Any) -> dict[str, Any] | None:
-    """A handler's parts, from which `_handler` makes one like it; None for other kinds."""
+def _describe(logging: Any, handler: Any) -> dict[str, Any] | None:
+    """A handler's parts, from which `_make_handler` makes one like it; None for other kinds."""
     stream = {id(sys.stdout): "stdout", id(sys.stderr): "stderr"}.get(
         id(getattr(handler, "stream", None))
     )
@@ -94,10 +94,10 @@ def _style(logging: Any, formatter: Any) -> str:
     )
 
 
-def _handler(logging: Any, told: dict[str, Any]) -> Any:
-    handler = logging.StreamHandler(getattr(sys, told["stream"]))
-    handler.setLevel(told["level"])
-    if told["format"]:
+def _make_handler(logging: Any, parts: dict[str, Any]) -> Any:
+    handler = logging.StreamHandler(getattr(sys, parts["stream"]))
+    handler.setLevel(parts["level"])
+    if parts["format"]:
         with contextlib.suppress(ValueError):
-            handler.setFormatter(logging.Formatter(*told["format"]))
+            handler.setFormatter(logging.Formatter(*parts["format"]))
     return handler

@@ -139,7 +139,7 @@ _DEFAULT_FILTERS = (
     "BytesWarning",
 )
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-_kept: list[Any] = []  # guards that must live as long as the process
+_entered_guards: list[Any] = []  # guards that must live as long as the process
 # torch's state in a forkserver, and so in each rank that it has just forked.
 _fresh: dict[str, Any] = {}
 
@@ -387,11 +387,11 @@ def _category(name: str) -> type[Warning]:
     return (
         found
         if isinstance(found, type)
-        else _Named(qualname.rpartition(".")[2], (Warning,), {"name": name})
+        else _CategoryStandIn(qualname.rpartition(".")[2], (Warning,), {"name": name})
     )
 
 
-class _Named(type):
+class _CategoryStandIn(type):
     """The metaclass of stand-ins. A stand-in matches the warnings whose category has its name."""
 
     name: str
@@ -507,7 +507,7 @@ def _apply_torch(torch: Any, wanted: dict[str, Any], device: str) -> None:
         if wanted.get("inference"):
             guard = torch.inference_mode()
             guard.__enter__()
-            _kept.append(guard)
+            _entered_guards.append(guard)
 
 
 def _differing(

@@ -13,7 +13,7 @@ AGENT = "icelaunch_nb.agent.main:main"
 RANK = "icelaunch_nb.worker.main:main"
 
 
-def find(name: str) -> Any:
+def resolve(name: str) -> Any:
     """The object named ``module:attribute``. Its module is imported if it isn't yet."""
     module, _, attribute = name.partition(":")
     return getattr(importlib.import_module(module), attribute)
@@ -21,8 +21,8 @@ def find(name: str) -> Any:
 
 def run(name: str, *args: Any) -> None:
     """Calls the function of that name; the target of new processes."""
-    find(name)(*args)
+    resolve(name)(*args)
 
 
-def nothing() -> None:
+def do_nothing() -> None:
     """The target of a process that only shows that the forkserver works."""

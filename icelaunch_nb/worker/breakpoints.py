@@ -27,7 +27,7 @@ def set_trace(*, header: str | None = None) -> None:
     """
     frame = sys._getframe(1)
     if RANK_DIR_VARIABLE in os.environ:
-        process_targets.find(_STOP_AT)(frame, header)
+        process_targets.resolve(_STOP_AT)(frame, header)
     else:
         import pdb  # 8 ms that nobody pays who has no breakpoint
 

@@ -147,7 +147,7 @@ def _prewarm() -> None:
         packing.dump((_exit, (1,), {}), run_dir.call)
         packing.load(run_dir.call)
         here = LaunchEnvironment(
-            dict(os.environ), os.getcwd(), list(sys.path), inherited=inherited.here()
+            dict(os.environ), os.getcwd(), list(sys.path), inherited=inherited.capture()
         )
         launch = pickle.loads(
             pickle.dumps(RankLaunch(folder, 0, 0, 0, here, {"RANK": "0", "LOCAL_RANK": "0"}))

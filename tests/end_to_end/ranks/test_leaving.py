@@ -155,7 +155,9 @@ def test_an_agent_that_finds_no_directory_ends_and_takes_its_spare_ranks_along(r
         agents = set(host.children(recursive=True))
         reader, writer = os.pipe()  # in place of a control FIFO
         hosts.launch(
-            AgentLaunch(run_dir=str(runs / "gone"), environment=LaunchEnvironment.here(), ranks=2),
+            AgentLaunch(
+                run_dir=str(runs / "gone"), environment=LaunchEnvironment.capture(), ranks=2
+            ),
             reader,
         )
         os.close(reader)
