@@ -1,1 +1,1 @@
-"""A rank: the order of things before and after the user's function."""
+"""A rank: what its process does before, during and after the user's function."""

@@ -196,7 +196,7 @@ def get_context() -> Context:
 _current: dict[str, Any] = {}
 
 
-def forget() -> None:
+def reset() -> None:
     """This process is another rank from here on than the one that it was forked from, if that was one."""
     _current.clear()
 
@@ -204,10 +204,10 @@ def forget() -> None:
 @functools.cache
 def _tell_the_end() -> None:
     """A program has nobody else who says that it is over."""
-    atexit.register(over)
+    atexit.register(finish)
 
 
-def over() -> None:
+def finish() -> None:
     """This rank's function is over, also where it never asked for steps: the other ranks need not wait for it at a pause."""
     with contextlib.suppress(Exception):  # the run directory is gone, say
         if os.getsid(0) == os.getpid():  # a rank leads its session; its children don't speak for it
@@ -215,7 +215,7 @@ def over() -> None:
                 return
             context = get_context()
             if context.local_world_size > 1 or "_steps" in context.__dict__:
-                context._steps.protocol.over()
+                context._steps.protocol.finish()
 
 
 def _leave_at_once() -> bool:

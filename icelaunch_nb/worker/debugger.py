@@ -66,12 +66,12 @@ def post_mortem(error: BaseException) -> None:
     debugger.prompt_of_rank.leave()
 
 
-def serve_pdb() -> None:
+def replace_pdb_set_trace() -> None:
     """``pdb.set_trace()``, which code has from before ``breakpoint()`` came, would read this rank's stdin, where nobody types."""
     pdb.set_trace = set_trace
 
 
-def over() -> None:
+def finish() -> None:
     """The rank's function is over, and whoever stepped through its end has left the debugger."""
     debugger = getattr(_here, "debugger", None)
     if debugger is not None and debugger.prompt_of_rank.is_open:

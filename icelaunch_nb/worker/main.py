@@ -1,4 +1,4 @@
-"""A rank from its first line to its last."""
+"""The main function of a rank's process."""
 
 from __future__ import annotations
 
@@ -37,10 +37,11 @@ from icelaunch_nb.worker.error_reserve import ErrorReserve
 
 
 def main(source: RankLaunch | Connection) -> NoReturn:
-    """Runs one rank and ends the process; what became of it stands in the rank's folder.
+    """Runs one rank and ends the process. The rank's folder records how it ended.
 
     Args:
-        source: What to do, or where it will come from: the agent starts ranks ahead of their launch.
+        source: The launch, or the connection that it arrives on: the agent starts ranks ahead of
+            their launch.
     """
     _new_session()
     launch = source if isinstance(source, RankLaunch) else _await_launch(source)
@@ -63,56 +64,59 @@ def main(source: RankLaunch | Connection) -> NoReturn:
         _prepare()
     main_is_complete = spawned_children.serve(run_dir, rank_dir)
     names = source_locations.know_cells(run_dir)
-    me, code = os.getpid(), 1
+    rank_pid, code = os.getpid(), 1
     try:
         entrypoint, args, kwargs = packing.load(run_dir.call)
         packing.adopt_main_classes()
         main_is_complete()
     except BaseException as error:
-        if os.getpid() != me:
-            _exit_child(results.child_raised(error, names))
-        results.raised(error, rank_dir, names, reserve, kind="loading")
+        if os.getpid() != rank_pid:
+            _exit_child(results.report_child_error(error, names))
+        results.write_error(error, rank_dir, names, reserve, kind="loading")
         reserve.drop()
         _exit(code)
     try:
         value = entrypoint(*args, **kwargs)
-    except (
-        BaseException
-    ) as error:  # SystemExit and KeyboardInterrupt too: whoever doesn't return has failed
-        if os.getpid() != me:
-            _exit_child(results.child_raised(error, names))
+    except BaseException as error:
+        # SystemExit and KeyboardInterrupt too: a rank whose function doesn't return has failed.
+        if os.getpid() != rank_pid:
+            _exit_child(results.report_child_error(error, names))
         if launch.post_mortem and isinstance(error, Exception):
             debugger.post_mortem(error)
-        results.raised(error, rank_dir, names, reserve)
+        results.write_error(error, rank_dir, names, reserve)
     else:
-        if os.getpid() != me:
+        if os.getpid() != rank_pid:
             _exit_child(0)
-        # Whoever can't hand its value over has still done its work: exit code 0 lets the other ranks finish theirs.
-        results.returned(value, launch.rank, rank_dir, reserve)
+        # A rank whose value can't be pickled has still done its work. Exit code 0 lets the other
+        # ranks finish theirs.
+        results.write_result(value, launch.rank, rank_dir, reserve)
         code = 0
-    debugger.over()
-    if (
-        code == 0
-    ):  # whoever failed has left a checkpoint that it was asked for unfinished, and the next attempt is asked again
-        context.over()
-    atexit.unregister(context.over)
+    debugger.finish()
+    # A failed rank may not have saved a checkpoint that was requested. The board must show that it
+    # is unfinished, so that the next attempt gets the request again.
+    if code == 0:
+        context.finish()
+    atexit.unregister(context.finish)
     reserve.drop()
     _exit(code)
 
 
 def _await_launch(launches: Connection) -> RankLaunch:
-    """Prepares and prewarms, and waits; nobody needing this rank is the end of it."""
+    """Prepares and prewarms this process, then waits for its launch.
+
+    The process ends when the agent closes the connection instead.
+    """
     _prepare()
     _prewarm()
     try:
-        with launches:  # a program that this process becomes would inherit it
+        with launches:  # else the program that replaces this process inherits it
             return launches.recv()
     except EOFError:
         os._exit(0)
 
 
 def _new_session() -> None:
-    """A session of its own, and no signal handlers and inheritable pipes of its ancestors."""
+    """Starts a session, and drops its ancestors' signal handlers and inheritable pipes."""
     with contextlib.suppress(PermissionError):  # it leads a session already
         os.setsid()
     for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
@@ -123,16 +127,17 @@ def _new_session() -> None:
 
 
 def _prepare() -> None:
-    """What is the same for every launch."""
+    """Does what is the same for every launch."""
     nested_launchers.refuse(sys.modules["torch"])
-    tqdm_text.as_text()
-    debugger.serve_pdb()
+    tqdm_text.install()
+    debugger.replace_pdb_set_trace()
 
 
 def _prewarm() -> None:
-    """Touches what the start of a rank touches, so that the pages that the fork shared are its own already (3 ms less).
+    """Touches the memory that the start of a rank touches, so that the launch takes 3 ms less.
 
-    Its files lie in the host's own folder: a rank that is killed in the midst leaves them.
+    The fork shares these pages, and the first write copies them. The files lie in the host's own
+    folder: a rank that is killed in between leaves them there.
     """
     with (
         contextlib.suppress(Exception),
@@ -156,17 +161,18 @@ def _prewarm() -> None:
         enter(here, {}, as_rank=True)
         become_main(here)
         _configure_torch(launch)
-        results.returned(None, 0, rank_dir, reserve)
+        results.write_result(None, 0, rank_dir, reserve)
         step_board.leave(run_dir.steps(0), 0, 2)
         try:
             raise RuntimeError("prewarm")
         except RuntimeError as error:
-            results.raised(error, rank_dir, {}, reserve)
+            results.write_error(error, rank_dir, {}, reserve)
         reserve.close()
-    signal.pthread_sigmask(signal.SIG_SETMASK, set())  # who tells an error blocks SIGTERM
+    signal.pthread_sigmask(signal.SIG_SETMASK, set())  # `write_error` blocks SIGTERM
 
 
 def _exec_program(program: list[str]) -> NoReturn:
+    """Replaces this process by the program, with a shell's exit codes where that fails."""
     try:
         os.execvp(program[0], program)
     except OSError as error:
@@ -175,20 +181,22 @@ def _exec_program(program: list[str]) -> NoReturn:
 
 
 def _configure(launch: RankLaunch, rank_dir: RankDir) -> None:
-    """Crash reports, threads, device, and random numbers that differ from the siblings'."""
+    """Sets up crash reports, threads, the device and this rank's own random numbers."""
     faulthandler.enable(file=2)
     stack_dumps.serve(rank_dir)
     _configure_torch(launch)
     if "numpy.random" in sys.modules:
-        # Forked siblings would draw the same numbers; under torchrun each process starts from the system's entropy.
+        # Forked siblings would draw the same numbers. Under torchrun each process starts from the
+        # system's entropy.
         sys.modules["numpy.random"].seed()
-    context.forget()
+    context.reset()
 
 
 def _configure_torch(launch: RankLaunch) -> None:
     import torch
 
-    torch.default_generator.seed()  # as a fresh process has it: forked ones would draw the same in every rank, launch and attempt
+    # As in a fresh process: forked ones would draw the same in every rank, launch and attempt.
+    torch.default_generator.seed()
     if launch.set_device and launch.device.startswith("cuda"):
         torch.cuda.set_device(launch.device)
     process_state.apply(
@@ -197,13 +205,19 @@ def _configure_torch(launch: RankLaunch) -> None:
 
 
 def _exit_child(code: int) -> NoReturn:
-    """The end of a process that the user's code forked and that came back from it: what becomes of the rank isn't its to say."""
-    atexit.unregister(context.over)
+    """Ends a process that the user's code forked and that returned from that code.
+
+    It records nothing, since it isn't the rank.
+    """
+    atexit.unregister(context.finish)
     _exit(code)
 
 
 def _exit(code: int) -> NoReturn:
-    """The end of a Python process without tearing the interpreter down, which a process group's threads can block."""
+    """Ends this process without tearing down the interpreter.
+
+    The threads of a torch process group can block that.
+    """
     try:
         cpython.run_exit_functions()
     except BaseException:

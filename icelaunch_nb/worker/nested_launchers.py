@@ -1,7 +1,7 @@
-"""Launchers of frameworks, left in a function that runs on ranks already: refused by a clear error.
+"""Refuses the launchers of frameworks in a function that already runs on ranks.
 
-``Trainer(strategy="ddp_notebook")`` starts processes of its own, which take this rank's number for theirs: they end in an error of
-the network, or wait for ever for one another.
+``Trainer(strategy="ddp_notebook")`` starts processes of its own. They take this rank's number for
+theirs, so they end in a network error, or wait for one another for ever.
 """
 
 from __future__ import annotations
@@ -24,7 +24,13 @@ _FRAMEWORKS = {
 
 
 def refuse(torch: Any) -> None:
-    """From here on a framework's launcher raises an error; ``torch.multiprocessing`` serves everybody else as before."""
+    """Makes frameworks' launchers raise an error from here on.
+
+    ``torch.multiprocessing`` works as before for everybody else.
+
+    Args:
+        torch: The module.
+    """
     start = torch.multiprocessing.start_processes
 
     @functools.wraps(start)
@@ -38,7 +44,8 @@ def refuse(torch: Any) -> None:
         )
         what = f"a strategy like {names}" if framework == "lightning" else "accelerate's launcher"
         raise IcelaunchError(
-            f"{what} starts processes of its own, but this function runs on ranks already: {_ADVICE[framework]}"
+            f"{what} starts processes of its own, but this function runs on ranks already: "
+            f"{_ADVICE[framework]}"
         )
 
     torch.multiprocessing.start_processes = start_processes

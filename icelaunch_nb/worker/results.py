@@ -1,4 +1,4 @@
-"""What a rank leaves behind when its function is over: a value, or an error."""
+"""Writes how a rank's function ended: the file of its value, or the files of its error."""
 
 from __future__ import annotations
 
@@ -21,13 +21,21 @@ from icelaunch_nb.worker.error_reserve import ErrorReserve
 
 # Kinds that a retry can't cure: `Failure.kind`, and the exceptions that `launch` doesn't retry.
 _INCURABLE = (SyntaxError, NameError, ImportError)
-
-
 _END = 10_000  # characters kept at either end of a message
 
 
-def returned(value: Any, rank: int, rank_dir: RankDir, reserve: ErrorReserve) -> bool:
-    """Packs the value; where that fails, says why instead. Whether it could be packed."""
+def write_result(value: Any, rank: int, rank_dir: RankDir, reserve: ErrorReserve) -> bool:
+    """Pickles the function's value. Where that fails, writes an error that says why.
+
+    Args:
+        value: What the function returned.
+        rank: The global rank.
+        rank_dir: The rank's folder.
+        reserve: What the rank has set aside for its end.
+
+    Returns:
+        Whether the value is written.
+    """
     reserve.release()
     try:
         disk_reserve.retry_without_reserve(
@@ -35,7 +43,7 @@ def returned(value: Any, rank: int, rank_dir: RankDir, reserve: ErrorReserve) ->
         )
         return True
     except packing.PickleWriteError as error:
-        raised(
+        write_error(
             OSError(error.errno, f"rank {rank}'s result can't be written: {error.strerror}"),
             rank_dir,
             {},
@@ -45,7 +53,7 @@ def returned(value: Any, rank: int, rank_dir: RankDir, reserve: ErrorReserve) ->
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # whatever an object's `__reduce__` raises
-        raised(
+        write_error(
             explain.explain(error, {f"rank {rank}'s result": value}, to_a_rank=False),
             rank_dir,
             {},
@@ -55,7 +63,7 @@ def returned(value: Any, rank: int, rank_dir: RankDir, reserve: ErrorReserve) ->
     return False
 
 
-def raised(
+def write_error(
     error: BaseException,
     rank_dir: RankDir,
     cell_names: Mapping[str, str],
@@ -63,9 +71,17 @@ def raised(
     *,
     kind: str = "raised",
 ) -> None:
-    """Writes the error file, in torch elastic's layout with our fields beside it, and the exception itself.
+    """Writes the error file, in torch elastic's layout with our fields, and pickles the exception.
 
-    SIGTERM waits until this is done: when several ranks fail together, the agent is already ending the others.
+    It blocks SIGTERM for good: when several ranks fail together, the agent is already ending the
+    others, and each still writes its own error.
+
+    Args:
+        error: What the function raised.
+        rank_dir: The rank's folder.
+        cell_names: Name to show (``Cell In[3]``) by code filename.
+        reserve: What the rank has set aside for its end.
+        kind: As `Failure.kind`; a SystemExit makes it ``exited``.
     """
     reserve.release()
     now = time.time()
@@ -74,18 +90,18 @@ def raised(
         kind = "exited"
     try:
         data = _format(error, now, kind, cell_names)
-    except Exception as trouble:  # no memory, say
-        data = _format(
-            error, now, kind, cell_names, f"(its traceback can't be told: {type(trouble).__name__})"
-        )
-    try:  # without it, the exit code speaks, and the agent sees that the disk is full
+    except Exception as failure:  # no memory, for example
+        reason = f"(its traceback can't be told: {type(failure).__name__})"
+        data = _format(error, now, kind, cell_names, reason)
+    # Without any error file, the agent still has the exit code, and sees that the disk is full.
+    try:
         disk_reserve.retry_without_reserve(
             lambda: write_atomically(rank_dir.error, data), rank_dir.disk_reserve
         )
     except OSError:
         if not reserve.write(data):
             _print(error, cell_names)
-    _pack_exception(error, rank_dir)
+    _pickle_exception(error, rank_dir)
 
 
 def _format(
@@ -95,26 +111,30 @@ def _format(
     cell_names: Mapping[str, str],
     instead: str | None = None,
 ) -> bytes:
-    """The error file's content, with `instead` in place of tracebacks."""
-    name, said = type(error).__name__, _clipped(exception_message(error))
+    """The error file's content. `instead` replaces the tracebacks."""
+    name, message = type(error).__name__, _clipped(exception_message(error))
     if instead is None:
         stack = _clipped("".join(traceback.format_exception(error)))
-        text = tracebacks.render(error, cell_names) if kind != "result" else f"{name}: {said}"
+        text = tracebacks.render(error, cell_names) if kind != "result" else f"{name}: {message}"
     else:
-        stack, text = instead, f"{instead}\n{name}: {said}"
-    told = RankError(
+        stack, text = instead, f"{instead}\n{name}: {message}"
+    rank_error = RankError(
         kind=kind,
         type_name=name,
-        message=said,
+        message=message,
         traceback=_clipped(text),
         time=now,
         incurable=kind in ("loading", "result") or isinstance(error, _INCURABLE),
     )
-    return format_error(told, stack)
+    return format_error(rank_error, stack)
 
 
-def child_raised(error: BaseException, cell_names: Mapping[str, str]) -> int:
-    """Does with an exception of a child that the rank's code forked what Python does at the end of a script.
+def report_child_error(error: BaseException, cell_names: Mapping[str, str]) -> int:
+    """Handles an exception of a child that the rank's code forked, as Python handles a script's.
+
+    Args:
+        error: What the child raised.
+        cell_names: Name to show by code filename.
 
     Returns:
         The exit code.
@@ -137,7 +157,7 @@ def child_raised(error: BaseException, cell_names: Mapping[str, str]) -> int:
 
 
 def _print(error: BaseException, cell_names: Mapping[str, str]) -> None:
-    """Python's own traceback on stderr, with the cells' names."""
+    """Prints Python's own traceback on stderr, with the cells' names."""
     with contextlib.suppress(Exception):
         text = "".join(traceback.format_exception(error))
         for filename, name in cell_names.items():
@@ -146,14 +166,20 @@ def _print(error: BaseException, cell_names: Mapping[str, str]) -> None:
 
 
 def _clipped(text: str) -> str:
-    """Head and tail of a text too long for a notebook and a journal; a message can hold a whole tensor."""
+    """Head and tail of a text that is too long for a notebook and a journal.
+
+    A message can hold a whole tensor.
+    """
     if len(text) <= 2 * _END:
         return text
     return f"{text[:_END]}\n… {len(text) - 2 * _END:,} characters more …\n{text[-_END:]}"
 
 
-def _pack_exception(error: BaseException, rank_dir: RankDir) -> None:
-    """The exception for `__cause__`; one that can't be packed or built again is told by its text alone."""
+def _pickle_exception(error: BaseException, rank_dir: RankDir) -> None:
+    """Writes the exception for ``__cause__``.
+
+    One that can't be pickled or built again is known by its text alone.
+    """
     try:
         packing.dump(error.with_traceback(None), rank_dir.exception, to_kernel=True)
     except Exception:

@@ -1,13 +1,15 @@
-"""A rank's side of `stacks.ask`: faulthandler answers the signal until the user's code takes it."""
+"""Lets faulthandler dump a rank's stacks on a signal (see `rundir.stack_signal`).
+
+It does so until the user's code sets its own handler of that signal.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from faulthandler import (
-    register,
-    unregister,
-)  # as they are before `cpython.watch_handler` replaces them
+
+# Imported by name: the originals, before `cpython.watch_handler` replaces them in the module.
+from faulthandler import register, unregister
 
 from icelaunch_nb.rundir.paths import RankDir
 from icelaunch_nb.rundir.stack_signal import HANDLER, RANK, SIGNUM, lock, unlock
@@ -16,31 +18,34 @@ from icelaunch_nb.system.files import open_private
 
 
 def serve(rank_dir: RankDir) -> None:
-    """From here on the stacks of all threads are written to the rank's folder on request."""
+    """Writes the stacks of all threads to the rank's folder on request, from here on.
+
+    Args:
+        rank_dir: The rank's folder.
+    """
     fd = open_private(rank_dir.stacks, os.O_RDWR | os.O_APPEND)
-    me, file = os.getpid(), os.fstat(fd)
+    rank_pid, file = os.getpid(), os.fstat(fd)
 
     def is_open() -> bool:
-        """Whether this is still the rank, not a child that it forked, and the descriptor still the file's."""
+        """Whether this is the rank, no forked child, and the descriptor is still the file's."""
         try:
-            return os.getpid() == me and os.path.samestat(os.fstat(fd), file)
+            return os.getpid() == rank_pid and os.path.samestat(os.fstat(fd), file)
         except OSError:
             return False
 
-    def take() -> None:
-        unregister(SIGNUM)  # in a child too: its handler is the rank's
+    def remove_handler() -> None:
+        unregister(SIGNUM)  # in a forked child too: it has inherited the rank's handler
         if is_open():
             unlock(fd, HANDLER)
 
-    def give_back() -> None:
+    def set_handler() -> None:
         if is_open():
             register(SIGNUM, file=fd, all_threads=True)
-            with contextlib.suppress(
-                OSError
-            ):  # a file system without locks: nobody asks, and nothing else is lost
+            # On a file system without locks nobody requests stacks, and nothing else is lost.
+            with contextlib.suppress(OSError):
                 lock(fd, HANDLER)
 
     with contextlib.suppress(OSError):
         lock(fd, RANK)
-    give_back()
-    cpython.watch_handler(SIGNUM, take, give_back)
+    set_handler()
+    cpython.watch_handler(SIGNUM, on_replace=remove_handler, on_restore=set_handler)

@@ -160,7 +160,7 @@ class Protocol:
         self.seen = _NEVER  # the next boundary tells that it is saved
         return True
 
-    def over(self) -> None:
+    def finish(self) -> None:
         """This rank's function is over: nobody needs to wait for it."""
         with self._locked():
             if self._taken:

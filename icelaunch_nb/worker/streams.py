@@ -1,4 +1,7 @@
-"""A rank's standard streams: every byte goes to its files at once, C's and its children's included."""
+"""A rank's standard streams: each byte goes to its log files at once.
+
+This includes what C code and children of the rank write.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,10 @@ _LIBC = ctypes.CDLL(None)
 
 
 def redirect(rank_dir: RankDir) -> None:
-    """Points descriptors 0, 1 and 2 away from the terminal, and Python's and C's streams at them.
+    """Points descriptors 0, 1 and 2 at /dev/null and the rank's logs, and the streams at them.
 
-    Python's are unbuffered, as by ``python -u``: a partial line before a SIGKILL is on disk too. C's are line buffered.
+    Python's streams are unbuffered, as by ``python -u``: a partial line before a SIGKILL is on disk
+    too. C's stdout is line buffered.
     """
     for fd, path, flags in (
         (0, os.devnull, os.O_RDONLY),
@@ -34,14 +38,19 @@ def redirect(rank_dir: RankDir) -> None:
 
 
 def flush() -> None:
-    """Pushes out what C still holds; a process that leaves by ``os._exit`` would lose it."""
+    """Flushes C's streams, which a process that ends by ``os._exit`` would lose."""
     _LIBC.fflush(None)
 
 
 def _unbuffered(fd: int, name: str) -> io.TextIOWrapper:
     raw = io.FileIO(fd, "w", closefd=False)
     raw.name = name
-    return io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", write_through=True)  # type: ignore[arg-type]
+    return io.TextIOWrapper(
+        raw,  # type: ignore[arg-type]
+        encoding="utf-8",
+        errors="backslashreplace",
+        write_through=True,
+    )
 
 
 def _c_stdout() -> ctypes.c_void_p:

@@ -1,7 +1,8 @@
-"""tqdm's notebook bars in a rank: a widget would be drawn in no notebook, so they become the bars of a terminal, in the rank's log.
+"""Turns tqdm's notebook bars into text bars in a rank's log.
 
-Code that was written in a notebook says ``from tqdm.notebook import tqdm``. In a rank that would print one bar at 0 % (or, without
-ipywidgets, raise an ImportError about IProgress). ``tqdm`` and ``tqdm.auto`` are text there by themselves.
+Code that was written in a notebook says ``from tqdm.notebook import tqdm``. In a rank no notebook
+draws the widget: it would print one bar at 0 %, or raise an ImportError about IProgress without
+ipywidgets. ``tqdm`` and ``tqdm.auto`` choose text bars in a rank by themselves.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from typing import Any
 _NAME = "tqdm.notebook"
 
 
-def as_text() -> None:
-    """From here on ``tqdm.notebook`` gives text bars; tqdm itself is imported only once somebody uses one."""
+def install() -> None:
+    """Makes ``tqdm.notebook`` give text bars. tqdm itself is imported when the first one is used."""
     if _NAME not in sys.modules:
         sys.modules[_NAME] = _TextBars(_NAME)
 
 
 class _TextBars(ModuleType):
-    """What stands for the module; its names come to be when they are asked for."""
+    """Stands in for the module ``tqdm.notebook``. Its names are made when they are first used."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name, "Text bars under the names of tqdm's notebook bars.")

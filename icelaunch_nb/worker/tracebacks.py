@@ -1,4 +1,4 @@
-"""An exception as its user should read it: their frames, with their source lines and cell names."""
+"""Formats an exception for the user: their frames, with source lines and cell names."""
 
 from __future__ import annotations
 
@@ -15,21 +15,24 @@ _CONTEXT = 2  # lines shown before and after the failing one, as IPython does
 
 
 def render(error: BaseException, cell_names: Mapping[str, str]) -> str:
-    """The traceback with the causes first and the exception last.
+    """Formats the traceback, with the causes first and the exception last.
 
-    Frames of torch and of this package are left out; where nothing else would be left (an error within torch's own start,
-    say) all of torch's are shown.
+    It leaves out the frames of torch and of this package. Where no other frames are left (an error
+    while torch itself starts, for example), it shows all of torch's.
 
     Args:
         error: The exception, its traceback attached.
         cell_names: Name to show (``Cell In[3]``) by code filename.
+
+    Returns:
+        The text, without a newline at its end.
     """
     parts, seen = [], set()
     current: BaseException | None = error
     joint = ""
     while current is not None and id(current) not in seen:
         seen.add(id(current))
-        parts.append(_one(current, cell_names) + joint)
+        parts.append(_format_one(current, cell_names) + joint)
         if current.__cause__ is not None:
             joint = "\n\nThe above exception was the direct cause of the following exception:\n"
             current = current.__cause__
@@ -41,28 +44,29 @@ def render(error: BaseException, cell_names: Mapping[str, str]) -> str:
     return "\n".join(reversed(parts))
 
 
-def _one(error: BaseException, cell_names: Mapping[str, str]) -> str:
+def _format_one(error: BaseException, cell_names: Mapping[str, str]) -> str:
+    """Formats an exception without its causes."""
     frames = list(traceback.walk_tb(error.__traceback__))
     kept = [pair for pair in frames if not _is_ours(pair[0].f_code.co_filename)]
     users = [pair for pair in kept if not _is_torchs(pair[0].f_code.co_filename)] or kept
     lines = []
     for frame, lineno in users[:_ENDS]:
-        lines += _place(frame, lineno, cell_names)
+        lines += _format_frame(frame, lineno, cell_names)
     if len(users) > 2 * _ENDS:  # endless recursion
         lines += [f"… {len(users) - 2 * _ENDS} frames more …", ""]
     for frame, lineno in users[max(_ENDS, len(users) - _ENDS) :]:
-        lines += _place(frame, lineno, cell_names)
-    said = "".join(traceback.format_exception_only(type(error), error)).rstrip()
+        lines += _format_frame(frame, lineno, cell_names)
+    text = "".join(traceback.format_exception_only(type(error), error)).rstrip()
     if not isinstance(error, SyntaxError):
-        # The class's bare name: `__main__.MyError` tells a notebook's user nothing.
-        said = said.removeprefix("__main__.")
+        # The class's bare name: the `__main__.` of `__main__.MyError` means nothing in a notebook.
+        text = text.removeprefix("__main__.")
     members = getattr(error, "exceptions", ())  # of an exception group
     for number, member in enumerate(members if isinstance(members, tuple) else (), 1):
-        said += f"\n\n{number}. " + render(member, cell_names).replace("\n", "\n   ")
-    return "\n".join([*lines, said])
+        text += f"\n\n{number}. " + render(member, cell_names).replace("\n", "\n   ")
+    return "\n".join([*lines, text])
 
 
-def _place(frame: FrameType, lineno: int, cell_names: Mapping[str, str]) -> list[str]:
+def _format_frame(frame: FrameType, lineno: int, cell_names: Mapping[str, str]) -> list[str]:
     filename, name = frame.f_code.co_filename, frame.f_code.co_name
     where = (
         f"{cell_names[filename]}, line {lineno}"
@@ -71,12 +75,12 @@ def _place(frame: FrameType, lineno: int, cell_names: Mapping[str, str]) -> list
     )
     return [
         where + (f", in {name}" if name != "<module>" else ""),
-        *_source(filename, lineno, frame.f_globals),
+        *_source_lines(filename, lineno, frame.f_globals),
         "",
     ]
 
 
-def _source(filename: str, lineno: int, module_globals: dict) -> list[str]:
+def _source_lines(filename: str, lineno: int, module_globals: dict) -> list[str]:
     lines = linecache.getlines(filename, module_globals)
     if not 1 <= lineno <= len(lines):
         return []
@@ -97,8 +101,8 @@ def _is_ours(filename: str) -> bool:
 
 def _is_torchs(filename: str) -> bool:
     torch = sys.modules.get("torch")
-    home = os.path.dirname(getattr(torch, "__file__", None) or "\0")
-    return filename.startswith((home + os.sep, "<frozen "))
+    folder = os.path.dirname(getattr(torch, "__file__", None) or "\0")
+    return filename.startswith((folder + os.sep, "<frozen "))
 
 
 _MULTIPROCESSING = os.path.dirname(multiprocessing.__file__) + os.sep

@@ -85,7 +85,7 @@ class World:
                 yield
             yield
         self.over[rank] = True
-        protocol.over()
+        protocol.finish()
 
     def move(self, rank: int) -> None:
         if not self.over[rank]:
@@ -324,7 +324,7 @@ def test_a_resume_that_resumes_nothing_takes_no_later_pause_back():
 
 def test_a_rank_that_never_made_a_step_is_not_waited_for(tmp_path):
     board, flags = tmp_path / "steps.board", Board()
-    steps_of(board, flags, 1, 2, shows=False).protocol.over()
+    steps_of(board, flags, 1, 2, shows=False).protocol.finish()
     loops = steps_of(board, flags, 0, 2, shows=False)
     made = []
     flags.set("pause")
