@@ -95,7 +95,8 @@ def test_launching_makes_no_context_here() -> None:
     """In a process that has imported torch, as a user's kernel has, and not touched CUDA."""
     code = (
         "import torch, icelaunch_nb as ice\n"
-        "print(ice.launch(lambda: str(ice.get_context().device)).result(100)[0], torch.cuda.is_initialized())\n"
+        "print(ice.launch(lambda: str(ice.get_context().device)).result(100)[0], "
+        "torch.cuda.is_initialized())\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=110, check=True

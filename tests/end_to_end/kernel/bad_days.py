@@ -422,8 +422,10 @@ def tree() -> list[str]:
         with contextlib.suppress(psutil.Error, OSError):
             files = {os.readlink(path) for path in Path(f"/proc/{process.pid}/fd").iterdir()}
             found.append(
-                f"{process.pid} of {process.ppid()}, {time.time() - process.create_time():.0f} s old, {process.status()} in "
-                f"{Path(f'/proc/{process.pid}/wchan').read_text()}, {_name(process)[-60:]}, {sorted(files)}"
+                f"{process.pid} of {process.ppid()}, {time.time() - process.create_time():.0f} s "
+                f"old, {process.status()} in "
+                f"{Path(f'/proc/{process.pid}/wchan').read_text()}, {_name(process)[-60:]}, "
+                f"{sorted(files)}"
             )
     return found
 

@@ -80,8 +80,10 @@ TIMED_OUT_311 = {
     "timeout": "async with asyncio.timeout(0.1): await run",
     "timeout around a coroutine": "async with asyncio.timeout(0.1): await waits(run)",
     "timeout around gather": "async with asyncio.timeout(0.1): await asyncio.gather(run, run)",
-    "timeout around a group": "async with asyncio.timeout(0.1), asyncio.TaskGroup() as group: group.create_task(waits(run))",
-    "timeout in a task": "async def limited():\n    async with asyncio.timeout(0.1): await run\nawait asyncio.create_task(limited())",
+    "timeout around a group": "async with asyncio.timeout(0.1), asyncio.TaskGroup() as group: "
+    "group.create_task(waits(run))",
+    "timeout in a task": "async def limited():\n    async with asyncio.timeout(0.1): await run\n"
+    "await asyncio.create_task(limited())",
     "a wait in a group": "async with asyncio.timeout(0.1), asyncio.TaskGroup(): await run",
 }
 
@@ -208,7 +210,8 @@ def test_interrupt_stops_the_run_that_a_cell_waits_for(
     name = request.node.callspec.id.replace(" ", "-")
     blocks = "block" in name
     cell = kernel.start(
-        f"mine = up(until_told, {name!r})\ntell_when_it_waits({name!r}, blocks={blocks})\n{code.format(run='mine')}"
+        f"mine = up(until_told, {name!r})\ntell_when_it_waits({name!r}, blocks={blocks})\n"
+        f"{code.format(run='mine')}"
     )
     kernel.until((kernel.home / f"waits-{name}").exists, "the cell waits")
     kernel.interrupt()
@@ -253,7 +256,8 @@ await asyncio.sleep(0)
 """)
     for name in ("first", "second"):
         cell = kernel.start(
-            "await asyncio.sleep(0)\n(HOME / 'asleep').touch()\nwhile True: await asyncio.sleep(0.01)"
+            "await asyncio.sleep(0)\n(HOME / 'asleep').touch()\n"
+            "while True: await asyncio.sleep(0.01)"
         )
         kernel.until((kernel.home / "asleep").exists, "the cell sleeps")
         kernel.until((kernel.home / f"up-{name}").exists, "the run is up")
@@ -266,7 +270,8 @@ await asyncio.sleep(0)
 
 def test_interrupt_stops_the_run_of_an_earlier_cells_task_that_this_one_awaits(kernel: Any) -> None:
     kernel.does(
-        "mine = up(until_told, 'earlier')\ntask = asyncio.create_task(waits(mine))\nawait asyncio.sleep(0)"
+        "mine = up(until_told, 'earlier')\ntask = asyncio.create_task(waits(mine))\n"
+        "await asyncio.sleep(0)"
     )
     code = "_ = asyncio.get_running_loop().call_soon((HOME / 'waits-earlier').touch)\nawait task"
     assert kernel.interrupted(code, "waits-earlier").ename == "CancelledError"

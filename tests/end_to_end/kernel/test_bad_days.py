@@ -37,7 +37,8 @@ for _ in range(3):
     # The next agent and its ranks are as many as the last launch's: a host, a resource tracker, a forkserver, an agent with its own
     # resource tracker, three ranks.
     fresh_kernel.does(
-        "until(lambda: len(bad_days.what_is_held()['children']) == 8); before = bad_days.what_is_held()"
+        "until(lambda: len(bad_days.what_is_held()['children']) == 8); "
+        "before = bad_days.what_is_held()"
     )
     assert (
         fresh_kernel.run(f"wrong = bad_days.live({days}, {seed})\nwrong", timeout=3500).literal

@@ -25,25 +25,29 @@ CELLS: dict[str, tuple[str, str, Any]] = {
         {0: 6, 1: 6},
     ),
     "a closure with nonlocal state": (
-        "def counter():\n    count = 0\n    def up():\n        nonlocal count\n        count += 1\n        return count\n    return up\n"
+        "def counter():\n    count = 0\n    def up():\n        nonlocal count\n"
+        "        count += 1\n        return count\n    return up\n"
         "up = counter(); up()",
         "results(up), up()",
         ({0: 2, 1: 2}, 2),
     ),
     "a nested function": (
-        "def outer(x):\n    def inner(y):\n        return x * y\n    return [inner(y) for y in range(3)]",
+        "def outer(x):\n    def inner(y):\n        return x * y\n"
+        "    return [inner(y) for y in range(3)]",
         "results(outer, 2)",
         {0: [0, 2, 4], 1: [0, 2, 4]},
     ),
     "a decorated function": (
         "import functools\n"
-        "def twice(fn):\n    @functools.wraps(fn)\n    def both(*args):\n        return [fn(*args), fn(*args)]\n    return both\n"
+        "def twice(fn):\n    @functools.wraps(fn)\n    def both(*args):\n"
+        "        return [fn(*args), fn(*args)]\n    return both\n"
         "@twice\ndef greet(name):\n    return 'hello ' + name",
         "results(greet, 'you')",
         {0: ["hello you"] * 2, 1: ["hello you"] * 2},
     ),
     "a cached function": (
-        "import functools\n@functools.cache\ndef fib(n):\n    return n if n < 2 else fib(n - 1) + fib(n - 2)\n"
+        "import functools\n@functools.cache\ndef fib(n):\n"
+        "    return n if n < 2 else fib(n - 1) + fib(n - 2)\n"
         "def use():\n    return fib(30)",
         "results(use)",
         {0: 832040, 1: 832040},
@@ -60,7 +64,8 @@ CELLS: dict[str, tuple[str, str, Any]] = {
         {0: False, 1: False},
     ),
     "a context manager": (
-        "import contextlib\n@contextlib.contextmanager\ndef opened():\n    yield 4\ndef use():\n    with opened() as v:\n        return v",
+        "import contextlib\n@contextlib.contextmanager\ndef opened():\n    yield 4\ndef use():\n"
+        "    with opened() as v:\n        return v",
         "results(use)",
         {0: 4, 1: 4},
     ),
@@ -87,26 +92,30 @@ CELLS: dict[str, tuple[str, str, Any]] = {
         {0: "child of base", 1: "child of base"},
     ),
     "a bound method": (
-        "class Scale:\n    def __init__(self, by):\n        self.by = by\n    def __call__(self, x):\n        return x * self.by\n"
+        "class Scale:\n    def __init__(self, by):\n        self.by = by\n"
+        "    def __call__(self, x):\n        return x * self.by\n"
         "    def apply(self, x):\n        return self(x)",
         "results(Scale(4).apply, 2), results(Scale(4), 2)",
         ({0: 8, 1: 8}, {0: 8, 1: 8}),
     ),
     "static methods, class methods and properties": (
         "class Kit:\n    size = 3\n    @staticmethod\n    def add(a, b):\n        return a + b\n"
-        "    @classmethod\n    def big(cls):\n        return cls.size * 10\n    @property\n    def half(self):\n        return self.size / 2\n"
+        "    @classmethod\n    def big(cls):\n        return cls.size * 10\n    @property\n"
+        "    def half(self):\n        return self.size / 2\n"
         "def use():\n    return Kit.add(1, 2), Kit.big(), Kit().half",
         "results(use)",
         {0: (3, 30, 1.5), 1: (3, 30, 1.5)},
     ),
     "a dataclass": (
-        "from dataclasses import dataclass\n@dataclass\nclass Config:\n    lr: float = 0.5\n    steps: int = 3\n"
+        "from dataclasses import dataclass\n@dataclass\nclass Config:\n    lr: float = 0.5\n"
+        "    steps: int = 3\n"
         "def use(config):\n    return Config(config.lr * 2, config.steps)",
         "[(isinstance(c, Config), c == Config(0.2, 3)) for c in results(use, Config(0.1)).values()]",
         [(True, True)] * 2,
     ),
     "a slotted, frozen dataclass": (
-        "from dataclasses import dataclass\n@dataclass(frozen=True, slots=True)\nclass Point:\n    x: int\n"
+        "from dataclasses import dataclass\n@dataclass(frozen=True, slots=True)\nclass Point:\n"
+        "    x: int\n"
         "def use(p):\n    return Point(p.x + 1)",
         "[p == Point(2) for p in results(use, Point(1)).values()]",
         [True] * 2,
@@ -118,39 +127,50 @@ CELLS: dict[str, tuple[str, str, Any]] = {
         [True] * 2,
     ),
     "a dataclass with slots": (
-        "from dataclasses import dataclass\n@dataclass(slots=True)\nclass Point:\n    x: int\ndef use(p):\n    return Point(p.x + 1)",
+        "from dataclasses import dataclass\n@dataclass(slots=True)\nclass Point:\n    x: int\n"
+        "def use(p):\n    return Point(p.x + 1)",
         "[p == Point(2) for p in results(use, Point(1)).values()]",
         [True] * 2,
     ),
     "classes with __slots__": (
-        "class Slotted:\n    __slots__ = ('a', '__private')\n    def __init__(self):\n        self.a, self.__private = 1, 2\n"
-        "    def both(self):\n        return self.a, self.__private\nclass More(Slotted):\n    __slots__ = 'b'\n"
+        "class Slotted:\n    __slots__ = ('a', '__private')\n    def __init__(self):\n"
+        "        self.a, self.__private = 1, 2\n"
+        "    def both(self):\n        return self.a, self.__private\nclass More(Slotted):\n"
+        "    __slots__ = 'b'\n"
         "def use():\n    more = More()\n    more.b = 3\n    return more, hasattr(more, '__dict__')",
         "[(type(more) is More, more.both(), more.b, free) for more, free in results(use).values()]",
         [(True, (1, 2), 3, False)] * 2,
     ),
     "a cached property and a cached method": (
-        "import functools\nclass Lazy:\n    @functools.cached_property\n    def x(self):\n        return 5\n"
-        "    @functools.lru_cache\n    def y(self):\n        return 6\ndef use():\n    lazy = Lazy()\n    return lazy.x, lazy.y(), vars(lazy)",
+        "import functools\nclass Lazy:\n    @functools.cached_property\n    def x(self):\n"
+        "        return 5\n"
+        "    @functools.lru_cache\n    def y(self):\n        return 6\ndef use():\n"
+        "    lazy = Lazy()\n    return lazy.x, lazy.y(), vars(lazy)",
         "results(use)",
         {0: (5, 6, {"x": 5}), 1: (5, 6, {"x": 5})},
     ),
     "types of one's own in annotations": (
-        "from typing import Generic, NewType, Protocol, TypedDict, TypeVar\nUserId = NewType('UserId', int)\nT = TypeVar('T')\n"
-        "class Box(Generic[T]):\n    pass\nclass Row(TypedDict):\n    a: int\nclass Named(Protocol):\n    name: str\n"
-        "def use(x: UserId, box: Box[int] | None = None, named: Named | None = None) -> Row:\n    return Row(a=x)",
+        "from typing import Generic, NewType, Protocol, TypedDict, TypeVar\n"
+        "UserId = NewType('UserId', int)\nT = TypeVar('T')\n"
+        "class Box(Generic[T]):\n    pass\nclass Row(TypedDict):\n    a: int\n"
+        "class Named(Protocol):\n    name: str\n"
+        "def use(x: UserId, box: Box[int] | None = None, named: Named | None = None) -> Row:\n"
+        "    return Row(a=x)",
         "results(use, UserId(3))",
         {0: {"a": 3}, 1: {"a": 3}},
     ),
     "a gradient of one's own": (
-        "import torch\nclass Triple(torch.autograd.Function):\n    @staticmethod\n    def forward(ctx, x):\n        return x * 2\n"
+        "import torch\nclass Triple(torch.autograd.Function):\n    @staticmethod\n"
+        "    def forward(ctx, x):\n        return x * 2\n"
         "    @staticmethod\n    def backward(ctx, g):\n        return g * 3\n"
-        "def use():\n    x = torch.ones(1, requires_grad=True)\n    Triple.apply(x).backward()\n    return x.grad.item()",
+        "def use():\n    x = torch.ones(1, requires_grad=True)\n    Triple.apply(x).backward()\n"
+        "    return x.grad.item()",
         "results(use)",
         {0: 3.0, 1: 3.0},
     ),
     "processes of the rank's own": (
-        "import multiprocessing\ndef square(x):\n    return x * x\ndef use():\n    with multiprocessing.Pool(2) as pool:\n"
+        "import multiprocessing\ndef square(x):\n    return x * x\ndef use():\n"
+        "    with multiprocessing.Pool(2) as pool:\n"
         "        return pool.map(square, [1, 2, 3])",
         "results(use, ranks=1)",
         {0: [1, 4, 9]},
@@ -164,18 +184,21 @@ CELLS: dict[str, tuple[str, str, Any]] = {
     "an abstract class and a metaclass": (
         "import abc\nclass Shape(abc.ABC):\n    @abc.abstractmethod\n    def area(self): ...\n"
         "class Square(Shape):\n    def area(self):\n        return 4\n"
-        "class Meta(type):\n    def __len__(cls):\n        return 7\nclass Odd(metaclass=Meta): pass\n"
+        "class Meta(type):\n    def __len__(cls):\n        return 7\n"
+        "class Odd(metaclass=Meta): pass\n"
         "def use():\n    return Square().area(), len(Odd), isinstance(Square(), Shape)",
         "results(use)",
         {0: (4, 7, True), 1: (4, 7, True)},
     ),
     "a generator used inside": (
-        "def numbers(n):\n    for i in range(n):\n        yield i\ndef total():\n    return sum(numbers(5))",
+        "def numbers(n):\n    for i in range(n):\n        yield i\ndef total():\n"
+        "    return sum(numbers(5))",
         "results(total)",
         {0: 10, 1: 10},
     ),
     "an async function used inside": (
-        "import asyncio\nasync def later(x):\n    await asyncio.sleep(0)\n    return x\ndef use():\n    return asyncio.run(later(3))",
+        "import asyncio\nasync def later(x):\n    await asyncio.sleep(0)\n    return x\n"
+        "def use():\n    return asyncio.run(later(3))",
         "results(use)",
         {0: 3, 1: 3},
     ),
@@ -185,22 +208,26 @@ CELLS: dict[str, tuple[str, str, Any]] = {
         {0: 201, 1: 201},
     ),
     "functions that call each other": (
-        "def even(n):\n    return True if n == 0 else odd(n - 1)\ndef odd(n):\n    return False if n == 0 else even(n - 1)",
+        "def even(n):\n    return True if n == 0 else odd(n - 1)\ndef odd(n):\n"
+        "    return False if n == 0 else even(n - 1)",
         "results(even, 10)",
         {0: True, 1: True},
     ),
     "the global statement": (
-        "total = 1\ndef more():\n    global total\n    total += 1\n    return total\ndef use():\n    more()\n    return more(), total",
+        "total = 1\ndef more():\n    global total\n    total += 1\n    return total\ndef use():\n"
+        "    more()\n    return more(), total",
         "results(use), total",
         ({0: (3, 3), 1: (3, 3)}, 1),
     ),
     "a module imported in a cell": (
-        "import math as m\nfrom collections import Counter\ndef use():\n    return m.factorial(4), Counter('aab')['a']",
+        "import math as m\nfrom collections import Counter\ndef use():\n"
+        "    return m.factorial(4), Counter('aab')['a']",
         "results(use)",
         {0: (24, 2), 1: (24, 2)},
     ),
     "an exception class as a value": (
-        "class Odd(ValueError):\n    def __init__(self, code):\n        super().__init__(code)\n        self.code = code\n"
+        "class Odd(ValueError):\n    def __init__(self, code):\n        super().__init__(code)\n"
+        "        self.code = code\n"
         "def use():\n    return Odd(7)",
         "[(type(e) is Odd, e.code) for e in results(use).values()]",
         [(True, 7)] * 2,
@@ -211,29 +238,35 @@ CELLS: dict[str, tuple[str, str, Any]] = {
         [True] * 2,
     ),
     "containers of instances": (
-        "class Item:\n    def __init__(self, n):\n        self.n = n\ndef use():\n    shared = Item(1)\n    return {'a': [shared, (shared,)]}",
+        "class Item:\n    def __init__(self, n):\n        self.n = n\ndef use():\n"
+        "    shared = Item(1)\n    return {'a': [shared, (shared,)]}",
         "[isinstance(r['a'][0], Item) and r['a'][0] is r['a'][1][0] for r in results(use).values()]",
         [True] * 2,
     ),
     "an instance with its class's new method": (
-        "class Late:\n    pass\nlate = Late()\nLate.hello = lambda self: 'hello'\ndef use():\n    return late.hello()",
+        "class Late:\n    pass\nlate = Late()\nLate.hello = lambda self: 'hello'\ndef use():\n"
+        "    return late.hello()",
         "results(use)",
         {0: "hello", 1: "hello"},
     ),
     "a module of one's own": (
         "import torch\n"
-        "class Net(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n        self.layer = torch.nn.Linear(3, 2)\n"
+        "class Net(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.layer = torch.nn.Linear(3, 2)\n"
         "    def forward(self, x):\n        return self.layer(x)\n"
         "net = Net()\ndef use(net):\n    return net, net(torch.ones(1, 3)).detach()",
-        "[(isinstance(n, Net), torch.equal(n.layer.weight, net.layer.weight), torch.allclose(net(torch.ones(1, 3)), out))"
+        "[(isinstance(n, Net), torch.equal(n.layer.weight, net.layer.weight), "
+        "torch.allclose(net(torch.ones(1, 3)), out))"
         " for n, out in results(use, net).values()]",
         [(True, True, True)] * 2,
     ),
     "a data set with DataLoader workers": (
         "import torch\n"
-        "class Squares(torch.utils.data.Dataset):\n    def __len__(self):\n        return 8\n    def __getitem__(self, i):\n        return scale(i)\n"
+        "class Squares(torch.utils.data.Dataset):\n    def __len__(self):\n        return 8\n"
+        "    def __getitem__(self, i):\n        return scale(i)\n"
         "def scale(i):\n    return i * i\n"
-        "def use():\n    loader = torch.utils.data.DataLoader(Squares(), batch_size=4, num_workers=2)\n"
+        "def use():\n    loader = torch.utils.data.DataLoader(Squares(), batch_size=4, "
+        "num_workers=2)\n"
         "    return [batch.tolist() for batch in loader]",
         "results(use)",
         {rank: [[0, 1, 4, 9], [16, 25, 36, 49]] for rank in (0, 1)},
@@ -246,8 +279,10 @@ CELLS: dict[str, tuple[str, str, Any]] = {
         {0: True, 1: True},
     ),
     "a collective": (
-        "def use():\n    import torch, torch.distributed as dist\n    dist.init_process_group('gloo')\n"
-        "    x = torch.tensor([dist.get_rank() + 1.0])\n    dist.all_reduce(x)\n    dist.destroy_process_group()\n    return x.item()",
+        "def use():\n    import torch, torch.distributed as dist\n"
+        "    dist.init_process_group('gloo')\n"
+        "    x = torch.tensor([dist.get_rank() + 1.0])\n    dist.all_reduce(x)\n"
+        "    dist.destroy_process_group()\n    return x.item()",
         "results(use)",
         {0: 3.0, 1: 3.0},
     ),
@@ -313,7 +348,8 @@ def test_a_big_captured_global_is_named_with_its_size(kernel: Any) -> None:
 
 def test_a_big_captured_tensor_of_a_closure_is_named_too(kernel: Any) -> None:
     kernel.does(
-        "import torch\ndef make():\n    weights = torch.zeros(18 << 20)\n    return lambda: weights.numel()"
+        "import torch\ndef make():\n    weights = torch.zeros(18 << 20)\n"
+        "    return lambda: weights.numel()"
     )
     cell = kernel.does("results(make(), ranks=1)")
     assert cell.literal == {0: 18 << 20}

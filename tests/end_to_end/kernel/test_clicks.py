@@ -11,7 +11,8 @@ import pytest
 def six(kernel: Any) -> Any:
     if kernel.value("import ipykernel; ipykernel.version_info[0]") > 6:
         pytest.skip(
-            "ipykernel 7 has subshells for this, which front ends ask for: tests/end_to_end/browser; `pytest --ipykernel 6` runs it"
+            "ipykernel 7 has subshells for this, which front ends ask for: "
+            "tests/end_to_end/browser; `pytest --ipykernel 6` runs it"
         )
     return kernel
 
@@ -26,14 +27,17 @@ def test_a_click_acts_while_a_cell_waits_and_nothing_else_is_overtaken(
     six: Any, waiting: str
 ) -> None:
     six.does(
-        "import ipywidgets\norder = []\nother = ipywidgets.Button()\nother.on_msg(lambda *_: order.append('their widget'))\n"
-        "def long():\n    for step in ice.get_context().steps(range(6000)):\n        time.sleep(0.01)\n    return 'stopped at a step'\n"
+        "import ipywidgets\norder = []\nother = ipywidgets.Button()\n"
+        "other.on_msg(lambda *_: order.append('their widget'))\n"
+        "def long():\n    for step in ice.get_context().steps(range(6000)):\n"
+        "        time.sleep(0.01)\n    return 'stopped at a step'\n"
         "run = launch(long)\npanel = run.panel()"
     )
     panel, other = six.value("panel.model_id, other.model_id")
     six.does("until(lambda: run.state == 'RUNNING' and run.pids)")
     waits = six.start(
-        f"print('waits', flush=True)\nvalue = {waiting}\norder.append('the waiting cell')\nprint('after', flush=True)"
+        f"print('waits', flush=True)\nvalue = {waiting}\norder.append('the waiting cell')\n"
+        f"print('after', flush=True)"
     )
     waits.wait_for("waits")
     first, second = six.start("order.append('first')"), six.start("order.append('second')")
@@ -52,7 +56,8 @@ def test_a_click_acts_while_a_cell_waits_and_nothing_else_is_overtaken(
 
 def test_an_interrupt_meanwhile_loses_no_cell(six: Any) -> None:
     six.does(
-        "run = launch(lambda: print('up', flush=True) or time.sleep(600), ranks=1)\npanel = run.panel()\nuntil(lambda: run.pids)"
+        "run = launch(lambda: print('up', flush=True) or time.sleep(600), ranks=1)\n"
+        "panel = run.panel()\nuntil(lambda: run.pids)"
     )
     waits = six.start("run.result()")
     waits.wait_for("up")  # printed by the cell once it waits
@@ -66,8 +71,11 @@ def test_an_interrupt_meanwhile_loses_no_cell(six: Any) -> None:
 
 def test_messages_that_no_page_of_ours_sends_disturb_nobody(kernel: Any) -> None:
     kernel.does(
-        "from icelaunch_nb.notebook.panel.panel_thread import panel_thread\nrun = launch(lambda: time.sleep(600), ranks=1)\npanel = run.panel()\n"
-        "form = ice.LaunchPanel(lambda n: n)\nbefore = panel.mount_class, panel.version, form._fields.form_state\nuntil(lambda: run.state == 'RUNNING')"
+        "from icelaunch_nb.notebook.panel.panel_thread import panel_thread\n"
+        "run = launch(lambda: time.sleep(600), ranks=1)\npanel = run.panel()\n"
+        "form = ice.LaunchPanel(lambda n: n)\n"
+        "before = panel.mount_class, panel.version, form._fields.form_state\n"
+        "until(lambda: run.state == 'RUNNING')"
     )
     custom = [
         None,
@@ -113,6 +121,7 @@ def test_messages_that_no_page_of_ours_sends_disturb_nobody(kernel: Any) -> None
     kernel.does("until(lambda: run.state.over)")
     assert kernel.value("run.state.value, panel_thread._retry_at") == ("STOPPED", {})
     assert kernel.value(
-        "before[:2] == (panel.mount_class, panel.version) and form.run is None and before[2]['python'] == form._fields.form_state['python']"
+        "before[:2] == (panel.mount_class, panel.version) and form.run is None and "
+        "before[2]['python'] == form._fields.form_state['python']"
     )
     kernel.does("form.close(); del run, panel, form")

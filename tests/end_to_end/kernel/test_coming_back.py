@@ -40,7 +40,8 @@ def test_a_detached_run_is_all_there_in_another_kernel(
 ) -> None:
     fresh_kernel.does(WORK)
     fresh_kernel.does(
-        f"run = launch(work, False, detach={detach == 'at launch'}, run_id='left-{os.getpid()}-{how}-{len(detach)}')"
+        f"run = launch(work, False, detach={detach == 'at launch'}, "
+        f"run_id='left-{os.getpid()}-{how}-{len(detach)}')"
     )
     fresh_kernel.does("until(lambda: run.state == 'RUNNING' and 'first line' in run.logs(1))")
     if detach == "later":
@@ -146,7 +147,8 @@ def test_after_a_power_cut_it_is_lost_with_its_last_words(fresh_kernel: Any, ano
     """SIGKILL of everything at once: nobody could write anything down."""
     fresh_kernel.does(WORK)
     path = fresh_kernel.value(
-        "run = launch(work, False, detach=True); until(lambda: 'first line' in run.logs(1)); run.log_dir"
+        "run = launch(work, False, detach=True); until(lambda: 'first line' in run.logs(1)); "
+        "run.log_dir"
     )
     everybody = [psutil.Process(fresh_kernel.pid), *fresh_kernel.leftovers()]
     for process in everybody:
@@ -179,7 +181,8 @@ living = launch(lambda: ice.get_context().events.resume.wait(60), run_id="still-
 until(lambda: living.state == "RUNNING")
 """)
     head, *rows = fresh_kernel.value(
-        "[line for line in repr(ice.runs()).splitlines() if line.startswith(('run_id', 'over-and', 'still-'))]"
+        "[line for line in repr(ice.runs()).splitlines() if line.startswith(('run_id', "
+        "'over-and', 'still-'))]"
     )
     assert re.split(r" {2,}", head) == [
         "run_id",

@@ -97,13 +97,15 @@ def test_a_helper_edited_at_full_speed(kernel: Any) -> None:
         "def use():\n    import quick_helper\n    return quick_helper.N"
     )
     assert kernel.value(
-        "got = []\nfor n in range(5):\n    quick.write_text(f'N = {n}')\n    got.append(list(results(use).values()))\ngot"
+        "got = []\nfor n in range(5):\n    quick.write_text(f'N = {n}')\n"
+        "    got.append(list(results(use).values()))\ngot"
     ) == [[n, n] for n in range(5)]
 
 
 def test_a_helper_that_the_notebook_imported_itself_runs_as_it_is_on_disk(kernel: Any) -> None:
     kernel.does(
-        "mine = pathlib.Path('my_helper.py')\nmine.write_text('def value():\\n    return 1\\n')\nimport my_helper\n"
+        "mine = pathlib.Path('my_helper.py')\nmine.write_text('def value():\\n    return 1\\n')\n"
+        "import my_helper\n"
         "def use():\n    return my_helper.value()"
     )
     assert kernel.value("results(use)") == {0: 1, 1: 1}
@@ -113,7 +115,8 @@ def test_a_helper_that_the_notebook_imported_itself_runs_as_it_is_on_disk(kernel
 
 def test_threads_are_the_machines_share_unless_the_user_says(kernel: Any) -> None:
     kernel.does(
-        "def threads():\n    import torch\n    return torch.get_num_threads(), os.environ.get('OMP_NUM_THREADS')"
+        "def threads():\n    import torch\n"
+        "    return torch.get_num_threads(), os.environ.get('OMP_NUM_THREADS')"
     )
     share = max(1, len(os.sched_getaffinity(0)) // 2)
     assert {n for n, _ in kernel.value("results(threads)").values()} <= {share, 1}, (
@@ -157,7 +160,8 @@ def test_ranks_have_the_state_of_torch_numpy_and_python_that_a_cell_sets(kernel:
     kernel.does(
         "import warnings\n"
         "def state():\n    import numpy, torch, warnings\n"
-        "    return (str(torch.ones(1).dtype), numpy.geterr()['over'], torch.backends.cudnn.benchmark,\n"
+        "    return (str(torch.ones(1).dtype), numpy.geterr()['over'], "
+        "torch.backends.cudnn.benchmark,\n"
         "            [f[0] for f in warnings.filters if f[2] is EncodingWarning])"
     )
     assert kernel.value("results(state)[1], 'torch' in sys.modules, 'numpy' in sys.modules") == (
@@ -166,12 +170,14 @@ def test_ranks_have_the_state_of_torch_numpy_and_python_that_a_cell_sets(kernel:
         False,
     )
     kernel.does(
-        "import torch, numpy\ntorch.set_default_dtype(torch.float64); numpy.seterr(over='raise'); torch.backends.cudnn.benchmark = True"
+        "import torch, numpy\ntorch.set_default_dtype(torch.float64); "
+        "numpy.seterr(over='raise'); torch.backends.cudnn.benchmark = True"
     )
     kernel.does("warnings.simplefilter('error', EncodingWarning)")
     assert kernel.value("results(state)[1]") == ("torch.float64", "raise", True, ["error"])
     kernel.does(
-        "torch.set_default_dtype(torch.float32); numpy.seterr(over='warn'); torch.backends.cudnn.benchmark = False; warnings.filters.pop(0)"
+        "torch.set_default_dtype(torch.float32); numpy.seterr(over='warn'); "
+        "torch.backends.cudnn.benchmark = False; warnings.filters.pop(0)"
     )
     assert kernel.value("results(state)[1]") == ("torch.float32", "warn", False, [])
 

@@ -86,7 +86,8 @@ def test_a_second_launch_takes_the_firsts_place(kernel: Any) -> None:
 
 def test_a_second_click_while_the_run_lives_starts_nothing(kernel: Any) -> None:
     kernel.does(
-        "def waits():\n    while not (HOME / 'go on').exists():\n        time.sleep(0.005)\n    return 1\nform = ice.LaunchPanel(waits)"
+        "def waits():\n    while not (HOME / 'go on').exists():\n        time.sleep(0.005)\n"
+        "    return 1\nform = ice.LaunchPanel(waits)"
     )
     before = kernel.value("len(ice.runs())")
     page = Page(kernel, "form")
@@ -116,7 +117,8 @@ def test_what_was_said_of_a_launch_is_gone_at_the_next(kernel: Any) -> None:
 
 def test_a_form_restarts_its_ranks_and_goes_on_being_one(kernel: Any) -> None:
     kernel.does(
-        "def second_time():\n    if ice.get_context().restart_count < 1:\n        raise OSError('once')\n    return 'well'"
+        "def second_time():\n    if ice.get_context().restart_count < 1:\n"
+        "        raise OSError('once')\n    return 'well'"
     )
     kernel.does("form = ice.LaunchPanel(second_time)")
     page = Page(kernel, "form")
@@ -130,8 +132,14 @@ def test_a_form_restarts_its_ranks_and_goes_on_being_one(kernel: Any) -> None:
 
 def test_a_cell_that_runs_again_closes_the_form_that_it_made_before(kernel: Any) -> None:
     # As front ends tell it: a cell's id comes with every execution.
-    again = "get_ipython().kernel.get_parent()['metadata']['cellId'] = 'c1'\nform, other = ice.LaunchPanel(lesson), ice.LaunchPanel(lesson)"
-    count = "import ipywidgets; len(ipywidgets.widgets.widget._instances), len(get_ipython().events.callbacks['post_run_cell'])"
+    again = (
+        "get_ipython().kernel.get_parent()['metadata']['cellId'] = 'c1'\n"
+        "form, other = ice.LaunchPanel(lesson), ice.LaunchPanel(lesson)"
+    )
+    count = (
+        "import ipywidgets; len(ipywidgets.widgets.widget._instances), "
+        "len(get_ipython().events.callbacks['post_run_cell'])"
+    )
     kernel.does(again)
     kernel.does("first = form")
     before = kernel.value(count)
@@ -174,7 +182,10 @@ def test_a_launch_that_fails_is_told_at_its_field_and_starts_nothing(
     for key, value in typed.items():
         page.requests("set", key=key, value=value)
     page.requests("launch")
-    fields = "[*form._fields.form_state['arguments'], *form._fields.form_state['main'], *form._fields.form_state['advanced']]"
+    fields = (
+        "[*form._fields.form_state['arguments'], *form._fields.form_state['main'], "
+        "*form._fields.form_state['advanced']]"
+    )
     errors = kernel.value(f"{{one['key']: one['error'] for one in {fields} if one['error']}}")
     assert list(errors) == [field] and said in errors[field]
     assert kernel.value("len(ice.runs()), form.run") == (before, None)

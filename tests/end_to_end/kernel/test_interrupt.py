@@ -57,7 +57,8 @@ def test_a_waiting_cell_ends_with_keyboard_interrupt_and_the_ranks_are_gone(
 def endless_grace(kernel: Any) -> Iterator[None]:
     """Whatever waits for an interrupted run's grace to pass, waits longer than any test."""
     kernel.does(
-        "from icelaunch_nb.client import running_cell\nusual, running_cell.INTERRUPT_GRACE = running_cell.INTERRUPT_GRACE, 1000"
+        "from icelaunch_nb.client import running_cell\n"
+        "usual, running_cell.INTERRUPT_GRACE = running_cell.INTERRUPT_GRACE, 1000"
     )
     yield
     kernel.does("running_cell.INTERRUPT_GRACE = usual")

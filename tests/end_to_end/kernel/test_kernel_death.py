@@ -17,16 +17,20 @@ import pytest
 TROUBLEMAKERS = {
     "plain": "def plain():\n    here('plain')\n    while True:\n        time.sleep(0.05)",
     "a C call that holds the GIL": (
-        "def gil():\n    import ctypes\n    signal.signal(signal.SIGTERM, signal.SIG_IGN)\n    here('gil')\n    ctypes.PyDLL(None).sleep(1000)"
+        "def gil():\n    import ctypes\n    signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "    here('gil')\n    ctypes.PyDLL(None).sleep(1000)"
     ),
     "children": (
         "def children():\n    import subprocess\n    subprocess.Popen(['sleep', '999'])\n"
-        "    subprocess.Popen(['sh', '-c', 'trap \"\" TERM INT HUP; sleep 999; sleep 999'])\n    here('children')\n    time.sleep(999)"
+        "    subprocess.Popen(['sh', '-c', 'trap \"\" TERM INT HUP; sleep 999; sleep 999'])\n"
+        "    here('children')\n    time.sleep(999)"
     ),
     "DataLoader workers": (
-        "def loading():\n    import torch\n    class Endless(torch.utils.data.IterableDataset):\n        def __iter__(self):\n"
+        "def loading():\n    import torch\n    class Endless(torch.utils.data.IterableDataset):\n"
+        "        def __iter__(self):\n"
         "            while True:\n                yield 1\n"
-        "    for _ in torch.utils.data.DataLoader(Endless(), num_workers=2):\n        here('loading')\n        time.sleep(0.05)"
+        "    for _ in torch.utils.data.DataLoader(Endless(), num_workers=2):\n"
+        "        here('loading')\n        time.sleep(0.05)"
     ),
 }
 HERE = "def here(what):\n    (HOME / f'here-{what}-{os.environ[\"RANK\"]}').touch()"
@@ -93,7 +97,8 @@ def test_a_kernel_killed_while_its_host_is_cold(fresh_kernel: Any) -> None:
 def test_a_kernel_killed_in_the_midst_of_its_launches(fresh_kernel: Any) -> None:
     fresh_kernel.does("results(lambda: 'warm')")
     fresh_kernel.start(
-        "for _ in range(4): launch(lambda: time.sleep(999))\ntime.sleep(0.05); os.kill(os.getpid(), signal.SIGKILL)"
+        "for _ in range(4): launch(lambda: time.sleep(999))\n"
+        "time.sleep(0.05); os.kill(os.getpid(), signal.SIGKILL)"
     )
     fresh_kernel.until(
         lambda: (
@@ -172,7 +177,8 @@ def test_a_process_of_ours_that_is_killed_takes_its_ranks_along(
 
 def test_a_finished_rank_leaves_none_of_its_children(kernel: Any) -> None:
     kernel.does(
-        "def fn():\n    import subprocess\n    return subprocess.Popen(['sleep', '999']).pid\nr = results(fn)"
+        "def fn():\n    import subprocess\n    return subprocess.Popen(['sleep', '999']).pid\n"
+        "r = results(fn)"
     )
     pids = kernel.value("list(r.values())")
     kernel.until(

@@ -45,12 +45,14 @@ def test_the_issues_own_example_in_a_notebook_that_did_nothing_else(
 
 def test_names_are_carried_over_and_rank_and_its_kin_are_there(kernel: Any, magic: Any) -> None:
     kernel.does(
-        "factor = 10\nclass Scaler:\n    def __init__(self, by): self.by = by\n    def __call__(self, x): return x * self.by\n"
+        "factor = 10\nclass Scaler:\n    def __init__(self, by): self.by = by\n"
+        "    def __call__(self, x): return x * self.by\n"
         "scale = Scaler(factor)\ndef helper(x):\n    return scale(x) + offset\noffset = 1"
     )
     cell = magic(
         "-n 2",
-        "factor += rank\nhelper(rank), factor, local_rank, world_size, str(device), ctx.world_size, type(scale) is Scaler",
+        "factor += rank\nhelper(rank), factor, local_rank, world_size, str(device), "
+        "ctx.world_size, type(scale) is Scaler",
     )
     assert cell.literal == {r: (r * 10 + 1, 10 + r, r, 2, "cpu", 2, True) for r in range(2)}
     assert kernel.value("factor") == 10, "what ranks assign is theirs"
@@ -71,7 +73,8 @@ def test_what_ranks_print_is_shown_and_none_is_not(kernel: Any, magic: Any) -> N
         ('"""Only words."""', {0: "Only words.", 1: "Only words."}),
         ("# NBVAL_IGNORE_OUTPUT\nrank * 2", {0: 0, 1: 2}),
         (
-            "class A:\n    def f(self):\n        return [x for x in range(self.n)]\nclass B(A):\n    n = 2\n"
+            "class A:\n    def f(self):\n        return [x for x in range(self.n)]\nclass B(A):\n"
+            "    n = 2\n"
             "def make():\n    def inner():\n        return B().f()\n    return inner\nmake()()",
             {0: [0, 1], 1: [0, 1]},
         ),
@@ -393,10 +396,14 @@ def test_a_detached_body_outlives_its_kernel(fresh_kernel: Any, another: Any) ->
 
 def test_status_stop_and_logs(kernel: Any, magic: Any) -> None:
     kernel.does("mine = None")
-    body = "import sys, time\nprint('out', rank, flush=True)\nprint('err', rank, file=sys.stderr, flush=True)\ntime.sleep(600)"
+    body = (
+        "import sys, time\nprint('out', rank, flush=True)\n"
+        "print('err', rank, file=sys.stderr, flush=True)\ntime.sleep(600)"
+    )
     magic("-n 2 --no-wait --out mine --rdzv-id to-stop", body)
     kernel.does(
-        "until(lambda: all('err' in mine.logs(r, 'stderr') for r in mine.pids) and len(mine.pids) == 2)"
+        "until(lambda: all('err' in mine.logs(r, 'stderr') for r in mine.pids) and "
+        "len(mine.pids) == 2)"
     )
     assert kernel.does("%icelaunch status").out.startswith("Run to-stop: RUNNING, 2 ranks")
     assert kernel.does("%icelaunch logs").out == "out 0\n"

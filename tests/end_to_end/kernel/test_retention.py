@@ -13,7 +13,8 @@ def runs_on_disk(kernel: Any) -> list[str]:
 
 def test_old_runs_go_by_themselves(fresh_kernel: Any) -> None:
     fresh_kernel.does(
-        "os.environ['ICELAUNCH_KEEP_RUNS'] = '3'\nkept = launch(lambda: 1, run_id='kept'); kept.result()"
+        "os.environ['ICELAUNCH_KEEP_RUNS'] = '3'\n"
+        "kept = launch(lambda: 1, run_id='kept'); kept.result()"
     )
     fresh_kernel.does(
         "living = launch(lambda: ice.get_context().events.resume.wait(60), run_id='living')"
@@ -24,14 +25,16 @@ def test_old_runs_go_by_themselves(fresh_kernel: Any) -> None:
         "the old ones are gone",
     )
     fresh_kernel.does(
-        "panel = ice.attach('run5').panel()\nfor n in range(6, 10):\n    results(lambda: 1, run_id=f'run{n}')"
+        "panel = ice.attach('run5').panel()\nfor n in range(6, 10):\n"
+        "    results(lambda: 1, run_id=f'run{n}')"
     )
     fresh_kernel.until(
         lambda: runs_on_disk(fresh_kernel) == ["kept", "living", "run5", "run7", "run8", "run9"],
         "a panel holds its run",
     )
     fresh_kernel.does(
-        "del kept; panel.close(); del panel; _ = None\nresults(lambda: 1, run_id='run10')\nliving.resume(); living.result()"
+        "del kept; panel.close(); del panel; _ = None\nresults(lambda: 1, run_id='run10')\n"
+        "living.resume(); living.result()"
     )
     assert (
         fresh_kernel.value(
@@ -43,7 +46,8 @@ def test_old_runs_go_by_themselves(fresh_kernel: Any) -> None:
 
 def test_a_log_dir_of_the_users_own_is_left_alone(fresh_kernel: Any) -> None:
     fresh_kernel.does(
-        "os.environ['ICELAUNCH_KEEP_RUNS'] = '0'\nfor n in range(4):\n    results(lambda: 1, log_dir=HOME / 'logs')"
+        "os.environ['ICELAUNCH_KEEP_RUNS'] = '0'\nfor n in range(4):\n"
+        "    results(lambda: 1, log_dir=HOME / 'logs')"
     )
     fresh_kernel.does("gone = launch(lambda: 1); gone.result(); gone = None")
     fresh_kernel.until(

@@ -86,7 +86,8 @@ def test_many_launches_leave_threads_and_files_flat(kernel: Any) -> None:
 def test_the_launch_returns_at_once_even_when_the_host_is_cold(fresh_kernel: Any) -> None:
     for n in (1, 2):  # each starts a host of its own
         fresh_kernel.does(
-            f"os.environ['OMP_NUM_THREADS'] = '{n}'\nrun = launch(lambda: 1)\nstate = str(run.state)"
+            f"os.environ['OMP_NUM_THREADS'] = '{n}'\nrun = launch(lambda: 1)\n"
+            f"state = str(run.state)"
         )
         assert fresh_kernel.value("state") == "STARTING"
     assert fresh_kernel.value("run.result()") == {0: 1, 1: 1}
@@ -163,7 +164,8 @@ run.wait()
 
 def test_stop_ends_a_background_run(kernel: Any) -> None:
     kernel.does(
-        "def forever():\n    while True:\n        time.sleep(0.02)\nrun = launch(forever)\nuntil(lambda: run.state == 'RUNNING')"
+        "def forever():\n    while True:\n        time.sleep(0.02)\nrun = launch(forever)\n"
+        "until(lambda: run.state == 'RUNNING')"
     )
     kernel.does("run.stop(5); until(lambda: run.state in ('STOPPING', 'STOPPED'))")
     assert kernel.value("run.wait(30), str(run.state), run.pids") == (True, "STOPPED", {})

@@ -39,7 +39,8 @@ def test_the_error_says_first_who_failed_and_where_the_logs_are(kernel: Any) -> 
 
 def test_failures_tell_of_every_rank(kernel: Any) -> None:
     kernel.does(
-        "def mixed():\n    rank = ice.get_context().rank\n    time.sleep(rank * 0.5)\n    if rank == 0:\n        raise KeyError('first')\n"
+        "def mixed():\n    rank = ice.get_context().rank\n    time.sleep(rank * 0.5)\n"
+        "    if rank == 0:\n        raise KeyError('first')\n"
         "    while True:\n        time.sleep(0.05)"
     )
     kernel.does("run = launch(mixed, ranks=2); run.wait()")
@@ -47,7 +48,8 @@ def test_failures_tell_of_every_rank(kernel: Any) -> None:
         (0, "raised", "KeyError", 0)
     ]
     kernel.does(
-        "def all_of_them():\n    import torch.distributed as dist\n    dist.init_process_group('gloo')\n    dist.barrier()\n"
+        "def all_of_them():\n    import torch.distributed as dist\n"
+        "    dist.init_process_group('gloo')\n    dist.barrier()\n"
         "    raise OSError(ice.get_context().rank)"
     )
     kernel.does("run = launch(all_of_them, ranks=3); run.wait()")
@@ -66,7 +68,8 @@ def test_failures_tell_of_every_rank(kernel: Any) -> None:
         ("", "ZeroDivisionError('x')", "type(c) is ZeroDivisionError and c.args == ('x',)"),
         ("class Mine(Exception): pass", "Mine('x', 2)", "type(c) is Mine and c.args == ('x', 2)"),
         (
-            "class Coded(Exception):\n    def __init__(self, code):\n        super().__init__(f'code {code}')\n        self.code = code",
+            "class Coded(Exception):\n    def __init__(self, code):\n"
+            "        super().__init__(f'code {code}')\n        self.code = code",
             "Coded(7)",
             "c is None or (type(c) is Coded and c.code == 7)",
         ),
@@ -85,14 +88,16 @@ def test_the_original_exception_is_the_cause(
 ) -> None:
     kernel.does(f"{definition}\ndef fail():\n    raise {expression}")
     kernel.does(
-        "error = None\ntry:\n    results(fail)\nexcept ice.RunFailed as e:\n    error = e\nc = error.__cause__"
+        "error = None\ntry:\n    results(fail)\nexcept ice.RunFailed as e:\n    error = e\n"
+        "c = error.__cause__"
     )
     assert kernel.value(what), kernel.run("error, c").value
 
 
 def test_chained_exceptions_are_told_in_order(kernel: Any) -> None:
     kernel.does(
-        "def chained():\n    try:\n        {}['missing']\n    except KeyError as e:\n        raise RuntimeError('no such thing') from e"
+        "def chained():\n    try:\n        {}['missing']\n    except KeyError as e:\n"
+        "        raise RuntimeError('no such thing') from e"
     )
     error = kernel.run("results(chained)").error
     assert (
@@ -131,7 +136,8 @@ def test_two_cells_that_define_the_same_name_keep_their_numbers(kernel: Any) -> 
 def test_a_result_that_cannot_be_pickled_is_named_and_the_others_are_kept(kernel: Any) -> None:
     kernel.does(
         "import threading\nclass Holder:\n    pass\n"
-        "def give():\n    if ice.get_context().rank == 0:\n        return 'fine'\n    h = Holder(); h.parts = {'lock': threading.Lock()}\n    return h"
+        "def give():\n    if ice.get_context().rank == 0:\n        return 'fine'\n"
+        "    h = Holder(); h.parts = {'lock': threading.Lock()}\n    return h"
     )
     cell = kernel.run("run = launch(give)\nrun.result()")
     assert "rank 1's result.parts['lock'] (a _thread.lock)" in cell.error
@@ -140,7 +146,10 @@ def test_a_result_that_cannot_be_pickled_is_named_and_the_others_are_kept(kernel
 
 
 def test_getsource_finds_the_cell_in_the_rank(kernel: Any) -> None:
-    source = "def sourced(x):\n    # a comment of one's own\n    import inspect\n    return inspect.getsource(sourced)\n"
+    source = (
+        "def sourced(x):\n    # a comment of one's own\n    import inspect\n"
+        "    return inspect.getsource(sourced)\n"
+    )
     kernel.does(source)
     assert kernel.value("results(sourced, 1)") == {0: source, 1: source}
 
@@ -148,7 +157,8 @@ def test_getsource_finds_the_cell_in_the_rank(kernel: Any) -> None:
 def test_getsource_finds_methods_and_lambdas(kernel: Any) -> None:
     kernel.does(
         "import inspect\nclass Net:\n    def forward(self, x):\n        return x  # as it is\n"
-        "double = lambda x: 2 * x\ndef use():\n    return inspect.getsource(Net.forward), inspect.getsource(double)"
+        "double = lambda x: 2 * x\ndef use():\n"
+        "    return inspect.getsource(Net.forward), inspect.getsource(double)"
     )
     assert kernel.value("results(use, ranks=1)[0]") == (
         "    def forward(self, x):\n        return x  # as it is\n",
@@ -159,8 +169,10 @@ def test_getsource_finds_methods_and_lambdas(kernel: Any) -> None:
 def test_torch_jit_script_of_a_cells_function_and_module(kernel: Any) -> None:
     kernel.does(
         "import torch\ndef twice(x: torch.Tensor) -> torch.Tensor:\n    return x * 2\n"
-        "class Net(torch.nn.Module):\n    def forward(self, x: torch.Tensor) -> torch.Tensor:\n        return x + 1\n"
-        "def use():\n    return torch.jit.script(twice)(torch.ones(1)).item(), torch.jit.script(Net())(torch.ones(1)).item()"
+        "class Net(torch.nn.Module):\n    def forward(self, x: torch.Tensor) -> torch.Tensor:\n"
+        "        return x + 1\n"
+        "def use():\n    return torch.jit.script(twice)(torch.ones(1)).item(), "
+        "torch.jit.script(Net())(torch.ones(1)).item()"
     )
     assert kernel.value("results(use, ranks=1)") == {0: (2.0, 2.0)}
 
@@ -170,7 +182,8 @@ def test_torch_compile_of_a_cells_function_and_module(kernel: Any) -> None:
         "import torch\ndef twice(x):\n    return x * 2\n"
         "class Net(torch.nn.Module):\n    def forward(self, x):\n        return twice(x) + 1\n"
         "def use():\n    compiled = torch.compile(twice, backend='eager', fullgraph=True)\n"
-        "    net = torch.compile(Net(), backend='eager', fullgraph=True)\n    return compiled(torch.ones(1)).item(), net(torch.ones(1)).item()"
+        "    net = torch.compile(Net(), backend='eager', fullgraph=True)\n"
+        "    return compiled(torch.ones(1)).item(), net(torch.ones(1)).item()"
     )
     assert kernel.value("results(use, ranks=1)", 120) == {0: (2.0, 3.0)}
 
@@ -186,7 +199,8 @@ def test_no_sentence_of_torch_gets_into_the_notebook(kernel: Any) -> None:
 def test_a_forked_childs_traceback_has_the_cells_names_and_lines(kernel: Any) -> None:
     cell = kernel.does(
         # Since Python 3.12 a fork beside threads warns, which an import of torch starts.
-        "def forks():\n    import os, warnings; warnings.simplefilter('ignore', DeprecationWarning)\n"
+        "def forks():\n    import os, warnings; "
+        "warnings.simplefilter('ignore', DeprecationWarning)\n"
         "    if (child := os.fork()) == 0:\n        raise ValueError('of the child')  # its line\n"
         "    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])"
     )
@@ -197,8 +211,8 @@ def test_a_forked_childs_traceback_has_the_cells_names_and_lines(kernel: Any) ->
         "\nValueError: of the child\n"
     )
     assert (
-        f"  Cell In[{cell.number}], line 4, in forks\n    raise ValueError('of the child')  # its line\n"
-        in told
+        f"  Cell In[{cell.number}], line 4, in forks\n"
+        f"    raise ValueError('of the child')  # its line\n" in told
     )
     assert (
         "/icelaunch_nb/" not in told and "multiprocessing" not in told and "ipykernel_" not in told
@@ -207,7 +221,8 @@ def test_a_forked_childs_traceback_has_the_cells_names_and_lines(kernel: Any) ->
 
 def test_a_librarys_handler_of_sigusr1_costs_no_run(kernel: Any) -> None:
     kernel.does(
-        "import signal\ndef quiet():\n    old = signal.signal(signal.SIGUSR1, lambda *_: None)\n    signal.signal(signal.SIGUSR1, old)\n"
+        "import signal\ndef quiet():\n    old = signal.signal(signal.SIGUSR1, lambda *_: None)\n"
+        "    signal.signal(signal.SIGUSR1, old)\n"
         "    ice.get_context().events.resume.wait()\n    return 'whole'"
     )
     kernel.does(

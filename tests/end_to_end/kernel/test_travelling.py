@@ -166,46 +166,56 @@ part = Part(); part.number = 3
 # What to run in one cell; what to evaluate in the next; what that must be.
 CELLS: dict[str, tuple[str, str, Any]] = {
     "flags of torch's backends": (
-        "import torch\ndef seed(s):\n    torch.manual_seed(s)\n    torch.backends.cudnn.deterministic = True\n"
-        "    torch.backends.mkldnn.enabled\n    torch.backends.cuda.matmul.allow_tf32 = True\n    return torch.backends.cudnn.deterministic",
+        "import torch\ndef seed(s):\n    torch.manual_seed(s)\n"
+        "    torch.backends.cudnn.deterministic = True\n"
+        "    torch.backends.mkldnn.enabled\n    torch.backends.cuda.matmul.allow_tf32 = True\n"
+        "    return torch.backends.cudnn.deterministic",
         "results(seed, 3, ranks=1)",
         {0: True},
     ),
-    "modules of a class of their own, under a name, as a default, in a class, in a closure and as an argument": (
+    "modules of a class of their own, under a name, as a default, in a class, "
+    "in a closure and as an argument": (
         "import torch\nimport torch._dynamo.config as dynamo\nfrom torch.backends import cudnn\n"
         "class Holder:\n    held = torch.backends.mkldnn\n"
         "def outer():\n    inside = torch.classes\n"
         "    def use(given, usual=torch.ops):\n"
-        "        return [given is torch.backends, usual is torch.ops, inside is torch.classes, Holder.held is torch.backends.mkldnn,\n"
-        "                cudnn is torch.backends.cudnn, dynamo is torch._dynamo.config]\n    return use",
+        "        return [given is torch.backends, usual is torch.ops, inside is torch.classes, "
+        "Holder.held is torch.backends.mkldnn,\n"
+        "                cudnn is torch.backends.cudnn, dynamo is torch._dynamo.config]\n"
+        "    return use",
         "results(outer(), torch.backends, ranks=1)",
         {0: [True] * 6},
     ),
     "torch's operators": (
-        "import torch\naten, add, overload = torch.ops.aten, torch.ops.aten.add, torch.ops.aten.add.Tensor\n"
-        "def use(x):\n    return aten is torch.ops.aten, add is aten.add, overload is add.Tensor, add(x, 1).item()",
+        "import torch\naten, add, overload = torch.ops.aten, torch.ops.aten.add, "
+        "torch.ops.aten.add.Tensor\n"
+        "def use(x):\n    return aten is torch.ops.aten, add is aten.add, "
+        "overload is add.Tensor, add(x, 1).item()",
         "results(use, torch.ones(1), ranks=1)",
         {0: (True, True, True, 2.0)},
     ),
     "limits of torch's dtypes": (
-        "import torch\nhalf, byte = torch.finfo(torch.float16), torch.iinfo(torch.uint8)\ndef use():\n    return half.max, byte.max, byte",
+        "import torch\nhalf, byte = torch.finfo(torch.float16), torch.iinfo(torch.uint8)\n"
+        "def use():\n    return half.max, byte.max, byte",
         "results(use, ranks=1)[0] == (65504.0, 255, byte)",
         True,
     ),
     "a package that loads itself on first use": (
-        "import transformers\ndef use():\n    return transformers.__version__ == expected, type(transformers).__name__\n"
+        "import transformers\ndef use():\n"
+        "    return transformers.__version__ == expected, type(transformers).__name__\n"
         "expected = transformers.__version__",
         "results(use, ranks=1)",
         {0: (True, "_LazyModule")},
     ),
     "modules that load themselves on first use": (
-        LAZY
-        + "def use():\n    return colours.rgb_to_hsv(1, 0, 0), asleep.Fraction(1, 2) + awake.Fraction(1, 2), colours is sys.modules['colorsys']",
+        LAZY + "def use():\n    return colours.rgb_to_hsv(1, 0, 0), "
+        "asleep.Fraction(1, 2) + awake.Fraction(1, 2), colours is sys.modules['colorsys']",
         "results(use, ranks=1)[0] == ((0.0, 1.0, 1), 1, True)",
         True,
     ),
     "a module whose class was patched": (
-        "import types, wave\nclass Loud(types.ModuleType): pass\nwave.__class__ = Loud\ndef use():\n    return wave.__name__, wave.Error.__name__",
+        "import types, wave\nclass Loud(types.ModuleType): pass\nwave.__class__ = Loud\n"
+        "def use():\n    return wave.__name__, wave.Error.__name__",
         "results(use, ranks=1)",
         {0: ("wave", "Error")},
     ),
@@ -221,33 +231,43 @@ CELLS: dict[str, tuple[str, str, Any]] = {
         True,
     ),
     "compiled functions": (
-        "import torch\nmade = 0\ndef backend(graph, inputs):\n    global made\n    made += 1\n    return graph.forward\n"
-        "@torch.compile(backend=backend)\ndef down(x, n):\n    return x if n == 0 else down(x * 2, n - 1)\n"
-        "plain = torch.compile(lambda x: x + 1, backend=backend, dynamic=True, fullgraph=True)\nplain(torch.ones(1))\n"
-        "class Trainer:\n    @torch.no_grad()\n    @torch.compile(backend='eager')\n    def step(self, x):\n        return x * 3\n"
+        "import torch\nmade = 0\ndef backend(graph, inputs):\n    global made\n    made += 1\n"
+        "    return graph.forward\n"
+        "@torch.compile(backend=backend)\ndef down(x, n):\n"
+        "    return x if n == 0 else down(x * 2, n - 1)\n"
+        "plain = torch.compile(lambda x: x + 1, backend=backend, dynamic=True, fullgraph=True)\n"
+        "plain(torch.ones(1))\n"
+        "class Trainer:\n    @torch.no_grad()\n    @torch.compile(backend='eager')\n"
+        "    def step(self, x):\n        return x * 3\n"
         "def use():\n    x = torch.ones(1)\n"
-        "    return down(x, 1).sum().item(), plain(x).sum().item(), Trainer().step(x).sum().item(), made > 1, plain",
+        "    return down(x, 1).sum().item(), plain(x).sum().item(), "
+        "Trainer().step(x).sum().item(), made > 1, plain",
         "made, [(*r[:4], r[4](torch.ones(1)).item()) for r in results(use).values()]",
         (1, [(2.0, 2.0, 3.0, True, 2.0)] * 2),
     ),
     "compiled modules": (
-        "import torch\nnet = torch.nn.Linear(2, 2)\ntwin = torch.compile(net, backend='eager', dynamic=False)\n"
+        "import torch\nnet = torch.nn.Linear(2, 2)\n"
+        "twin = torch.compile(net, backend='eager', dynamic=False)\n"
         "own = torch.nn.Linear(2, 2)\nown.compile(backend='eager')\n"
-        "def use(x):\n    return twin._orig_mod is net, type(twin).__name__, own._compiled_call_impl is not None, own(x).detach(), twin(x).detach()",
-        "x = torch.ones(1, 2); r = results(use, x, ranks=1)[0]; (*r[:3], torch.equal(r[3], own(x)), torch.equal(r[4], net(x)))",
+        "def use(x):\n    return twin._orig_mod is net, type(twin).__name__, "
+        "own._compiled_call_impl is not None, own(x).detach(), twin(x).detach()",
+        "x = torch.ones(1, 2); r = results(use, x, ranks=1)[0]; "
+        "(*r[:3], torch.equal(r[3], own(x)), torch.equal(r[4], net(x)))",
         (True, "OptimizedModule", True, True, True),
     ),
     "modules that were loaded from files off the path": (
-        FILES
-        + "kept = K()\ndef use(given=kept):\n    return type(g()) is type(given) is package.inner.K, E.A, given, shadow.x, gone.g(), package.__name__",
+        FILES + "kept = K()\ndef use(given=kept):\n"
+        "    return type(g()) is type(given) is package.inner.K, E.A, given, shadow.x, "
+        "gone.g(), package.__name__",
         "r = results(use, ranks=1)[0]; r[0], r[1] is E.A, type(r[2]) is K, r[3:]",
         (True, True, True, (7, 8, "parts_of_this_cell")),
     ),
     "operators of cells": (
-        OPERATORS
-        + "def use():\n    x, y = torch.ones(1, requires_grad=True), torch.ones(1)\n    by_name(x, 2).sum().backward()\n    double(y)\n"
+        OPERATORS + "def use():\n    x, y = torch.ones(1, requires_grad=True), torch.ones(1)\n"
+        "    by_name(x, 2).sum().backward()\n    double(y)\n"
         "    fake = torch.compile(add, backend='eager', fullgraph=True)(y)\n"
-        "    return x.grad.item(), y.item(), fake.item(), namespace.add(y).item(), half(y).item(), torch.ops.of_a_module.same(y).item(), add",
+        "    return x.grad.item(), y.item(), fake.item(), namespace.add(y).item(), "
+        "half(y).item(), torch.ops.of_a_module.same(y).item(), add",
         "r = results(use, ranks=1)[0]; r[:6], r[6] is add",
         ((11.0, 2.0, 12.0, 12.0, 1.0, 2.0), True),
     ),
@@ -258,18 +278,21 @@ CELLS: dict[str, tuple[str, str, Any]] = {
         {0: 11.0},
     ),
     "scripted, traced and exported code": (
-        SCRIPTED
-        + "def use():\n    x, before = torch.ones(1), net.weight.item()\n    calls = torch.jit.script(Net())\n "
+        SCRIPTED + "def use():\n    x, before = torch.ones(1), net.weight.item()\n"
+        "    calls = torch.jit.script(Net())\n "
         "   net(x).backward()\n    optimizer.step()\n"
-        "    return scripted(x).item(), named(x).item(), traced(x).item(), round(before - net.weight.item(), 3), type(named).__name__, calls(x).shape, "
+        "    return scripted(x).item(), named(x).item(), traced(x).item(), "
+        "round(before - net.weight.item(), 3), type(named).__name__, calls(x).shape, "
         "exported.module()(torch.ones(2)).shape, named, net",
-        "r = results(use, ranks=1)[0]; r[:5], list(r[5] + r[6]), r[7](torch.ones(1)).item(), [n for n, _ in r[8].named_parameters()]",
+        "r = results(use, ranks=1)[0]; r[:5], list(r[5] + r[6]), r[7](torch.ones(1)).item(), "
+        "[n for n, _ in r[8].named_parameters()]",
         ((4.0, 5.0, 2.0, 1.0, "ScriptFunction"), [1, 2], 5.0, ["weight", "bias"]),
     ),
     "instances that say they are of another class, or answer to every name": (
-        LYING
-        + "def use():\n    return (named.__len__(), type(named) is Named, isinstance(silent, dict), type(silent) is Silent, list.__len__(listed), "
-        "deep.x, deep.told, options['a'], options.frozen, type(anything) is Any, mock.get(1), named, silent, listed, deep)",
+        LYING + "def use():\n    return (named.__len__(), type(named) is Named, "
+        "isinstance(silent, dict), type(silent) is Silent, list.__len__(listed), "
+        "deep.x, deep.told, options['a'], options.frozen, type(anything) is Any, mock.get(1), "
+        "named, silent, listed, deep)",
         "r = results(use, ranks=1)[0]; r[:11], [type(one).__name__ for one in r[11:]], r[14].x",
         (
             (2, True, True, True, 1, 3, 4, 1, True, True, 6),
@@ -278,8 +301,8 @@ CELLS: dict[str, tuple[str, str, Any]] = {
         ),
     ),
     "weak references": (
-        WEAK
-        + "def use():\n    return (leaf().name, leaf().parent().children[0] is leaf(), say()(), proxy.name, "
+        WEAK + "def use():\n    return (leaf().name, leaf().parent().children[0] is leaf(), "
+        "say()(), proxy.name, "
         "type(proxy).__name__, dead(), sorted(n.name for n in Node.every), "
         "sorted(Node.by_name), len(notes), notes[leaf().parent()])",
         "results(use, ranks=1)",
@@ -300,37 +323,46 @@ CELLS: dict[str, tuple[str, str, Any]] = {
     ),
     "libraries of ctypes": (
         LIBRARIES + "def use():\n    n = Link(3)\n    m = Link(4, ctypes.pointer(n))\n"
-        "    return (libc.abs(-3), root(4.0), libm.sqrt(9.0), everything.abs(-1), api.Py_IsInitialized(), list(Pair(1, "
-        "2)), Callback(lambda x: x + 1)(3), part.number, "
+        "    return (libc.abs(-3), root(4.0), libm.sqrt(9.0), everything.abs(-1), "
+        "api.Py_IsInitialized(), "
+        "list(Pair(1, 2)), Callback(lambda x: x + 1)(3), part.number, "
         "part.bytes[0], part.more(), ctypes.sizeof(Part), m.next.contents.value, part)",
         "r = results(use, ranks=1)[0]; r[:12], type(r[12]) is Part, r[12].number",
         ((3, 2.0, 3.0, 1, 1, [1, 2], 4, 3, 3, 4, 5, 3), True, 3),
     ),
     "keys that compare, bound classes and storages": (
-        "import functools, torch\nkey = functools.cmp_to_key(lambda a, b: b - a)\nthree = key(3)\nclass A:\n    def "
-        "m(self):\n        return 1\nclass B(A): pass\n"
+        "import functools, torch\nkey = functools.cmp_to_key(lambda a, b: b - a)\n"
+        "three = key(3)\nclass A:\n"
+        "    def m(self):\n        return 1\nclass B(A): pass\n"
         "bound, stored = super(B, B()), torch.ones(2).untyped_storage()\n"
         "@functools.singledispatch\ndef kind(x):\n    return 'any'\n"
-        "@kind.register\ndef _(x: int):\n    return 'int'\ndef use():\n    return sorted([1, 3, 2], key=key), three < "
-        "key(1), bound.m(), stored.nbytes(), kind(1), kind('')",
+        "@kind.register\ndef _(x: int):\n    return 'int'\ndef use():\n"
+        "    return sorted([1, 3, 2], key=key), "
+        "three < key(1), bound.m(), stored.nbytes(), kind(1), kind('')",
         "results(use, ranks=1)",
         {0: ([3, 2, 1], True, 1, 8, "int", "any")},
     ),
     "a test for a notebook": (
-        "def in_notebook():\n    try:\n        return get_ipython().__class__.__name__ == 'ZMQInteractiveShell'\n    except NameError:\n"
+        "def in_notebook():\n    try:\n"
+        "        return get_ipython().__class__.__name__ == 'ZMQInteractiveShell'\n"
+        "    except NameError:\n"
         "        return 'get_ipython' in globals()",
         "in_notebook(), results(in_notebook)",
         (True, {0: False, 1: False}),
     ),
     "exit, quit and open": (
-        "end, reading = exit, open\ndef use(other=quit):\n    import builtins, sys\n    try:\n        exit(3)\n    except SystemExit as error:\n"
-        "        return error.code, end is other is builtins.exit, open is reading is builtins.open, 'IPython' in sys.modules",
+        "end, reading = exit, open\ndef use(other=quit):\n    import builtins, sys\n    try:\n"
+        "        exit(3)\n    except SystemExit as error:\n"
+        "        return error.code, end is other is builtins.exit, "
+        "open is reading is builtins.open, 'IPython' in sys.modules",
         "results(use, ranks=1)",
         {0: (3, True, True, False)},
     ),
     "what happens where a body asks for the shell, and handles that there is none": (
-        "run = get_ipython().run_cell_magic('icelaunch', '--nproc-per-node 1 --out told --no-panel',\n"
-        "    'try:\\n    where = get_ipython().__class__\\nexcept NameError:\\n    where = None\\nwhere, in_notebook()')",
+        "run = get_ipython().run_cell_magic('icelaunch', "
+        "'--nproc-per-node 1 --out told --no-panel',\n"
+        "    'try:\\n    where = get_ipython().__class__\\nexcept NameError:\\n    "
+        "where = None\\nwhere, in_notebook()')",
         "told",
         {0: (None, False)},
     ),
@@ -416,13 +448,15 @@ REFUSED: dict[str, tuple[str, str, str]] = {
     ),
     "library that is gone": (
         "import ctypes, shutil\npath = str(HOME / 'lib.so')\n"
-        "shutil.copy(next(line.split()[-1] for line in open('/proc/self/maps') if 'libc.so.6' in line), path)\n"
+        "shutil.copy(next(line.split()[-1] for line in open('/proc/self/maps') "
+        "if 'libc.so.6' in line), path)\n"
         "it = ctypes.CDLL(path)\nos.remove(path)",
         "use → it (a ctypes.CDLL)",
         "lib.so, is gone",
     ),
     "operators of a Library": (
-        "import torch\nit = torch.library.Library('refused_cells', 'DEF')\nit.define('same(Tensor x) -> Tensor')",
+        "import torch\nit = torch.library.Library('refused_cells', 'DEF')\n"
+        "it.define('same(Tensor x) -> Tensor')",
         "use → it (a torch.library.Library)",
         "torch.library.custom_op",
     ),
@@ -446,7 +480,8 @@ REFUSED: dict[str, tuple[str, str, str]] = {
         "script it in the function",
     ),
     "a class that can't be told": (
-        "class C:\n    @property\n    def __class__(self):\n        raise RuntimeError('none')\nit = C()",
+        "class C:\n    @property\n    def __class__(self):\n        raise RuntimeError('none')\n"
+        "it = C()",
         "use (a function)",
         "`it` (a C) doesn't tell its class: RuntimeError: none",
     ),
@@ -556,7 +591,8 @@ def use(x: Seconds, *rest: Ts, given=MISSING, old=OLD, pair: "Pair[int]" = (1, 1
     )
     assert (
         named.value(
-            f"given = results(use, 5); [([a is b for a, b in zip(r[0], {names})], r[0][-1].code, r[1] == LIMIT, r[2]) for r in given.values()]"
+            f"given = results(use, 5); [([a is b for a, b in zip(r[0], {names})], r[0][-1].code, "
+            f"r[1] == LIMIT, r[2]) for r in given.values()]"
         )
         == [([True] * 12, 3, True, 5)] * 2
     )
@@ -569,12 +605,14 @@ def test_an_exception_is_an_argument_as_well_as_a_result(named: Any) -> None:
 
 def test_what_a_rank_named_itself_is_known_to_another_kernel(named: Any, another: Any) -> None:
     named.does(
-        "def use():\n    global Q\n    Q = ParamSpec('Q')\n    return Q, Seconds, Task\nrun = launch(use, ranks=1); run.result()"
+        "def use():\n    global Q\n    Q = ParamSpec('Q')\n    return Q, Seconds, Task\n"
+        "run = launch(use, ranks=1); run.result()"
     )
     assert named.value("'Q' in globals()") is False
     path = named.value("run.log_dir")
     assert another.value(
-        f"q, seconds, task = ice.attach({path!r}).result()[0]; q.__name__, seconds(3), task(len).fn('ab'), 'Seconds' in globals()"
+        f"q, seconds, task = ice.attach({path!r}).result()[0]; "
+        f"q.__name__, seconds(3), task(len).fn('ab'), 'Seconds' in globals()"
     ) == ("Q", 3, 2, False)
 
 
@@ -616,6 +654,7 @@ def test_processes_that_a_rank_spawns_know_what_the_cells_define(kernel: Any, ho
     # And what a body defines itself.
     kernel.does("del Squares, scale, collate, Batch, factor")
     kernel.does(
-        f"%%icelaunch --nproc-per-node 1 --out told --no-panel\n{SPAWNING}{body}\n[list(b) for b in batches], scaled"
+        f"%%icelaunch --nproc-per-node 1 --out told --no-panel\n{SPAWNING}{body}\n"
+        f"[list(b) for b in batches], scaled"
     )
     assert kernel.value("told") == {0: ([[0, 10], [20, 30]], [10, 20])}

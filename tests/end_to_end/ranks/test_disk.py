@@ -146,6 +146,7 @@ def test_a_disk_that_is_full_as_the_agent_starts_is_named(
     run = ice.launch(int, nproc_per_node=2, log_dir=disk)
     with pytest.raises(
         ice.RunLost,
-        match="its agent ended, since it can't write in the run's directory: No space left on device",
+        match="its agent ended, since it can't write in the run's directory: No space left on "
+        "device",
     ):
         run.result(30)

@@ -59,7 +59,8 @@ def test_a_repl_can_launch(runs: Path) -> None:
     typed = (
         "import icelaunch_nb as ice\n"
         "def work(x):\n    print('typed')\n    return x + ice.get_context().rank\n\n"
-        "ice.launch_agent(ice.LaunchConfig(1, 1, 2, start_method='forkserver', max_restarts=0), work, [5], None)\n"
+        "ice.launch_agent(ice.LaunchConfig(1, 1, 2, start_method='forkserver', max_restarts=0), "
+        "work, [5], None)\n"
     )
     done = subprocess.run(
         [sys.executable, "-i", "-q"],
@@ -74,7 +75,10 @@ def test_a_repl_can_launch(runs: Path) -> None:
 
 
 def test_importing_is_cheap_and_brings_no_torch() -> None:
-    code = "import sys, icelaunch_nb; print([m for m in ('torch', 'numpy', 'IPython', 'ipywidgets') if m in sys.modules])"
+    code = (
+        "import sys, icelaunch_nb; print([m for m in ('torch', 'numpy', 'IPython', "
+        "'ipywidgets') if m in sys.modules])"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
@@ -85,7 +89,8 @@ def test_nothing_is_forked_and_torch_stays_out_of_the_launching_process(runs: Pa
     code = (
         "import os, sys\nforks = []\nos.register_at_fork(before=lambda: forks.append(1))\n"
         "import icelaunch_nb as ice\n"
-        "print(ice.launch(lambda: ice.get_context().rank, nproc_per_node=2).result(), forks, 'torch' in sys.modules)\n"
+        "print(ice.launch(lambda: ice.get_context().rank, nproc_per_node=2).result(), forks, "
+        "'torch' in sys.modules)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True

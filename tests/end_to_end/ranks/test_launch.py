@@ -58,8 +58,8 @@ def test_the_same_code_runs_under_torchrun(runs: Path) -> None:
         check=True,
     )
     assert (
-        "('device', 'cpu'), ('local_rank', 0), ('local_world_size', 1), ('max_restarts', 0), ('rank', 0)"
-        in done.stdout
+        "('device', 'cpu'), ('local_rank', 0), ('local_world_size', 1), ('max_restarts', 0), "
+        "('rank', 0)" in done.stdout
     )
     assert "('restart_count', 0), ('role', 'tr')" in done.stdout
 
@@ -319,7 +319,10 @@ def test_exit_functions_and_threads_of_a_rank_finish() -> None:
 def test_a_run_can_be_looked_at_by_another_process(runs: Path) -> None:
     run = ice.launch(jobs.all_reduce, nproc_per_node=2)
     run.result(60)
-    code = f"from icelaunch_nb import Run; run = Run({run.log_dir!r}); print(run.state, run.result(), run.attempt)"
+    code = (
+        f"from icelaunch_nb import Run; run = Run({run.log_dir!r}); "
+        f"print(run.state, run.result(), run.attempt)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
@@ -457,7 +460,10 @@ def test_a_handle_answers_bad_input_and_nothing_is_lost(finished: ice.Run, call,
 @pytest.mark.parametrize("start_method", ["forkserver", "fork"])
 def test_a_program_inherits_its_streams_and_agent_alive_only(start_method: str) -> None:
     look = "fds = [f'/proc/self/fd/{fd}' for fd in os.listdir('/proc/self/fd')]"  # and the one that looked, closed by then
-    code = f"import os; {look}; print([os.path.basename(os.readlink(fd)) for fd in fds if os.path.exists(fd)])"
+    code = (
+        f"import os; {look}; print([os.path.basename(os.readlink(fd)) for fd in fds if "
+        f"os.path.exists(fd)])"
+    )
     for _ in range(5):
         run = ice.launch(sys.executable, ("-c", code), start_method=start_method, devices="cpu")
         assert run.result(60) == {0: None}

@@ -24,8 +24,10 @@ on_linux = pytest.mark.skipif(
 HIDE = {
     "a session of its own": "setsid sh -c 'echo $$ > {note}; exec sleep 600' &",
     "no environment": "setsid env -i sh -c 'echo $$ > {note}; exec sleep 600' &",
-    "nothing of its run": "cd /; setsid env -i sh -c 'setsid sh -c \"echo \\$\\$ > {note}; exec sleep 600\" &' </dev/null >/dev/null 2>&1",
-    "a parent that hides, too": "cd /; setsid env -i sh -c 'sh -c \"echo \\$\\$ > {note}; sleep 600; sleep 600\"' </dev/null >/dev/null 2>&1 &",
+    "nothing of its run": "cd /; setsid env -i sh -c 'setsid sh -c \"echo \\$\\$ > {note}; "
+    "exec sleep 600\" &' </dev/null >/dev/null 2>&1",
+    "a parent that hides, too": "cd /; setsid env -i sh -c 'sh -c \"echo \\$\\$ > {note}; sleep 600; "
+    "sleep 600\"' </dev/null >/dev/null 2>&1 &",
 }
 
 
@@ -136,7 +138,10 @@ def test_shared_memory_of_a_run_whose_agent_is_killed_is_freed(segment: str, run
 
 @on_linux
 def test_shared_memory_of_a_program_that_is_killed_is_freed(segment: str, runs: Path) -> None:
-    code = f"import os; from multiprocessing.shared_memory import SharedMemory; SharedMemory({segment!r}, create=True, size=100); os.kill(os.getpid(), 9)"
+    code = (
+        f"import os; from multiprocessing.shared_memory import SharedMemory; "
+        f"SharedMemory({segment!r}, create=True, size=100); os.kill(os.getpid(), 9)"
+    )
     run = ice.launch(sys.executable, ["-c", code], nproc_per_node=1)
     assert run.wait(60) and run.state == "FAILED"
     wait_for(lambda: not exists(segment))

@@ -26,7 +26,8 @@ print(json.dumps(sorted(set(sum(values.values(), [])))))
 def test_all_of_it_works_and_listens_on_loopback_alone(runs: Path) -> None:
     """In a namespace with loopback and one more address, under a host name that nobody can resolve."""
     inside = (
-        "ip link set lo up; ip link add d0 type veth peer name d1; ip addr add 10.99.0.1/24 dev d0; ip link set d0 up; "
+        "ip link set lo up; ip link add d0 type veth peer name d1; "
+        "ip addr add 10.99.0.1/24 dev d0; ip link set d0 up; "
         'hostname no-such-name-anywhere; exec "$@"'
     )
     done = subprocess.run(

@@ -22,15 +22,18 @@ STATES = {
     ),
     "deterministic algorithms": (
         "torch.use_deterministic_algorithms(True, warn_only=True)",
-        "torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()",
+        "torch.are_deterministic_algorithms_enabled(), "
+        "torch.is_deterministic_algorithms_warn_only_enabled()",
     ),
     "memory isn't filled": (
         "torch.utils.deterministic.fill_uninitialized_memory = False",
         "torch.utils.deterministic.fill_uninitialized_memory",
     ),
     "cudnn": (
-        "torch.backends.cudnn.deterministic = torch.backends.cudnn.benchmark = True; torch.backends.cudnn.enabled = False",
-        "torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark, torch.backends.cudnn.enabled",
+        "torch.backends.cudnn.deterministic = torch.backends.cudnn.benchmark = True; "
+        "torch.backends.cudnn.enabled = False",
+        "torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark, "
+        "torch.backends.cudnn.enabled",
     ),
     "tf32 of cudnn": ("torch.backends.cudnn.allow_tf32 = False", "torch.backends.cudnn.allow_tf32"),
     "cublas": (
@@ -85,19 +88,24 @@ STATES = {
         "multiprocessing.get_start_method()",
     ),
     "locale": (
-        "locale.setlocale(locale.LC_ALL, 'C.UTF-8' if locale.setlocale(locale.LC_TIME) == 'C' else 'C')",
+        "locale.setlocale(locale.LC_ALL, 'C.UTF-8' if locale.setlocale(locale.LC_TIME) == 'C' "
+        "else 'C')",
         "locale.setlocale(locale.LC_TIME)",
     ),
     "warnings": (
-        "warnings.filterwarnings('ignore', 'nobody .*', FutureWarning); warnings.simplefilter('error', Mine)",
+        "warnings.filterwarnings('ignore', 'nobody .*', FutureWarning); "
+        "warnings.simplefilter('error', Mine)",
         "[(f[0], f[1] and f[1].pattern, f[2].__name__) for f in warnings.filters]",
     ),
     "a warning of one's own": ("pass", "warned()"),
     "logging": (
-        "logging.basicConfig(level=logging.DEBUG, format='{message} {name}', style='{', stream=sys.stdout)\n"
-        "log = logging.getLogger('mine'); log.setLevel(logging.ERROR); log.propagate = False; log.addHandler(logging.StreamHandler())\n"
+        "logging.basicConfig(level=logging.DEBUG, format='{message} {name}', style='{', "
+        "stream=sys.stdout)\n"
+        "log = logging.getLogger('mine'); log.setLevel(logging.ERROR); log.propagate = False; "
+        "log.addHandler(logging.StreamHandler())\n"
         "logging.getLogger('numpy').setLevel(logging.CRITICAL); logging.disable(5)",
-        "[(log.level, log.propagate, log.manager.disable, [(h.stream.name, h.formatter and h.formatter._fmt) for h in log.handlers])"
+        "[(log.level, log.propagate, log.manager.disable, [(h.stream.name, "
+        "h.formatter and h.formatter._fmt) for h in log.handlers])"
         " for log in map(logging.getLogger, ('root', 'mine', 'numpy', 'other'))]",
     ),
     "arguments": ("pass", "sys.argv"),
@@ -205,7 +213,8 @@ FLAGS = """
 
 def test_ranks_run_under_the_interpreters_own_options(tmp_path: Path) -> None:
     (tmp_path / "helper.py").write_text(
-        "def asserts():\n    try:\n        assert False\n    except AssertionError:\n        return True\n    return False"
+        "def asserts():\n    try:\n        assert False\n    except AssertionError:\n"
+        "        return True\n    return False"
     )
     said = run_script(
         tmp_path,
