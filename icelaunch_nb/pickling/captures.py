@@ -1,4 +1,4 @@
-"""What functions take along: globals and closure variables, and a warning where those are large."""
+"""The globals and closure variables that functions take along, and a warning about large ones."""
 
 from __future__ import annotations
 
@@ -11,13 +11,21 @@ from typing import Any
 from icelaunch_nb.errors import BigCaptureWarning
 from icelaunch_nb.pickling.packing import ByteCounter, Pickler, captured
 
-BIG = 64 << 20  # bytes of a global that are worth a warning
+BIG = 64 << 20  # bytes; a larger global is worth a warning
 
 
 def warn_of_big_captures(
     functions: list[types.FunctionType], path: Path, *, stacklevel: int
 ) -> None:
-    """Names the globals over 64 MB that functions took along. Measures only where the payload is that large at all."""
+    """Warns about each global over 64 MB that functions take along.
+
+    Globals are only measured if the whole pickle is that large.
+
+    Args:
+        functions: The functions that were pickled.
+        path: The pickle.
+        stacklevel: As `warnings.warn` takes it, seen from the caller.
+    """
     if path.stat().st_size < BIG:
         return
     seen: set[int] = set()
@@ -29,7 +37,8 @@ def warn_of_big_captures(
             size = _packed_size(value)
             if size > BIG:
                 warnings.warn(
-                    f"{function.__qualname__} captures `{name}` ({size / (1 << 20):,.0f} MB), which is written at every launch; "
+                    f"{function.__qualname__} captures `{name}` ({size / (1 << 20):,.0f} MB), "
+                    "which is written at every launch; "
                     "load it inside the function, or pass a path",
                     BigCaptureWarning,
                     stacklevel=stacklevel + 1,
@@ -37,7 +46,7 @@ def warn_of_big_captures(
 
 
 def captures(functions: list[types.FunctionType]) -> dict[str, Any]:
-    """Names and values of the objects that functions take along; modules, functions and classes left out."""
+    """The objects that functions take along, by name, without modules, functions and classes."""
     found = {name: value for function in functions for name, value in captured(function)}
     return {name: value for name, value in found.items() if not _is_definition(value)}
 

@@ -1,4 +1,7 @@
-"""The source of the cells that functions come from, for tracebacks, ``inspect.getsource`` and torch.compile in the ranks."""
+"""The source of the cells that functions come from.
+
+Tracebacks, ``inspect.getsource`` and torch.compile need it in the ranks.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import types
 
 
 def cell_sources(functions: list[types.FunctionType]) -> dict[str, dict[str, str]]:
-    """Source and name of the cells that `functions` come from, by code filename; real files are left out."""
+    """Source and name of the cells that functions come from, by code filename; no real files."""
     found: dict[str, dict[str, str]] = {}
     for filename in {function.__code__.co_filename for function in functions}:
         if not os.path.exists(filename) and (lines := linecache.getlines(filename)):
@@ -18,7 +21,7 @@ def cell_sources(functions: list[types.FunctionType]) -> dict[str, dict[str, str
 
 
 def _cell_name(filename: str) -> str:
-    """``Cell In[3]``, as the notebook's own tracebacks name it."""
+    """The cell's name as in the notebook's own tracebacks: ``Cell In[3]``."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     label = getattr(getattr(shell, "compile", None), "format_code_name", lambda _: None)(filename)

@@ -1,6 +1,6 @@
-"""Objects of ctypes in pickles: libraries by their names, their functions by theirs, and structures that a cell defines.
+"""Pickles objects of ctypes: libraries and their functions by name, and a cell's structures.
 
-Addresses of one process mean nothing in another, so pointers and callbacks stay refused.
+Addresses of one process mean nothing in another. So pickle still refuses pointers and callbacks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,14 @@ _DEFINED_FIRST = ("_pack_", "_align_", "_layout_", "_anonymous_", "_swappedbytes
 
 
 def reduce_ctypes(obj: Any) -> Any:
-    """What ``reducer_override`` should return, or NotImplemented for what isn't ctypes' or is carried as it is."""
+    """Reduces a library or a function of one, for ``reducer_override``.
+
+    Returns:
+        NotImplemented for everything else, and for what pickle can carry itself.
+
+    Raises:
+        pickle.PicklingError: The library's file is gone.
+    """
     ctypes = sys.modules.get("ctypes")
     cls = type(obj)
     if ctypes is None or cls.__module__ != "ctypes":
@@ -50,7 +57,7 @@ def _function(library: Any, name: str) -> Any:
 
 
 def _functions(library: Any) -> dict[str, Any]:
-    """What a library knows of its functions, by name, and what else somebody has set on it."""
+    """The signatures of a library's functions and its other attributes, by name."""
     cls, kept = library._FuncPtr, {}
     for name, value in vars(library).items():
         if name not in ("_name", "_handle", "_FuncPtr"):
@@ -59,7 +66,7 @@ def _functions(library: Any) -> dict[str, Any]:
 
 
 def _signature(function: Any, cls: Any) -> tuple[Any, ...] | None:
-    """The types that somebody has set for a function; None for none."""
+    """The argument types, result type and error check set for a function; None if none is."""
     given = (function.argtypes, function.restype, getattr(function, "errcheck", None))
     return None if given == (None, cls._restype_, None) else given
 
@@ -80,7 +87,13 @@ def _set_signature(function: Any, given: tuple[Any, ...] | None) -> None:
 
 
 def reduce_ctypes_class(cls: type) -> Any:
-    """A type that ctypes makes of others (of a pointer, an array, a callback), by what it is made of; NotImplemented for all others."""
+    """Reduces a ctypes class to what it is made of, for ``reducer_override``.
+
+    These are the types of pointers, arrays and callbacks, and the bases of structures.
+
+    Returns:
+        NotImplemented for all other classes.
+    """
     ctypes, kind = sys.modules.get("ctypes"), type(cls).__name__
     if ctypes is None or "_ctypes" not in (type(cls).__module__, cls.__module__):
         return NotImplemented
@@ -107,7 +120,10 @@ def reduce_ctypes_class(cls: type) -> Any:
 
 
 def without_fields(cls: type, reduced: Any) -> Any:
-    """Has a structure's or a union's class be defined by its ``_fields_``; what these make of it is made there.
+    """Makes the class of a structure or a union travel with its ``_fields_``.
+
+    The attributes that ctypes makes of these fields are left out. Setting the fields makes them
+    again.
 
     Args:
         cls: The class.

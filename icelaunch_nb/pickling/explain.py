@@ -1,4 +1,7 @@
-"""Why something can't be pickled: the path to the innermost object that can't, its type and the reason."""
+"""Explains why something can't be pickled.
+
+The error names the path to the innermost object that can't be pickled, its type and the reason.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,8 @@ def explain(
     Args:
         error: What pickling raised.
         roots: Candidates by the name to show (``{"args[0]": model}``).
-        seconds: How long to look at most; then the innermost culprit so far is named.
-        to_a_rank: Whether it was to go to a rank: then the error says what to do instead.
+        seconds: How long to search. After that, the error names the innermost culprit so far.
+        to_a_rank: Whether it was on its way to a rank. Then the error says what to do instead.
 
     Returns:
         The error to raise, with the path to the innermost object that can't be pickled by itself.
@@ -45,9 +48,8 @@ def explain(
                 seen.add(id(child))
                 child_reason = _why_not(child)
                 if child_reason == reason == _TOO_DEEP and type(child) is type(culprit):
-                    return PackingError(
-                        path, type_name(culprit), reason
-                    )  # what is within looks alike, level after level
+                    # The next levels are alike: they would add nothing but length to the path.
+                    return PackingError(path, type_name(culprit), reason)
                 if child_reason is not None:
                     path, culprit, reason = path + step, child, child_reason
                     break
@@ -81,13 +83,13 @@ _TOO_DEEP = (
 
 
 def _children(value: Any) -> Iterator[tuple[str, Any]]:
-    """Parts of a value and how one reaches each, as far as the value lets itself be looked at."""
+    """Yields the parts of a value as `_parts` does, until the value raises."""
     with contextlib.suppress(Exception):
         yield from _parts(value)
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
-    """Parts of a value and how one reaches each."""
+    """Yields the parts of a value, each with its step of the path (``.name``, ``[0]``)."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield f"[{key!r}]", item
@@ -128,11 +130,11 @@ def _default_names(function: types.FunctionType) -> tuple[str, ...]:
 
 
 def fits(value: Any) -> bool:
-    """Whether a value can be packed by itself."""
+    """Whether a value can be pickled by itself."""
     return _why_not(value) is None
 
 
 def walk(value: Any, notice: Callable[[Any], None]) -> None:
-    """Has `notice` take each object that would go along with a value."""
+    """Calls `notice` with each object that would be pickled with a value. See `Pickler`."""
     with contextlib.suppress(Exception):
         Pickler(ByteCounter(), lambda _: None, False, notice).dump(value)

@@ -1,7 +1,9 @@
-"""Instances that pickle can't ask: ``__class__`` names another class, or ``__getattr__`` answers, or fails, before there are attributes.
+"""Pickles instances whose own methods mislead pickle.
 
-pickle takes an instance's word for its class, and asks one that has no attributes yet for its ``__setstate__``: a ``__getattr__`` that looks
-into an attribute then calls itself without end. Such an instance travels by what it holds, and is filled without a question to it.
+Their ``__class__`` names another class, or their ``__getattr__`` runs before they have attributes.
+pickle believes an instance's ``__class__``. On loading, it looks up ``__setstate__`` of an instance
+that has no attributes yet. A ``__getattr__`` that reads an attribute then calls itself without end.
+So such an instance goes by its attributes, and these are set without a call of its methods.
 """
 
 from __future__ import annotations
@@ -16,8 +18,8 @@ class InstanceReducer:
     """Reduces the instances of one pickle.
 
     Args:
-        protocol: Pickle's.
-        reducers: What the pickler itself knows to reduce.
+        protocol: The pickle protocol.
+        reducers: The pickler's dispatch table.
     """
 
     def __init__(self, protocol: int, reducers: Mapping[type, Any]) -> None:
@@ -25,7 +27,7 @@ class InstanceReducer:
         self._odd: dict[type, bool] = {}
 
     def __call__(self, obj: Any) -> Any:
-        """What ``reducer_override`` should return, or NotImplemented for what pickle carries as it is."""
+        """Reduces an instance, for ``reducer_override``; NotImplemented if pickle can do it."""
         cls = type(obj)
         odd = self._odd.get(cls)
         if odd is None:
@@ -52,7 +54,8 @@ class InstanceReducer:
             )
         else:
             reduced = cls.__reduce_ex__(obj, self._protocol)  # type: ignore[arg-type, call-arg]
-        if not isinstance(reduced, tuple) or reduced[0] not in (_new, copyreg.__newobj__):  # type: ignore[attr-defined]
+        by_new = (_new, copyreg.__newobj__)  # type: ignore[attr-defined]
+        if not isinstance(reduced, tuple) or reduced[0] not in by_new:
             return reduced
         _, args, state, items, pairs, setter = (*reduced, None, None, None, None)[:6]
         if state is not None and setter is None and not _defines(cls, "__setstate__"):
@@ -69,7 +72,7 @@ def _is_odd(cls: type) -> bool:
 
 
 def _defines(cls: type, *names: str) -> bool:
-    """Whether Python code of a class, or of one that it derives from, defines one of these."""
+    """Whether a class or a base of it defines one of these methods in Python."""
     return any(
         type(vars(base).get(name, _FROM_C)) is not _FROM_C_TYPE
         for base in cls.__mro__[:-1]
@@ -82,12 +85,17 @@ _FROM_C_TYPE = type(object.__dict__["__getattribute__"])
 
 
 def _base_of_attributes_alone(cls: type) -> type | None:
-    """`object`, `list` or `dict`, where instances have nothing besides but a ``__dict__`` and slots; None for all others."""
+    """The base whose instances the class extends by a ``__dict__`` and slots alone.
+
+    Returns:
+        `object`, `list` or `dict`. None if instances hold other data, too.
+    """
     base = next(
         (base for base in cls.__mro__ if base is object or base is list or base is dict), object
     )
     pointer = struct.calcsize("P")
-    parts = bool(cls.__dictoffset__) + bool(cls.__weakrefoffset__) + len(copyreg._slotnames(cls))  # type: ignore[attr-defined]
+    slots = len(copyreg._slotnames(cls))  # type: ignore[attr-defined]
+    parts = bool(cls.__dictoffset__) + bool(cls.__weakrefoffset__) + slots
     return (
         base
         if not cls.__itemsize__ and cls.__basicsize__ <= base.__basicsize__ + pointer * parts
@@ -96,7 +104,7 @@ def _base_of_attributes_alone(cls: type) -> type | None:
 
 
 def _attributes(obj: Any) -> Any:
-    """The state that pickle takes of an instance: its ``__dict__``, and with it its slots where it has any."""
+    """The state that pickle takes of an instance: its ``__dict__``, and its slots if any."""
     try:
         attributes = dict(object.__getattribute__(obj, "__dict__"))
     except AttributeError:
@@ -111,7 +119,10 @@ def _attributes(obj: Any) -> Any:
 
 
 def _new(cls: Any, *args: Any) -> Any:
-    """``copyreg.__newobj__``, for which pickle would compare the class with the instance's ``__class__``."""
+    """Does what ``copyreg.__newobj__`` does.
+
+    For that one, pickle compares the class with the instance's ``__class__``.
+    """
     return cls.__new__(cls, *args)
 
 

@@ -1,7 +1,7 @@
-"""The names that IPython lays among a notebook's: what they mean in a rank, which has no IPython shell.
+"""The names that IPython adds to a notebook's, and what they mean in a rank, which has no IPython.
 
-``get_ipython`` isn't defined there, as in any script, so a test for a notebook says no; ``display`` prints; ``exit``, ``quit`` and
-``open`` are Python's own. Nothing here imports IPython.
+As in a script, ``get_ipython`` isn't defined, so a test for a notebook finds none. ``display``
+prints. ``exit``, ``quit`` and ``open`` are Python's own. This module doesn't import IPython.
 """
 
 from __future__ import annotations
@@ -15,17 +15,20 @@ from typing import Any
 
 
 def display(*objects: Any, **options: Any) -> None:
-    """Prints the objects, as IPython's own ``display`` does outside of a notebook."""
+    """Prints the objects, as IPython's ``display`` does outside of a notebook."""
     print(*objects)  # noqa: T201 (into the rank's own log)
 
 
 def python_exit() -> Any:
-    """Python's ``exit``; an interpreter without the site module has none."""
+    """Python's ``exit``. An interpreter without the site module lacks it and gets `sys.exit`."""
     return getattr(builtins, "exit", sys.exit)
 
 
 def reduce_injected(obj: Any) -> Any:
-    """What ``reducer_override`` should return, or NotImplemented for what isn't IPython's.
+    """Reduces an object that IPython has added, for ``reducer_override``.
+
+    Returns:
+        NotImplemented for all other objects.
 
     Raises:
         pickle.PicklingError: It is the shell itself.
@@ -45,13 +48,13 @@ def is_shell(obj: Any) -> bool:
 
 
 def _is_a(obj: Any, module: str, name: str) -> bool:
-    """Whether it is an instance of a class of a module that may not be imported."""
+    """Whether it is an instance of a class. The class's module may not be imported."""
     cls = getattr(sys.modules.get(module), name, None)
     return cls is not None and issubclass(type(obj), cls)
 
 
 def is_ipythons_open(value: Any) -> bool:
-    """IPython lays an ``open`` of its own among the notebook's names."""
+    """Whether it is the ``open`` that IPython adds to the notebook's names."""
     code = getattr(value, "__code__", None)
     return (
         isinstance(code, types.CodeType)
@@ -61,11 +64,11 @@ def is_ipythons_open(value: Any) -> bool:
 
 
 def as_in_a_rank(carried: dict[str, Any], names: Any) -> None:
-    """Sets right what a function takes along of its globals.
+    """Adapts the globals that a function takes along to a rank.
 
     Args:
-        carried: The globals that it takes along; changed in place.
-        names: All names that it looks up among its globals.
+        carried: These globals; changed in place.
+        names: All names that the function looks up among its globals.
     """
     value = carried.get("get_ipython")
     if isinstance(value, types.MethodType) and value.__name__ == "get_ipython":
@@ -75,5 +78,5 @@ def as_in_a_rank(carried: dict[str, Any], names: Any) -> None:
 
 
 def has_display() -> bool:
-    """Whether IPython laid ``display`` among this process's builtins."""
+    """Whether IPython has added ``display`` to this process's builtins."""
     return str(getattr(getattr(builtins, "display", None), "__module__", "")).startswith("IPython.")

@@ -1,10 +1,15 @@
-"""Module objects in pickles: by name where an import finds the same one, by file where only its file is there, else by value.
+"""Pickles module objects.
 
-cloudpickle knows plain modules alone. A module object may be of any class, though: torch's backends with their flags,
-``torch.ops``, configurations, modules that load themselves on first use, modules whose ``__class__`` was patched.
+A module goes by name if an import finds the same one, by its file if no import finds it but the
+file is there, and else by value.
 
-A module that was loaded from a file off the import path (`importlib.util.spec_from_file_location`) is loaded from that file in the
-other process, under the same name, and so is what its functions and classes are found by.
+cloudpickle handles plain modules only. But a module object may be of any class: torch's backends
+with their flags, ``torch.ops``, configurations, modules that load themselves on first use, modules
+whose ``__class__`` was patched.
+
+A module that was loaded from a file off the import path (`importlib.util.spec_from_file_location`)
+is loaded from that file in the other process, under the same name. Its functions and classes are
+found in it there.
 """
 
 from __future__ import annotations
@@ -27,21 +32,19 @@ from cloudpickle import cloudpickle as _cp
 
 
 class ModuleReducer:
-    """Reduces the module objects of one pickle, and whatever else stands in ``sys.modules``."""
+    """Reduces the module objects of one pickle, and the other objects in ``sys.modules``."""
 
     def __init__(self) -> None:
         self._others: dict[int, str] | None = None
         self._off_the_path: dict[str, bool] = {}
 
     def __call__(self, obj: object) -> Any:
-        """What ``reducer_override`` should return, or NotImplemented for what is no module."""
-        if issubclass(
-            type(obj), types.ModuleType
-        ):  # not isinstance, which asks a proxy for its `__class__`
+        """Reduces a module, for ``reducer_override``; NotImplemented if it is none."""
+        # Not isinstance, which asks a proxy for its `__class__`.
+        if issubclass(type(obj), types.ModuleType):
             return _reduce(obj)  # type: ignore[arg-type]
-        if (
-            self._others is None
-        ):  # anything can be put there: an instance of a class that a cell's `import` gives
+        # A module may put any object in its own place; an `import` in a cell then gives that.
+        if self._others is None:
             self._others = _others_than_modules()
         name = self._others.get(id(obj)) if self._others else None
         if name is None or sys.modules.get(name) is not obj or not _found_by_import(name, obj, {}):
@@ -49,7 +52,11 @@ class ModuleReducer:
         return _cp.subimport, (name,)
 
     def member(self, obj: Any) -> Any:
-        """A function or a class of a module off the import path, by its name there; NotImplemented for all others."""
+        """Reduces a function or a class of a module off the import path to its name there.
+
+        Returns:
+            NotImplemented for all others.
+        """
         name: Any = getattr(obj, "__module__", None)
         qualname: Any = getattr(obj, "__qualname__", None)
         module = sys.modules.get(name) if isinstance(name, str) else None
@@ -65,28 +72,30 @@ class ModuleReducer:
         return functools.reduce, (getattr, path, module)
 
 
-_looked_at: dict[
-    str, Any
-] = {}  # by `look_at_modules`: the last name in ``sys.modules`` then, and what was found up to it
+# The result of `look_at_modules`: the last name in ``sys.modules`` then, and what was found up to
+# it.
+_looked_at: dict[str, Any] = {}
 
 
 def look_at_modules() -> None:
-    """Looks through ``sys.modules`` once for all children that this process forks: a look at each module copies 5 MB of shared pages."""
+    """Searches ``sys.modules`` once, for all children that this process forks.
+
+    In a child, a search of all modules would copy 5 MB of shared pages.
+    """
     _looked_at.update(found=_others_than_modules(), last=next(reversed(sys.modules)))
 
 
 def _others_than_modules() -> dict[int, str]:
-    """Names in ``sys.modules`` of what is no module there, by id."""
+    """The names of those objects in ``sys.modules`` that are no modules, by id."""
     known, found = (
         (_looked_at["last"], dict(_looked_at["found"]))
         if _looked_at.get("last") in sys.modules
         else (None, {})
     )
     try:
-        names = list(
-            itertools.takewhile(lambda name: name != known, reversed(sys.modules))
-        )  # the newest first
-    except RuntimeError:  # another thread imports something
+        # The newest come first.
+        names = list(itertools.takewhile(lambda name: name != known, reversed(sys.modules)))
+    except RuntimeError:  # another thread is importing something
         names = list(sys.modules)
     for name in names:
         value = sys.modules.get(name)
@@ -100,7 +109,7 @@ def _others_than_modules() -> dict[int, str]:
 
 
 def made_by_hand(name: str | None) -> bool:
-    """Whether `name` stands in ``sys.modules``, but no import in another process would find it."""
+    """Whether a module is in ``sys.modules``, but no import in another process would find it."""
     module = sys.modules.get(name or "")
     if module is None or name == "__main__" or not issubclass(type(module), types.ModuleType):
         return False
@@ -125,7 +134,7 @@ def _reduce(module: types.ModuleType) -> Any:
         return _cp.subimport, (registered,)
     if registered is None:
         above, path = _nearest_above(name)
-        if path and _attribute(above, path) is module:  # torch.ops.aten
+        if path and _attribute(above, path) is module:  # such as torch.ops.aten
             return functools.reduce, (getattr, path, above)
         if _stands_for_another(name, module, namespace):
             return _cp.subimport, (name,)
@@ -139,12 +148,15 @@ def _reduce(module: types.ModuleType) -> Any:
 
 
 def _namespace(module: types.ModuleType) -> dict[str, Any]:
-    """Its ``__dict__``, without waking a module that loads itself when it is looked at."""
+    """A module's ``__dict__``. A module that loads itself on first use isn't loaded by this."""
     return object.__getattribute__(module, "__dict__")
 
 
 def _found_by_import(name: str, module: object, namespace: dict[str, Any]) -> bool:
-    """Whether a process that imports `name` has this module: it was imported, or its package lays it there."""
+    """Whether a process that imports `name` gets this module.
+
+    An import made it, or its package puts it into ``sys.modules``.
+    """
     if (
         namespace.get("__spec__") is not None
         or "__file__" in namespace
@@ -161,16 +173,18 @@ def _found_by_import(name: str, module: object, namespace: dict[str, Any]) -> bo
     )
 
 
-_File = tuple[
-    str, str, "list[str] | None"
-]  # a module's name, its file, and where a package's modules lie
+# A module's name, its file, and the folders of its submodules if it is a package.
+_File = tuple[str, str, "list[str] | None"]
 
 
 def off_the_path(name: str) -> tuple[_File, ...]:
-    """The files to load a module from that no import finds, its packages first; empty for one that an import finds.
+    """The files from which a module is loaded that no import finds, its packages first.
 
     Args:
-        name: What it is called in ``sys.modules``.
+        name: The module's name in ``sys.modules``.
+
+    Returns:
+        The files; empty for a module that an import finds.
     """
     files: list[_File] = []
     while name and (file := _file_off_the_path(name)) is not None:
@@ -204,7 +218,10 @@ def _file_off_the_path(name: str) -> _File | None:
 
 
 def _lies_where_imports_look(name: str, origin: str, is_package: bool) -> bool:
-    """Whether a module's file lies at its name's place below an entry of its package's path; reads no directory."""
+    """Whether a module's file is where its name belongs on its package's path.
+
+    It reads no directory.
+    """
     place = os.path.dirname(origin) if is_package else origin
     folder, (package, _, last) = os.path.dirname(place), name.rpartition(".")
     if os.path.basename(place).partition(".")[0] != last:
@@ -217,12 +234,12 @@ def _lies_where_imports_look(name: str, origin: str, is_package: bool) -> bool:
 def _paths(package: str) -> list[str]:
     try:
         return list(_namespace_of(package).get("__path__", ()))
-    except Exception:  # a namespace package whose parent is gone
+    except Exception:  # a namespace package whose parent was removed
         return []
 
 
 def _finds(name: str, origin: str) -> bool:
-    """Whether an import of that name, were it the first, would find that file."""
+    """Whether a first import of that name would find that file."""
     package, folders = name.rpartition(".")[0], None
     if package:
         if package not in sys.modules or off_the_path(package):
@@ -231,7 +248,7 @@ def _finds(name: str, origin: str) -> bool:
     for finder in sys.meta_path:
         try:
             spec = finder.find_spec(name, folders)
-        except Exception:  # one of another kind
+        except Exception:  # a finder of another kind
             continue
         if spec is not None:
             return spec.origin is not None and os.path.realpath(spec.origin) == os.path.realpath(
@@ -241,7 +258,10 @@ def _finds(name: str, origin: str) -> bool:
 
 
 def _only_here(name: str, namespace: dict[str, Any]) -> bool:
-    """Whether a module has a file, but another process can't load it: the file is gone, or a loader of this process alone reads it."""
+    """Whether a module has a file, but another process can't load it.
+
+    The file is gone, or its loader is defined in this process alone.
+    """
     spec = namespace.get("__spec__")
     loader = type(getattr(spec, "loader", None))
     if loader.__module__ == "__main__":
@@ -253,12 +273,12 @@ def _only_here(name: str, namespace: dict[str, Any]) -> bool:
 
 
 def _namespace_of(name: str) -> dict[str, Any]:
-    module = sys.modules.get(name)
-    return _namespace(module) if issubclass(type(module), types.ModuleType) else {}  # type: ignore[arg-type]
+    module: Any = sys.modules.get(name)
+    return _namespace(module) if issubclass(type(module), types.ModuleType) else {}
 
 
 def _from_files(files: tuple[_File, ...]) -> types.ModuleType:
-    """The module of the last of these files; each is loaded unless this process has it."""
+    """Loads these files, except those that this process has, and returns the last one's module."""
     for name, file, locations in files:
         known = _namespace_of(name).get("__spec__")
         if (
@@ -298,7 +318,7 @@ def _findable(name: str) -> bool:
 
 
 def _nearest_above(name: str) -> tuple[Any, tuple[str, ...]]:
-    """The innermost imported module that a dotted name leads through, and the rest of the name."""
+    """The innermost imported module on the way of a dotted name, and the rest of the name."""
     parts = name.split(".")
     for length in range(len(parts) - 1, 0, -1):
         above = sys.modules.get(".".join(parts[:length]))
@@ -315,7 +335,7 @@ def _attribute(obj: Any, path: tuple[str, ...]) -> Any:
 
 
 def _stands_for_another(name: str, module: types.ModuleType, namespace: dict[str, Any]) -> bool:
-    """Whether it is a stand-in that loads the module `name` on first use, or has done so."""
+    """Whether it is a stand-in that loads the module `name` on first use, or has loaded it."""
     if type(module) is types.ModuleType:
         return False
     real = sys.modules.get(name)

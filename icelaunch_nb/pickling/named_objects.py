@@ -1,7 +1,9 @@
-"""Objects that pickle takes by their name in ``__main__``: type parameters and aliases, sentinels, whatever reduces to a string.
+"""Pickles objects that pickle looks up by name in ``__main__``.
 
-The rank's ``__main__`` is empty when the call arrives there. So they travel by value, once, and lie under their name afterwards, where a script
-would have them. On the way back they are the kernel's own objects again.
+These are type parameters and aliases, sentinels, and whatever else reduces to a string. A rank's
+``__main__`` is empty when the call arrives there. So they go by value, once. Afterwards,
+``__main__`` has them under their name, as a script's has. On the way back they are the kernel's own
+objects again.
 """
 
 from __future__ import annotations
@@ -13,20 +15,21 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
-_PARAMETERS = (
-    "TypeVar",
-    "ParamSpec",
-    "TypeVarTuple",
-)  # typing's, or typing_extensions' where typing has none
+# Classes of typing, or of typing_extensions where typing lacks one.
+_PARAMETERS = ("TypeVar", "ParamSpec", "TypeVarTuple")
 
 
 def name_in_main(obj: Any, protocol: int, reducers: Mapping[type, Any]) -> Any:
-    """How an object of ``__main__`` reduces itself: a string is its name there. NotImplemented for all others.
+    """Calls the ``__reduce_ex__`` of an object of ``__main__``.
 
     Args:
         obj: The object.
-        protocol: Pickle's.
-        reducers: What the pickler itself knows to reduce.
+        protocol: The pickle protocol.
+        reducers: The pickler's dispatch table.
+
+    Returns:
+        What the object returns: a string is its name in ``__main__``. NotImplemented for an object
+        of another module, and for one that has no reduction of its own.
     """
     cls: Any = type(obj)
     if cls.__reduce_ex__ is object.__reduce_ex__ and cls.__reduce__ is object.__reduce__:
@@ -39,7 +42,7 @@ def name_in_main(obj: Any, protocol: int, reducers: Mapping[type, Any]) -> Any:
 
 
 def _is_parameter_of_syntax(obj: Any) -> bool:
-    """Whether it is a parameter of ``def f[*Ts]``: such a one says that typing had it."""
+    """Whether it is a parameter of ``def f[*Ts]``. Its ``__module__`` is typing, not the cell's."""
     return (
         type(obj).__module__ == "typing"
         and type(obj).__name__ in _PARAMETERS
@@ -56,18 +59,18 @@ def lies_in_main(name: str, obj: Any) -> bool:
 
 
 def define(obj: Any, name: str | None) -> tuple[Any, ...]:
-    """What ``reducer_override`` should return so that the object goes by value.
+    """Reduces an object to its value, for ``reducer_override``.
 
     Args:
         obj: The object.
-        name: What it is called in the other process's ``__main__`` afterwards; None: nothing.
+        name: Its name in the other process's ``__main__``; None: it isn't put there.
     """
     make, args = _parts(obj)
     return _define, (name, make, args), _state(obj), None, None, _restore
 
 
 def known(name: str, load: Callable[[bytes], Any], definition: bytes) -> Any:
-    """This process's object of that name; where it has none (another kernel), the object as the rank had it."""
+    """This process's object of that name. Another kernel, which has none, gets the rank's."""
     try:
         return functools.reduce(getattr, name.split("."), sys.modules["__main__"])
     except AttributeError:
@@ -130,7 +133,7 @@ def _alias(cls: Any, name: str, value: Any, parameters: tuple[Any, ...]) -> Any:
 
 
 def _is_lazy(obj: Any) -> bool:
-    """Whether an alias can be made with its value to come: one that refers to itself has to be."""
+    """Whether it is an alias that can be made before its value, as a recursive one must be."""
     return (
         type(obj).__name__ == "TypeAliasType"
         and type(obj).__module__ == "typing"
@@ -139,7 +142,7 @@ def _is_lazy(obj: Any) -> bool:
     )
 
 
-_values: dict[int, list[Any]] = {}  # of the aliases that are being made
+_values: dict[int, list[Any]] = {}  # by id: the lists that take the values of unfinished aliases
 
 
 def _lazy_alias(name: str) -> Any:
@@ -150,17 +153,17 @@ def _lazy_alias(name: str) -> Any:
 
 
 def _instance(cls: Any, base: Any, value: Any) -> Any:
-    """A bare instance. A class that has one instance alone gives that."""
+    """An instance without its state. A class with a single instance gives that one."""
     if base is not object:
         return base.__new__(cls, value)  # type: ignore[call-overload, unused-ignore]
     try:
         return cls.__new__(cls)
-    except TypeError:  # it asks for arguments
+    except TypeError:  # its __new__ requires arguments
         return object.__new__(cls)
 
 
 def _state(obj: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Its ``__dict__`` and its slots."""
+    """An object's ``__dict__`` and its slots."""
     if isinstance(obj, enum.Enum):
         return {}, {}
     if _is_lazy(obj):
@@ -201,11 +204,11 @@ def _restore(made: Any, state: tuple[dict[str, Any], dict[str, Any]]) -> None:
         object.__setattr__(made, name, value)
 
 
-# Enumerations, whose members cloudpickle makes anew of their values alone.
+# Enumerations. cloudpickle makes their members again from their values alone.
 
 
 def with_members(cls: Any, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Has the members of an enumeration keep what its ``__init__`` or ``__new__`` gave them.
+    """Makes the members of an enumeration keep what its ``__init__`` or ``__new__`` gave them.
 
     Args:
         cls: The enumeration.
@@ -220,9 +223,8 @@ def with_members(cls: Any, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
         }
         for name, member in cls.__members__.items()
     }
-    if (
-        "__new_member__" in vars(cls) or cls._member_type_.__flags__ & _HEAP_TYPE
-    ):  # a dataclass is such a type
+    # A dataclass is a heap type, too.
+    if "__new_member__" in vars(cls) or cls._member_type_.__flags__ & _HEAP_TYPE:
         kind = next(kind for kind in cls._member_type_.__mro__ if not kind.__flags__ & _HEAP_TYPE)
         args = (
             kind,
@@ -236,7 +238,7 @@ def with_members(cls: Any, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _enumeration(kind: type, values: list[tuple[Any, Any]], *args: Any) -> Any:
-    """The enumeration with its members, each of the value that its own ``__new__`` chose."""
+    """Makes an enumeration whose members have the values that its own ``__new__`` chose."""
     bases, name, qualname, members, module, tracker_id, _ = args
     from cloudpickle import cloudpickle as _cp
 
@@ -251,9 +253,8 @@ def _enumeration(kind: type, values: list[tuple[Any, Any]], *args: Any) -> Any:
     metaclass: Any = type(bases[-1])
     namespace = metaclass.__prepare__(name, bases)
     namespace["__new__"] = __new__
-    namespace["__init__"] = (
-        _leave  # a base's would make attributes of the value; they come with the members
-    )
+    # A base's would make attributes of the value. The members come with their attributes.
+    namespace["__init__"] = _leave
     for key, value in members.items():
         namespace[key] = value
     made = metaclass.__new__(metaclass, name, bases, namespace)

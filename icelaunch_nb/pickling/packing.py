@@ -1,20 +1,29 @@
-"""cloudpickle of the call, the results and the exceptions.
+"""Pickles the call, the results and the exceptions with cloudpickle.
 
-Beyond plain cloudpickle:
+It adds to cloudpickle:
 
-* Large buffers (numpy arrays, tensors) are written out of band, so they are never copied into the pickle, and mapped when
-  they are read: ``<pickle> <buffers, aligned> <offset and length of each> <footer>``.
-* A notebook function's globals become the rank's ``__main__``, as a script's would be: ``global`` works, and what a cell
-  defined can be pickled by name in the rank (``torch.save`` of a model, say).
-* The source of the cells that the functions come from is collected, for tracebacks, ``inspect.getsource``, torch.compile.
-* A class that came from the kernel goes back as "that class of yours", so ``isinstance`` holds there.
-* What can't be pickled is named by the path to it.
-* Module objects of any class (`modules`), objects that pickle takes by their name in ``__main__`` (`named_objects`), instances that it can't ask
-  (`instances`), weak references (`weak_references`), what ctypes (`ctypes_objects`), torch.compile (`torch_objects`), `torch.library` (`torch_operators`)
-  and TorchScript (`torchscript`) make, and what IPython lays among a notebook's names (`ipython_names`) are carried, each as a script's process has it.
-* What can't travel by its nature (`unpicklable`) is refused with what to do instead.
+* Large buffers (numpy arrays, tensors) are written out of band. They are never copied into the
+  pickle, and they are mapped when they are read. The file's format is
+  ``<pickle> <buffers, aligned> <offset and length of each> <footer>``.
+* A notebook function's globals become the rank's ``__main__``, as a script's are. So ``global``
+  works, and the rank can pickle by name what a cell defined (``torch.save`` of a model, say).
+* The source of the cells that the functions come from is collected, for tracebacks,
+  ``inspect.getsource`` and torch.compile.
+* A class that came from the kernel goes back as a reference to the kernel's class. So
+  ``isinstance`` holds there.
+* An error names the path to what can't be pickled (`explain`).
+* These are pickled, too, and arrive as a script's process would have them: module objects of any
+  class (`modules`), objects that pickle looks up by name in ``__main__`` (`named_objects`),
+  instances whose own methods mislead pickle (`instances`), weak references (`weak_references`),
+  objects of ctypes (`ctypes_objects`), torch.compile (`torch_objects`), `torch.library`
+  (`torch_operators`) and TorchScript (`torchscript`), and the names that IPython adds to a
+  notebook's (`ipython_names`).
+* An object that is bound to its process (`unpicklable`) is refused, and the error says what to do
+  instead.
 
-cloudpickle's private names that this leans on (``globals_ref``, ``_code_reduce``, the class tracker) stand here and nowhere else.
+The functions that unpickling calls keep their names, since the pickles of older runs hold them.
+``tests/system/test_cpython.py`` fails where a private name of cloudpickle has moved
+(``globals_ref``, ``_code_reduce``, the class tracker). Most of them are used in this module only.
 """
 
 from __future__ import annotations
@@ -61,7 +70,10 @@ _MAP_FROM = 1 << 20  # below, reading is cheaper than a mapping and its file des
 
 
 class _MainGlobals(dict):
-    """Stands for the kernel's ``__main__`` namespace in a pickle. Not empty: cloudpickle fills empty ones."""
+    """Stands for the kernel's ``__main__`` namespace in a pickle.
+
+    It isn't empty, since cloudpickle fills an empty one.
+    """
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _main_globals, ()
@@ -72,22 +84,27 @@ def _main_globals() -> dict[str, Any]:
 
 
 def _tracked_class(tracker_id: str, definition: bytes) -> type:
-    """The class that this process knows by that id; where it doesn't (another kernel), the class as the rank had it."""
+    """The class that this process knows by that id. Another kernel gets the rank's definition."""
     known = _cp._DYNAMIC_CLASS_TRACKER_BY_ID.get(tracker_id)
     return known if known is not None else pickle.loads(definition)
 
 
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """cloudpickle's, with the additions that the module's docstring lists.
+    """cloudpickle's pickler, with the additions that the module's docstring lists.
 
     Args:
-        file: Where the pickle goes.
-        buffer_callback: Takes the out-of-band buffers.
-        to_kernel: Whether it goes from a rank to the kernel, which has the classes of its cells already.
-        notice: Takes each object that is no plain one.
+        file: Where the pickle is written to.
+        buffer_callback: Called with each out-of-band buffer.
+        to_kernel: Whether it goes from a rank to the kernel, which has its cells' classes already.
+        notice: Called with each object for which pickle calls `reducer_override`. Strings,
+            numbers, lists and the like aren't among them.
+
+    Attributes:
+        functions: The functions that went by value or by name.
     """
 
-    _defining = False  # whether it writes what a class or a named object is, for a process that may not know it
+    # Whether it writes the definition of a class or a named object, for a process without it.
+    _defining = False
 
     def __init__(
         self,
@@ -103,7 +120,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self._tensors = TensorReducer()
         self._modules = ModuleReducer()
         self._instances = InstanceReducer(self.proto, self.dispatch_table)
-        self._plain: set[type] = set()  # classes none of whose instances is special
+        self._plain: set[type] = set()  # classes whose instances need no check by `_special`
         if not to_kernel:
             main = _MainGlobals()
             main["__name__"] = "__main__"
@@ -112,7 +129,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def reducer_override(self, obj: Any) -> Any:
         if self._notice is not None:
             self._notice(obj)
-        cls = type(obj)  # never isinstance, which takes an instance's word for its class
+        cls = type(obj)  # not isinstance, which believes an instance's `__class__`
         reduced = self._modules(obj) if cls in self._plain else self._special(obj, cls)
         if reduced is not NotImplemented:
             return reduced
@@ -122,7 +139,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         return self._named(obj) if reduced is NotImplemented else reduced
 
     def _special(self, obj: Any, cls: type) -> Any:
-        """How to reduce what cells define and cloudpickle 3.1 can't carry; NotImplemented for everything else."""
+        """Reduces what cloudpickle 3.1 can't carry; NotImplemented for everything else."""
         by_kind: tuple[Callable[[Any], Any], ...] = (self._tensors, _reduce_operator, self._modules)
         for reducer in by_kind:
             reduced = reducer(obj)
@@ -145,7 +162,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         return reduced
 
     def _defined(self, obj: Any) -> Any:
-        """What ``reducer_override`` should return for a function or a class."""
+        """Reduces a function or a class."""
         member = self._modules.member(obj)
         if member is not NotImplemented:
             return member
@@ -164,13 +181,12 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         )
 
     def _named(self, obj: Any) -> Any:
-        """What ``reducer_override`` should return for an object that pickle would take by its name in ``__main__``."""
+        """Reduces an object that pickle would look up by name in ``__main__``."""
         name = named_objects.name_in_main(obj, self.proto, self.dispatch_table)
         if not isinstance(name, str):
             return name
-        if not named_objects.lies_in_main(
-            name, obj
-        ):  # a type variable that a function made: cloudpickle knows it again
+        if not named_objects.lies_in_main(name, obj):
+            # For a type variable that a function made, cloudpickle keeps the identity.
             return (
                 NotImplemented
                 if named_objects.is_type_variable(obj)
@@ -188,7 +204,7 @@ class _Definitions(Pickler):
 
 
 def _definition(obj: Any) -> bytes:
-    """The object by value; what it is defined by touches no ``__main__`` where it is loaded."""
+    """The pickled definition of an object. Loading it changes nothing in ``__main__``."""
     file = io.BytesIO()
     _Definitions(file, None, to_kernel=True).dump(obj)
     return file.getvalue()
@@ -197,7 +213,7 @@ def _definition(obj: Any) -> bytes:
 def _rebuild_exception(
     cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]
 ) -> BaseException:
-    """An exception without a call of its ``__init__``, which often takes other arguments than ``args``."""
+    """Makes an exception without its ``__init__``, which may take other arguments than ``args``."""
     error = cls.__new__(cls, *args)
     error.args = args
     error.__dict__.update(state)
@@ -211,7 +227,7 @@ def _code_from(
 
 
 def _reduce_code(code: types.CodeType) -> Any:
-    """cloudpickle since 3.1.3 calls every file <dynamic-code>: no traceback would find its source."""
+    """Keeps the filename. cloudpickle since 3.1.3 writes <dynamic-code>, which has no source."""
     return _code_from, (code.co_filename, *_cp._code_reduce(code))
 
 
@@ -224,7 +240,7 @@ def _reduce_cache(cache: Any) -> Any:
 
 
 def _reduce_cached_property(made: functools.cached_property[Any]) -> Any:
-    """Before Python 3.12 it holds a lock."""
+    """Leaves out the lock that it holds before Python 3.12."""
     return functools.cached_property, (made.func,), made.attrname, None, None, _name_property
 
 
@@ -251,7 +267,11 @@ def _reduce_torchs(obj: Any) -> Any:
 
 
 def _reduce_by_other_name(obj: Any) -> Any:
-    """A class of C++ that a module offers by another name, such as torch.nn.attention.SDPBackend; a sentinel that its module compares with."""
+    """Reduces a C++ class that its module has under another name, and a sentinel.
+
+    Such a class is torch.nn.attention.SDPBackend. The sentinel is `dataclasses.MISSING`, which the
+    module compares by identity.
+    """
     if obj is dataclasses.MISSING:
         return getattr, (dataclasses, "MISSING")
     if (
@@ -306,16 +326,12 @@ _REDUCERS: tuple[Callable[[Any], Any], ...] = (
     _reduce_by_other_name,
     _refuse,
 )
-_LOOKED_AT = (
-    type,
-    types.FunctionType,
-    types.ModuleType,
-    BaseException,
-)  # of these, some are special and others aren't
+# Of these classes, some instances are special and others aren't.
+_LOOKED_AT = (type, types.FunctionType, types.ModuleType, BaseException)
 
 
 def _is_of_others(obj: Any) -> bool:
-    """Whether its class is one of those of which some instances are special: of torch, of ctypes, a module of torch."""
+    """Whether some instances of its class may be special: of torch, of ctypes, a torch module."""
     return bool(vars_of(obj)) or str(type(obj).__module__).startswith(
         ("torch", "ctypes", "_ctypes", "dataclasses")
     )
@@ -323,7 +339,7 @@ def _is_of_others(obj: Any) -> bool:
 
 @contextlib.contextmanager
 def _naming_what_hides(function: types.FunctionType) -> Iterator[None]:
-    """Names the value of a function that fails when cloudpickle asks what it is."""
+    """Names the captured value whose class lookup raises, and so makes cloudpickle fail."""
     try:
         yield
     except Exception:
@@ -332,13 +348,17 @@ def _naming_what_hides(function: types.FunctionType) -> Iterator[None]:
                 isinstance(value, types.ModuleType)
             except Exception as error:
                 raise pickle.PicklingError(
-                    f"`{name}` (a {type_name(value)}) doesn't tell its class: {type(error).__name__}: {error}"
+                    f"`{name}` (a {type_name(value)}) doesn't tell its class: "
+                    f"{type(error).__name__}: {error}"
                 ) from error
         raise
 
 
 def _with_fitting_globals(function: types.FunctionType, reduced: Any) -> Any:
-    """Has a function that goes by value find in a rank what IPython's names mean there, and the operators that it names."""
+    """Adapts the globals of a function that goes by value to a rank.
+
+    IPython's names get their meaning there. The operators that the function names come along.
+    """
     if isinstance(reduced, tuple) and reduced[0] is _cp._make_function:
         as_in_a_rank(reduced[2][1]["__globals__"], _cp._extract_code_globals(function.__code__))
         if "torch" in sys.modules:
@@ -349,15 +369,18 @@ def _with_fitting_globals(function: types.FunctionType, reduced: Any) -> Any:
 
 
 def _with_all_parts(obj: Any, reduced: Any) -> Any:
-    """Has the skeleton of a class with slots made with them, so that its instances get no ``__dict__``; and an enumeration with its members."""
+    """Completes what cloudpickle makes of a class.
+
+    An enumeration gets its members. The skeleton of a class with slots gets these, so that its
+    instances get no ``__dict__``.
+    """
     if isinstance(reduced, tuple) and reduced[0] is _cp._make_skeleton_enum:
         return named_objects.with_members(obj, reduced)
     if isinstance(reduced, tuple) and reduced[0] is _cp._make_skeleton_class:
         if vars(obj).get("__slots__"):
             reduced[1][3]["__slots__"] = vars(obj)["__slots__"]
-        if "__class__" in vars(
-            obj
-        ):  # a finished class takes it for an order to be of another class itself
+        if "__class__" in vars(obj):
+            # Set on a finished class, it would change the class of the class itself.
             reduced[1][3]["__class__"] = reduced[2][0].pop("__class__")
     return without_fields(obj, reduced)
 
@@ -367,13 +390,13 @@ def _name_property(made: Any, attrname: str | None) -> None:
 
 
 def is_importable(obj: Any, name: str = "") -> bool:
-    """Whether a process that imports its module finds this very object there by its own name, or by another."""
+    """Whether the object's module has this very object under its own name, or under `name`."""
     module = sys.modules.get(obj.__module__ or "")
     return obj.__module__ != "__main__" and getattr(module, name or obj.__qualname__, None) is obj
 
 
 def captured(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
-    """Names and values of the globals and closure variables that cloudpickle takes along."""
+    """Yields names and values of the globals and closure variables that cloudpickle takes along."""
     if is_importable(function):
         return
     names = _cp._extract_code_globals(function.__code__)
@@ -388,7 +411,7 @@ def captured(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
 
 
 def type_name(value: Any) -> str:
-    """The name of a value's class, with its module where that is no cell's."""
+    """The name of a value's class. It includes the module, unless a cell defined the class."""
     cls = type(value)
     return (
         cls.__qualname__
@@ -398,7 +421,7 @@ def type_name(value: Any) -> str:
 
 
 def _empty_cache(parameters: dict[str, Any]) -> Any:
-    """A `functools.lru_cache` whose function comes later: a recursive one refers to its own cache."""
+    """A `functools.lru_cache` without a function yet, since a recursive one refers to its cache."""
     functions: list[Any] = []
 
     @functools.lru_cache(**parameters)  # type: ignore[untyped-decorator, unused-ignore]
@@ -419,7 +442,10 @@ def _class_ids() -> Any:
 
 
 class PickleWriteError(OSError):
-    """The file of a pickle could not be written. An OSError that an object raised while it was pickled is not this one."""
+    """A pickle's file can't be written.
+
+    It isn't raised for an OSError of an object's own, which raised it while it was pickled.
+    """
 
 
 @contextlib.contextmanager
@@ -445,10 +471,10 @@ class _CheckedFile:
 def dump(
     obj: Any, path: Path, *, to_kernel: bool = False, notice: Callable[[Any], None] | None = None
 ) -> list[types.FunctionType]:
-    """Writes `obj` to a file that appears whole, mode 0600.
+    """Writes an object to a file that appears whole or not at all, mode 0600.
 
     Args:
-        obj: Anything that cloudpickle can carry.
+        obj: Anything that `Pickler` can pickle.
         path: The file.
         to_kernel: See `Pickler`.
         notice: See `Pickler`.
@@ -457,7 +483,7 @@ def dump(
         The functions that went by value or by name.
 
     Raises:
-        Exception: Whatever pickling raised; `explain` finds the culprit.
+        Exception: Whatever pickling raised. `explain` finds the object that caused it.
         PickleWriteError: The disk is full, or the directory is gone.
     """
     with _as_write_error():
@@ -494,8 +520,9 @@ def _append_buffers(file: Any, buffers: list[pickle.PickleBuffer]) -> None:
 def _write(fd: int, data: memoryview, offset: int) -> None:
     """Writes all of it, in pieces.
 
-    Linux caches what one call writes in pages as large, and large ones are what a virtual machine gives back to its host while they
-    are free: 256 MB in one call then took 350 ms of the CPU's time, and 40 where the host had them still; in pieces 60 to 130.
+    Linux caches the data of one call in pages as large as the call. While large pages are free, a
+    virtual machine gives them back to its host. 256 MB in one call then took 350 ms of CPU time,
+    and 40 ms where the host hadn't taken them back. In pieces it took 60 to 130 ms.
     """
     done = 0
     while done < len(data):
@@ -503,9 +530,10 @@ def _write(fd: int, data: memoryview, offset: int) -> None:
 
 
 def _reserve(fd: int, size: int) -> None:
-    """Allocates a large file's blocks beforehand.
+    """Allocates a large file's blocks before they are written.
 
-    256 MB took 0.05 s to write on ext4 then, five times of five, and 0.06 to 0.76 s otherwise. A full disk is known at once.
+    On ext4, writing 256 MB then took 0.05 s in five of five trials, and 0.06 to 0.76 s without it.
+    A full disk also shows at once.
     """
     if size < _MAP_FROM or not hasattr(os, "posix_fallocate"):
         return
@@ -517,16 +545,19 @@ def _reserve(fd: int, size: int) -> None:
 
 
 def load(path: Path, run_dir: RunDir | None = None) -> Any:
-    """Reads what `dump` wrote. Large buffers are mapped, copy on write: they cost no memory until they are changed.
+    """Reads what `dump` wrote.
+
+    Large buffers are mapped, copy on write. They cost no memory until they are changed.
 
     Args:
         path: The file.
-        run_dir: The run whose file it is, as it was when it was attached; None: whatever lies at `path`.
+        run_dir: The run that the file belongs to. The file is opened below the directory that the
+            run had when it was attached. None: whatever is at `path`.
 
     Raises:
-        UntrustedFileError: Somebody else owns the file, or it is no file.
+        UntrustedFileError: Another user owns the file, or it isn't a regular file.
         IcelaunchError: It can't be opened.
-        ValueError: It is no such file, or not whole.
+        ValueError: `dump` didn't write it, or it isn't whole.
         Exception: Whatever unpickling raised.
     """
     try:
@@ -551,7 +582,7 @@ def load(path: Path, run_dir: RunDir | None = None) -> Any:
     return _Unpickler(io.BytesIO(data[:start]), buffers=buffers).load()
 
 
-# Modules of this package by the name that they had when older runs were packed.
+# The names that modules of this package had in older versions, whose pickles hold them.
 _RENAMED = {
     f"icelaunch_nb.{old}": f"icelaunch_nb.{new}"
     for old, new in {
@@ -576,7 +607,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 class ByteCounter(io.RawIOBase):
-    """A file that counts what is written to it, and keeps nothing."""
+    """A file that counts the bytes that are written to it, and keeps none."""
 
     size = 0
 
@@ -589,7 +620,7 @@ class ByteCounter(io.RawIOBase):
 
 
 def adopt_main_classes() -> None:
-    """Makes the classes that came with the call attributes of ``__main__``, where a script would have them."""
+    """Makes classes that came with the call attributes of ``__main__``, where a script has them."""
     main = _main_globals()
     for cls in list(_class_ids()):
         if cls.__module__ == "__main__" and "." not in cls.__qualname__:

@@ -1,11 +1,12 @@
-"""torch tensors in pickles: their bytes travel out of band, and CUDA tensors arrive on the CPU.
+"""Pickles torch tensors. Their bytes go out of band, and CUDA tensors arrive on the CPU.
 
-torch's own ``__reduce__`` of a storage runs ``torch.save`` into memory: a 256 MB tensor is copied three times and took 1.6 s
-from rank to kernel; handed over as a `pickle.PickleBuffer` it is written once and mapped. Only looked at where torch is
-imported already: nothing here imports it on behalf of somebody who doesn't use it.
+torch's own ``__reduce__`` of a storage runs ``torch.save`` into memory. A 256 MB tensor is then
+copied three times, and took 1.6 s from rank to kernel. As a `pickle.PickleBuffer` it is written
+once and mapped. Pickling doesn't import torch: without torch, there are no tensors.
 
-This is the one place that knows how torch takes a storage apart and puts it together (``TypedStorage._untyped_storage``,
-its ``_internal`` argument); ``tests/test_packing.py`` fails where that has moved.
+Only this module uses torch's private names for the parts of a storage
+(``TypedStorage._untyped_storage``, its ``_internal`` argument). ``tests/system/test_cpython.py``
+fails where one has moved.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 
 class TensorReducer:
-    """Reduces the storages of one pickle. Two tensors that share memory still share it afterwards."""
+    """Reduces the storages of one pickle. Tensors that share memory still share it afterwards."""
 
     def __init__(self) -> None:
         torch = sys.modules.get("torch")
@@ -25,11 +26,11 @@ class TensorReducer:
         self._untyped = getattr(torch, "UntypedStorage", None)
         self._by_address: dict[int, _Bytes] = {}
 
-    def __call__(self, obj: object) -> Any:
-        """What ``reducer_override`` should return, or NotImplemented for what is no storage."""
+    def __call__(self, obj: Any) -> Any:
+        """Reduces a storage, for ``reducer_override``; NotImplemented if it is none."""
         if self._typed is None or type(obj) not in (self._typed, self._untyped):
             return NotImplemented
-        untyped: Any = obj if type(obj) is self._untyped else obj._untyped_storage  # type: ignore[attr-defined]
+        untyped = obj if type(obj) is self._untyped else obj._untyped_storage
         if untyped.device.type == "meta":
             return NotImplemented
         shared = self._by_address.get(untyped._cdata)
@@ -37,11 +38,11 @@ class TensorReducer:
             shared = self._by_address[untyped._cdata] = _Bytes(untyped)
         if obj is untyped:
             return _same, (shared,)
-        return _typed_storage, (shared, obj.dtype)  # type: ignore[attr-defined]
+        return _typed_storage, (shared, obj.dtype)
 
 
 class _Bytes:
-    """The bytes of one storage. Pickled at most once, since the pickler remembers this object."""
+    """The bytes of one storage. The pickler memoizes this object, so it pickles them only once."""
 
     def __init__(self, untyped: Any) -> None:
         self._keep_alive = untyped

@@ -1,11 +1,13 @@
-"""Objects of torch that pickle refuses, or brings back as less than they were: compiled functions and modules, limits of dtypes.
+"""Pickles objects of torch that pickle refuses, or of which it loses a part.
 
-A compiled function is code of the process that it was compiled in. It travels as what it was made from, the function and the options of
-``torch.compile``, and is compiled where it arrives. `torch.nn.Module.compile` is forgotten by torch's own pickling, and so are most of the
-options of ``torch.compile``.
+These are compiled functions and modules, modules with parametrizations, and limits of dtypes.
 
-This is the door to torch._dynamo's private names; ``tests/system/test_cpython.py`` fails where one has moved. Nothing here imports torch on
-behalf of somebody who doesn't use it.
+A compiled function is code of the process that compiled it. So what it was made from is pickled,
+the function and the options of ``torch.compile``. It is compiled again where it arrives. torch's
+own pickling loses `torch.nn.Module.compile` and most options of ``torch.compile``.
+
+Only this module uses torch._dynamo's private names. ``tests/system/test_cpython.py`` fails where
+one has moved. Pickling doesn't import torch.
 """
 
 from __future__ import annotations
@@ -16,11 +18,11 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-_EVAL_FRAME = "torch._dynamo.eval_frame"  # where compiled functions are wrapped
+_EVAL_FRAME = "torch._dynamo.eval_frame"  # the module that wraps compiled functions
 
 
 def reduce_torch_object(obj: Any) -> Any:
-    """What ``reducer_override`` should return, or NotImplemented for whatever pickle carries as it is."""
+    """Reduces such an object, for ``reducer_override``; NotImplemented for everything else."""
     if type(obj) is types.FunctionType:
         return (
             _reduce_compiled(obj)
@@ -66,9 +68,10 @@ def _reduce_compiled_module(module: Any) -> Any:
 
 
 def _reduce_parametrized(module: Any) -> Any:
-    """A module with a parametrization, by its parts.
+    """Reduces a module with a parametrization to its class and its attributes.
 
-    torch refuses it, since its class is made at run time and a file couldn't name that; here the class goes along.
+    torch refuses it: its class is made at run time, and a file couldn't name it. Here the class
+    goes along.
     """
     if not sys.modules["torch.nn.utils.parametrize"].is_parametrized(module):
         return NotImplemented
@@ -76,7 +79,7 @@ def _reduce_parametrized(module: Any) -> Any:
 
 
 def closure_of(function: Any) -> dict[str, Any]:
-    """A function's variables from around it, by name; those that are set."""
+    """The closure variables of a function that are set, by name."""
     names = getattr(getattr(function, "__code__", None), "co_freevars", ())
     found = {}
     for name, cell in zip(names, getattr(function, "__closure__", None) or (), strict=False):
@@ -94,9 +97,8 @@ def _options_of(context: Any) -> tuple[Any, dict[str, Any]]:
         chain.append(inner)
     kinds, backend = {type(link).__name__ for link in chain}, chain[-1]
     options: dict[str, Any] = {
-        "fullgraph": getattr(
-            context, "fullgraph", "ConvertFrame" not in kinds
-        ),  # torch 2.6 keeps it nowhere else
+        # torch 2.6 doesn't store it as an attribute.
+        "fullgraph": getattr(context, "fullgraph", "ConvertFrame" not in kinds),
         "dynamic": context._dynamic,
     }
     if type(backend).__name__ == "_TorchCompileInductorWrapper":
@@ -115,10 +117,8 @@ def _options_of(context: Any) -> tuple[Any, dict[str, Any]]:
 
 
 def _inner(link: Any) -> Any:
-    for name in (
-        "_torchdynamo_orig_backend",
-        "_torchdynamo_orig_callable",
-    ):  # the latter up to torch 2.6
+    # The second name is that of torch 2.6 and older.
+    for name in ("_torchdynamo_orig_backend", "_torchdynamo_orig_callable"):
         inner = getattr(link, name, None)
         if inner is not None:
             return inner
@@ -132,7 +132,7 @@ def _is_known(backend: str) -> bool:
 
 
 def _context(backend: Any, options: dict[str, Any]) -> Callable[[Any], Any]:
-    """What makes a compiled function of a function, by the options of ``torch.compile``."""
+    """A callable that compiles a function with these options of ``torch.compile``."""
     import torch
 
     return closure_of(torch.compile(_nothing, backend=backend, **options)).get("self", _unchanged)
@@ -143,7 +143,7 @@ def _nothing() -> None:
 
 
 def _unchanged(function: Any) -> Any:
-    """What ``torch.compile`` does where it is switched off (TORCHDYNAMO_DISABLE)."""
+    """Does what ``torch.compile`` does where it is switched off (TORCHDYNAMO_DISABLE)."""
     return function
 
 

@@ -1,10 +1,15 @@
-"""torch's custom operators in pickles: those of cells travel by what they were registered with, those of modules by the modules.
+"""Pickles torch's custom operators.
 
-An operator is known to its process alone, by name: ``torch.ops.mine.twice`` finds it, whoever registered it. A function that names a namespace
-of operators takes along what fills that namespace. What a cell registers through `torch.library.Library` can't be read again, and is refused.
+An operator that a cell defines goes by what it was registered with. One that a module defines goes
+by that module.
 
-This is the door to torch's private names for operators; ``tests/system/test_cpython.py`` fails where one has moved. Nothing here imports torch
-on behalf of somebody who doesn't use it.
+An operator exists in its process only, under a name: ``torch.ops.mine.twice`` finds it, whoever
+registered it. So a function that names a namespace of operators takes along whatever registers
+operators in it. What a cell registers through `torch.library.Library` can't be read back, and is
+refused.
+
+Only this module uses torch's private names for operators. ``tests/system/test_cpython.py`` fails
+where one has moved. Pickling doesn't import torch.
 """
 
 from __future__ import annotations
@@ -37,11 +42,11 @@ _TORCHS_OWN = {
     "_c10d_functional",
     "inductor",
 }
-_DISPATCH_MODE = "FunctionalTensorMode"  # what a triton_op is registered with besides
+_DISPATCH_MODE = "FunctionalTensorMode"  # torch registers each triton_op for this mode, too
 
 
 def reduce_operator(obj: Any) -> Any:
-    """What ``reducer_override`` should return, or NotImplemented for what is no operator."""
+    """Reduces an operator, for ``reducer_override``; NotImplemented if it is none."""
     cls = type(obj)
     if cls.__module__ == _CUSTOM_OPS and cls.__name__ == "CustomOpDef":
         return _reduce_definition(obj)
@@ -51,7 +56,7 @@ def reduce_operator(obj: Any) -> Any:
 
 
 def _reduce_by_name(obj: Any) -> Any:
-    """``torch.ops.aten.add``, one of its overloads or its namespace, by that name."""
+    """Reduces an operator (``torch.ops.aten.add``), an overload or a namespace to its name."""
     ops = sys.modules["torch"].ops
     if type(obj).__name__ == "_OpNamespace":
         return (
@@ -72,16 +77,16 @@ def _follow(path: tuple[str, ...], fillers: Any, ops: Any) -> Any:
 
 
 def needed_by(code: types.CodeType) -> list[Any]:
-    """What has to travel with a function that names operators.
+    """Everything that registers the operators that a function names, and so must go with it.
 
     Raises:
-        pickle.PicklingError: It names one that a cell has registered in a way that can't be read again.
+        pickle.PicklingError: A cell registered one of them in a way that can't be read back.
     """
     return [filler for name in _namespaces(code) for filler in _fillers(name)]
 
 
 def _namespaces(code: types.CodeType) -> Iterator[str]:
-    """The names that follow ``ops`` in a function and those within it."""
+    """The namespaces of operators that a function and its nested functions name beside ``ops``."""
     names = code.co_names
     if "ops" in names:
         yield from (name for name in names if name in _known_namespaces())
@@ -91,19 +96,19 @@ def _namespaces(code: types.CodeType) -> Iterator[str]:
 
 
 def _known_namespaces() -> set[str]:
-    """Every namespace of operators but torch's own."""
+    """Every namespace of operators except torch's own."""
     torch = sys.modules["torch"]
     names = (*torch._C._dispatch_get_all_op_names(), *torch.library._defs, *_definitions())
     return {name.partition("::")[0] for name in names} - _TORCHS_OWN
 
 
 def _definitions() -> Any:
-    """The operators that `torch.library.custom_op` has made in this process, by name."""
+    """The operators of this process that `torch.library.custom_op` has made, by name."""
     return getattr(sys.modules.get(_CUSTOM_OPS), "OPDEFS", {})
 
 
 def _fillers(namespace: str) -> list[Any]:
-    """Operators, modules and libraries that fill a namespace."""
+    """The definitions, modules and libraries that register the operators of a namespace."""
     if namespace in _TORCHS_OWN:
         return []
     prefix, definitions, torch = f"{namespace}::", dict(_definitions()), sys.modules["torch"]
@@ -126,7 +131,7 @@ def _fillers(namespace: str) -> list[Any]:
 
 
 def _definer(definition: Any) -> Any:
-    """What makes an operator in another process: itself, or the import of its module."""
+    """The object that registers an operator in another process: its definition, or its module."""
     return definition if _is_a_cells(definition) else sys.modules[_original(definition).__module__]
 
 
@@ -147,10 +152,13 @@ def _load_library(path: str) -> None:
 
 
 def _module_of(name: str) -> types.ModuleType | None:
-    """The module that registered an operator through `torch.library.Library`; None where that is torch itself, or can't be told.
+    """The module that registered an operator through `torch.library.Library`.
+
+    Returns:
+        The module; None if torch itself registered it, or if the module isn't known.
 
     Raises:
-        pickle.PicklingError: A cell did.
+        pickle.PicklingError: A cell registered it.
     """
     registered = re.search(r"registered at (.*):\d+", sys.modules["torch"]._C._dispatch_dump(name))
     file = registered[1] if registered else ""
@@ -160,8 +168,8 @@ def _module_of(name: str) -> types.ModuleType | None:
         or (file.endswith(f"torch{os.sep}library.py") and _cells_name(name))
     ):
         raise pickle.PicklingError(
-            f"the operator torch.ops.{name.replace('::', '.')} is registered by the notebook alone, and what it does can't be read again; "
-            f"{OPERATORS}"
+            f"the operator torch.ops.{name.replace('::', '.')} is registered by the notebook "
+            f"alone, and what it does can't be read again; {OPERATORS}"
         )
     for module in list(sys.modules.values()):
         if (
@@ -178,7 +186,10 @@ def _is_a_cells_file(file: str) -> bool:
 
 
 def _a_cells_library_has(name: str) -> bool:
-    """Whether a notebook's or a script's own names have the Library that defined an operator: torch 2.6 tells of its caller's caller."""
+    """Whether a global of the notebook or script is the Library that defined an operator.
+
+    torch 2.6 reports another file than the definition's: that of its caller's caller.
+    """
     library = sys.modules["torch"].library.Library
     return any(
         type(value) is library and name in value._op_defs
@@ -187,7 +198,7 @@ def _a_cells_library_has(name: str) -> bool:
 
 
 def _cells_name(name: str) -> bool:
-    """Whether the text of a cell, or of the script, has an operator's name."""
+    """Whether the source of a cell, or of the script, contains an operator's name."""
     main = getattr(sys.modules.get("__main__"), "__file__", None)
     files = [file for file in list(linecache.cache) if not os.path.exists(file)] + (
         [main] if main else []
@@ -208,7 +219,7 @@ def _is_a_cells(definition: Any) -> bool:
 
 
 def _original(definition: Any) -> Any:
-    """The function that somebody made an operator of."""
+    """The function that an operator was made of."""
     function = definition._init_fn
     return closure_of(function).get("fn", function) if _is_triton_op(definition) else function
 
@@ -259,11 +270,12 @@ def _reduce_definition(definition: Any) -> Any:
 
 
 def _kernel(definition: Any, device: str | None) -> Any:
-    """The function that somebody registered for a device, without what torch has wrapped around it."""
+    """The function that was registered for a device, without torch's wrappers."""
     kernel = closure_of(inspect.unwrap(definition._backend_fns[device])).get("fn")
     if kernel is None:
         raise pickle.PicklingError(
-            f"this version of torch doesn't tell the kernel of {definition._qualname}; define it in the function"
+            f"this version of torch doesn't tell the kernel of {definition._qualname}; "
+            "define it in the function"
         )
     return kernel
 
@@ -281,7 +293,7 @@ def _defined_by_module(qualname: str, module: types.ModuleType) -> Any:
     return _definitions()[qualname]
 
 
-_made: set[int] = set()  # those whose registrations are still to come
+_made: set[int] = set()  # ids of the operators made here whose registrations are still to come
 
 
 def _make(
@@ -293,7 +305,7 @@ def _make(
     tags: list[str],
     function: Callable[..., Any],
 ) -> Any:
-    """The operator of that name; one that this process knows already is as it was."""
+    """Makes the operator of that name, unless this process has one, which stays as it is."""
     import torch
 
     known = _definitions().get(qualname)

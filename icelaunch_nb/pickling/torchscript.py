@@ -1,7 +1,8 @@
-"""Functions and modules of TorchScript, and exported programs, in pickles, which pickle refuses: each as torch writes it into a file.
+"""Pickles functions and modules of TorchScript, and exported programs, which pickle refuses.
 
-A function that a cell has scripted is scripted again where it arrives, of its own source, so that what is scripted there can call it. Where that
-fails, and for one that was traced, the code is what was compiled, as a module.
+Each goes as torch writes it to a file. A function that a cell has scripted is scripted again where
+it arrives, from its source, so that functions that are scripted there can call it. If that fails,
+and for a traced function, the compiled code is loaded as a module.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from typing import Any
 
 
 def reduce_scripted(obj: Any) -> Any:
-    """What ``reducer_override`` should return, or NotImplemented for what is no TorchScript."""
+    """Reduces such an object, for ``reducer_override``; NotImplemented for everything else."""
     torch, cls = sys.modules["torch"], type(obj)
     jit = getattr(torch, "jit", None)
-    if jit is None:  # another thread is importing it just now
+    if jit is None:  # another thread is importing torch just now
         return NotImplemented
     if cls is jit.ScriptFunction:
         return _function, (
@@ -35,17 +36,20 @@ def reduce_scripted(obj: Any) -> Any:
 
 
 def _is_scripted(function: Any) -> bool:
-    """Whether it was scripted, so that its code names its source, and not traced: then the code has what the example inputs made of it."""
-    ranges = filter(
-        None, (node.sourceRange() for node in function.graph.nodes())
-    )  # a constant has none
+    """Whether a function was scripted, not traced.
+
+    The code of a scripted function names its source. That of a traced one holds what the example
+    inputs made of it.
+    """
+    # A constant has no source range.
+    ranges = filter(None, (node.sourceRange() for node in function.graph.nodes()))
     return all('  File "' in found for found in ranges)
 
 
 def _saved(obj: Any) -> bytes:
     file = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that TorchScript is old
+        warnings.simplefilter("ignore")  # torch warns that TorchScript is deprecated
         try:
             sys.modules["torch"].jit.save(obj, file)
         except RuntimeError as error:
@@ -67,9 +71,8 @@ def _function(original: Any, data: bytes) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if original is not None:
-            with contextlib.suppress(
-                Exception
-            ):  # its source isn't here, or it names what only the text of an annotation names
+            # Its source may be missing here, or it uses a name that only an annotation's text has.
+            with contextlib.suppress(Exception):
                 return torch.jit.script(original)
         return torch.jit.load(io.BytesIO(data))
 
@@ -83,7 +86,7 @@ def _load(data: bytes) -> Any:
 
 
 def _put(module: Any, tensors: dict[str, Any]) -> None:
-    """Has the module's parameters be those that an optimizer of the same call has."""
+    """Replaces the module's parameters by those that an optimizer of the same call refers to."""
     for name, tensor in tensors.items():
         *path, last = name.split(".")
         setattr(functools.reduce(getattr, path, module), last, tensor)

@@ -1,6 +1,6 @@
-"""What can't travel by its nature, and what to do instead: it belongs to the process that made it.
+"""Classes whose objects are bound to the process that made them, and what to do instead.
 
-The classes are named, not imported. An object of a class derived from one of them is as bound to its process.
+The classes are named, not imported. An entry also holds for classes derived from it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ import sys
 
 _MAKE = "it belongs to its process: make it in the function"
 _BETWEEN = (
-    "it is shared between a process and the children that it starts, and ranks are no children of the notebook: "
+    "it is shared between a process and the children that it starts, "
+    "and ranks are no children of the notebook: "
     "return values from the function, or exchange them by torch.distributed"
 )
 _READ = "it is what one process has open: open it in the function"
@@ -121,15 +122,16 @@ _ADVICE: dict[str, str] = {
         "script it in the function",
     ),
     "ctypes.CDLL": "load the library in the function",
-    "icelaunch_nb.events.Events": "pass it as launch(..., events=...); the function finds it as get_context().events",
+    "icelaunch_nb.events.Events": (
+        "pass it as launch(..., events=...); the function finds it as get_context().events"
+    ),
 }
-_OF_ONE_PROCESS = (
-    "cannot pickle '"  # what CPython says of objects of C that have nothing to be made of again
-)
+# The beginning of CPython's message about an object of C that has no reduction.
+_OF_ONE_PROCESS = "cannot pickle '"
 
 
 def advice(obj: object) -> str:
-    """What to do instead of passing this object; empty where nothing is known."""
+    """What to do instead of passing this object; empty if its class isn't listed."""
     for cls in type(obj).__mro__:
         name = (
             cls.__qualname__
@@ -142,18 +144,22 @@ def advice(obj: object) -> str:
 
 
 def reason_with_advice(reason: str, obj: object) -> str:
-    """A reason why an object can't be pickled, and what to do instead.
+    """The reason why an object can't be pickled, followed by what to do instead.
 
     Args:
-        reason: What pickle said.
-        obj: What it said it of.
+        reason: The message of pickling's exception.
+        obj: The object.
     """
     what = advice(obj) or (_MAKE if reason.startswith(_OF_ONE_PROCESS) else "")
     return f"{reason}; {what}" if what and what not in reason else reason
 
 
 def refusal(obj: object) -> str:
-    """Why an object is refused that pickles, but can't be used in another process; empty for all others."""
+    """Why an object is refused that could be pickled, but not be used in another process.
+
+    Returns:
+        The reason; empty for all other objects.
+    """
     managers = sys.modules.get("multiprocessing.managers")
     if managers is not None and issubclass(type(obj), managers.BaseProxy):
         return f"it stands for an object of a manager's process; {_BETWEEN}"

@@ -1,6 +1,7 @@
-"""Weak references in pickles, which pickle refuses: they arrive with what they refer to.
+"""Pickles weak references, which pickle refuses. They arrive with what they refer to.
 
-Something in the launching process holds that. So a rank holds it, too, as the script would whose cells a notebook's are.
+Something in the launching process keeps the referent alive. A script that ran the notebook's cells
+would keep it alive, too. So a rank does.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ _held: list[Any] = []
 
 
 def reduce_weak(obj: Any, hold: bool) -> Any:
-    """What ``reducer_override`` should return, or NotImplemented for what is no weak reference.
+    """Reduces a weak reference, for ``reducer_override``; NotImplemented if it is none.
 
     Args:
         obj: The object.
-        hold: Whether the other process is to hold what it refers to.
+        hold: Whether the other process keeps the referent alive.
     """
     cls = type(obj)
     if cls is weakref.WeakKeyDictionary or cls is weakref.WeakValueDictionary:
@@ -30,7 +31,8 @@ def reduce_weak(obj: Any, hold: bool) -> Any:
     if cls is weakref.ProxyType or cls is weakref.CallableProxyType:
         try:
             target = obj.__reduce_ex__.__self__
-        except (ReferenceError, AttributeError):  # it is gone; it has a way of its own
+        # The referent is gone, or has a `__reduce_ex__` that isn't a bound method.
+        except (ReferenceError, AttributeError):
             return NotImplemented
         return _refer, (weakref.proxy, target, None, hold)
     return NotImplemented
@@ -52,7 +54,7 @@ def _refer(make: Callable[..., Any], target: Any, callback: Any, hold: bool) -> 
 
 
 class _Gone:
-    """What a dead reference referred to."""
+    """The referent of a reference that is dead from the start."""
 
 
 def _dead() -> weakref.ReferenceType[Any]:
