@@ -39,7 +39,7 @@ class Flag:
     def _change(self, value: bool) -> None:
         request = control.SetFlag(flag=self.name, value=value)
         if self.name in REQUESTS and self._board.path is not None:
-            control.ask(RunDir(self._board.path.parent), self._board, request)
+            control.send_and_wait(RunDir(self._board.path.parent), self._board, request)
         else:
             control.change_flags(self._board, request)
 
@@ -89,7 +89,7 @@ class _StopFlag(Flag):
     def _report_reading(self) -> None:
         env, path = os.environ, self._board.path
         if path is not None and env.get(RUN_DIR_VARIABLE) == str(path.parent):
-            step_board.listen(
+            step_board.mark_listening(
                 RunDir(path.parent).steps(int(env.get(ATTEMPT_VARIABLE, 0))),
                 int(env.get("LOCAL_RANK", 0)),
             )

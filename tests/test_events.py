@@ -350,17 +350,19 @@ def test_a_rank_that_looks_for_a_stop_stands_on_the_board_of_steps(board, monkey
         monkeypatch.setenv(name, value)
     board.pause.is_set()
     Events().stop_all_tasks.is_set()
-    assert step_board.listening(run_dir.steps(1)) == set(), "neither another flag nor another run's"
+    assert step_board.listening_ranks(run_dir.steps(1)) == set(), (
+        "neither another flag nor another run's"
+    )
     assert board.stop_all_tasks.wait(0) is False
-    assert step_board.listening(run_dir.steps(1)) == {3}
+    assert step_board.listening_ranks(run_dir.steps(1)) == {3}
 
 
 def test_who_holds_the_lock_for_ever_halts_nobody(board):
     with board._board.locked():
         started = time.monotonic()
-        with Events(board._board.path)._board.locked(patience=0.05):
+        with Events(board._board.path)._board.locked(timeout=0.05):
             assert time.monotonic() - started >= 0.05
-    with board._board.locked(patience=60):
+    with board._board.locked(timeout=60):
         pass
 
 

@@ -155,7 +155,7 @@ class ControlListener:
             case _:
                 change_flags(self._board, request)
         if request.number:
-            self._board.note_done(request.number)
+            self._board.mark_done(request.number)
 
     def _pass_over(self, line: bytes, reason: str) -> None:
         self._passed_over += 1

@@ -227,7 +227,7 @@ class IceAgent(LocalElasticAgent):
             codes
         ):  # a value couldn't be packed
             return self._failed(worker_group)
-        self.stopped_itself = bool(step_board.stopped(self._run_dir.steps(self._attempt)))
+        self.stopped_itself = bool(step_board.stopped_ranks(self._run_dir.steps(self._attempt)))
         return RunResult(
             state=WorkerState.SUCCEEDED,
             return_values={w.global_rank: None for w in worker_group.workers},
@@ -293,7 +293,7 @@ class IceAgent(LocalElasticAgent):
         deadline = time.monotonic() + grace
         # Where some ranks look for a stop already, the others may be about to.
         deaf_until = min(
-            deadline, time.monotonic() + (_JOINING if step_board.listening(board) else 0)
+            deadline, time.monotonic() + (_JOINING if step_board.listening_ranks(board) else 0)
         )
         told: set[int] = set()
         while (now := time.monotonic()) < deadline:
@@ -302,7 +302,7 @@ class IceAgent(LocalElasticAgent):
             if not running or any(self._fell(rank, code) for rank, code in codes.items()):
                 break
             if now >= deaf_until:
-                deaf = running - told - step_board.listening(board)
+                deaf = running - told - step_board.listening_ranks(board)
                 ranks.terminate(deaf)
                 told |= deaf
             if ranks.wait(
@@ -314,7 +314,11 @@ class IceAgent(LocalElasticAgent):
         if fell:
             ranks.collect_exits()
         self._end_ranks(
-            PATIENCE if fell else term_patience(grace) if step_board.listening(board) - told else 0
+            PATIENCE
+            if fell
+            else term_patience(grace)
+            if step_board.listening_ranks(board) - told
+            else 0
         )
         self._end_ranks(0)  # what the ranks had started and left behind
         if fell:

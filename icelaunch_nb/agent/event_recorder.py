@@ -55,7 +55,7 @@ class EventRecorder:
             now = time.monotonic()
             self._allowance = min(_BURST, self._allowance + (now - self._counted) * _PER_SECOND)
             self._counted = now
-            if self._allowance < 1 and event.kind not in timeline.KEPT:
+            if self._allowance < 1 and event.kind not in timeline.ALWAYS_WRITTEN:
                 self._left_out += 1
                 return
             self._allowance -= 1

@@ -144,7 +144,7 @@ class HangDetector:
         """Asks silent ranks where they stand, and says so where it is new; rarer and rarer, should it last for days."""
         if not ranks:
             return
-        texts = stacks.ask(
+        texts = stacks.collect(
             self._run_dir,
             attempt.attempt,
             [rank.entry for rank in ranks],

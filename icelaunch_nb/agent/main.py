@@ -126,7 +126,7 @@ def _write_end(run_dir: RunDir, journal: JournalWriter, end: Ended) -> None:
 
 def _reserve_disk(run_dir: RunDir, journal: JournalWriter) -> None:
     journal.reserve()
-    disk_reserve.set_aside(run_dir.disk_reserve)
+    disk_reserve.create(run_dir.disk_reserve)
 
 
 def _open_journal(run_dir: RunDir) -> JournalWriter:

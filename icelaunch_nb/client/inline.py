@@ -85,7 +85,7 @@ def _run(run_dir: RunDir, spec: RunSpec, journal: JournalWriter, call: Callable[
         journal.write(RanksFailed(failures=[failure]))
         journal.write(Ended(state="FAILED"))
         raise
-    if step_board.stopped(run_dir.steps(0)):
+    if step_board.stopped_ranks(run_dir.steps(0)):
         journal.write(Ended(state="STOPPED", note=STOPPED_ITSELF))
     else:
         journal.write(Ended(state="SUCCEEDED"))

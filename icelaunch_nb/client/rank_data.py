@@ -80,13 +80,14 @@ def get_stacks(
         return stacks.Stacks({})
     newest = run_state.attempts[-1]
     deadline, names = time.monotonic() + timeout, source_locations.cell_names(run_dir)
-    asked = stacks.ask(run_dir, newest.attempt, newest.ranks, timeout)
+    asked = stacks.collect(run_dir, newest.attempt, newest.ranks, timeout)
     found = stacks.Stacks(
         {rank: stacks.readable(text, names) for rank, text in asked.items()}, program=program
     )
     pids = stacks.known_pids(run_dir, newest.attempt, newest.ranks)
     # One rank of each group with equal stacks: py-spy takes half a second of a core for a rank.
-    spied = stacks.native(
-        {rank: pids[rank] for rank in found.speakers if rank in pids}, deadline - time.monotonic()
+    spied = stacks.dump_native(
+        {rank: pids[rank] for rank in found.representatives if rank in pids},
+        deadline - time.monotonic(),
     )
     return found.with_native({rank: stacks.readable(text, names) for rank, text in spied.items()})

@@ -430,7 +430,7 @@ class Run:
         if self.state.over:
             return
         if isinstance(request, control.Pause | control.Resume | control.SaveCheckpoint):
-            control.ask(self._dir, self.events._board, request)
+            control.send_and_wait(self._dir, self.events._board, request)
         else:
             control.send(self._dir, request, strict=True)
 

@@ -113,11 +113,11 @@ class Board:
         finished = self.words[CHECKPOINT_TIME_WORD] / 1e6
         return finished if 0 < finished <= _LATEST else None
 
-    def has_done(self, number: int) -> bool:
+    def is_done(self, number: int) -> bool:
         """Whether the agent has carried out the request of that number."""
         return bool(self.words[_DONE_WORD + number % _DONE] == number)
 
-    def note_done(self, number: int) -> None:
+    def mark_done(self, number: int) -> None:
         """Says so."""
         self.words[_DONE_WORD + number % _DONE] = number
 
@@ -147,10 +147,10 @@ class Board:
         self._map(_open(path, content))
 
     @contextlib.contextmanager
-    def locked(self, patience: float = 1.0) -> Iterator[None]:
+    def locked(self, timeout: float = 1.0) -> Iterator[None]:
         """Keeps others that ask for this out meanwhile; only for the rare steps that change several things at once.
 
-        Goes on without it after `patience` seconds: a rank that a debugger or SIGSTOP halts must not halt the kernel.
+        Goes on without it after `timeout` seconds: a rank that a debugger or SIGSTOP halts must not halt the kernel.
         """
         if self.path is None:
             yield
@@ -161,7 +161,7 @@ class Board:
             yield
             return
         try:
-            deadline = time.monotonic() + patience
+            deadline = time.monotonic() + timeout
             while True:
                 try:
                     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

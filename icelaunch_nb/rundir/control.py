@@ -169,7 +169,7 @@ def send(run_dir: RunDir, request: Request, *, strict: bool = False) -> bool:
         os.close(fd)
 
 
-def ask(run_dir: RunDir, board: Board, request: Request) -> None:
+def send_and_wait(run_dir: RunDir, board: Board, request: Request) -> None:
     """Sends a request that changes flags, and returns once they are changed; without an agent (an inline run), changes them itself.
 
     Waits for a second at most: an agent that is just starting, or was halted, carries it out later.
@@ -179,7 +179,7 @@ def ask(run_dir: RunDir, board: Board, request: Request) -> None:
         change_flags(board, request)
         return
     deadline = time.monotonic() + _ANSWER
-    while not board.has_done(request.number) and time.monotonic() < deadline:
+    while not board.is_done(request.number) and time.monotonic() < deadline:
         time.sleep(_POLL)
 
 

@@ -24,7 +24,7 @@ _NOTHING_FITS = (
 T = TypeVar("T")
 
 
-def set_aside(reserve: Path) -> None:
+def create(reserve: Path) -> None:
     """Reserves some space; a disk that hasn't that much, or can't reserve, goes without."""
     with contextlib.suppress(OSError, AttributeError):
         fd = os.open(reserve, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)

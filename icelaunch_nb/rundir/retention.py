@@ -115,7 +115,7 @@ def prune(
         if (
             (number > keep.runs or used > keep.bytes)
             and not is_living(path)
-            and not pinned(path)
+            and not is_pinned(path)
             and remove(path)
         ):
             removed.append(path)
@@ -165,7 +165,7 @@ def pin_while(holder: object, path: Path) -> None:
     weakref.finalize(holder, pin(path))
 
 
-def pinned(path: Path) -> bool:
+def is_pinned(path: Path) -> bool:
     """Whether a living process looks at a run."""
     with contextlib.suppress(OSError):
         for mark in os.listdir(RunDir(path).watchers):

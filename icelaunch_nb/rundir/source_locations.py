@@ -43,7 +43,7 @@ def cell_names(run_dir: RunDir) -> dict[str, str]:
     return {filename: cell.name for filename, cell in read_sources(run_dir).items()}
 
 
-def know_cells(run_dir: RunDir) -> dict[str, str]:
+def register_cells(run_dir: RunDir) -> dict[str, str]:
     """Puts the cells' sources where tracebacks, inspect, pdb and torch.compile look; returns `cell_names`."""
     cells = read_sources(run_dir)
     for filename, cell in cells.items():

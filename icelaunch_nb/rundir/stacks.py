@@ -50,12 +50,12 @@ _SILENT_PROGRAM = (
 )
 
 
-def ask(
+def collect(
     run_dir: RunDir,
     attempt: int,
     ranks: Sequence[RankEntry],
     timeout: float,
-    given_up: Callable[[], bool] = lambda: False,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> dict[int, str]:
     """The stacks of all threads of ranks of an attempt, by global rank; empty for a rank that didn't answer.
 
@@ -64,7 +64,7 @@ def ask(
         attempt: Number of the attempt.
         ranks: Its ranks.
         timeout: Seconds to wait at most.
-        given_up: Asked now and then whether nobody wants to know any more.
+        cancelled: Asked now and then whether nobody wants to know any more.
     """
     found, asked = {entry.rank: "" for entry in ranks}, dict[int, tuple[int, int]]()
     deadline = time.monotonic() + timeout
@@ -78,7 +78,7 @@ def ask(
                 asked[entry.rank] = fd, os.fstat(fd).st_size
                 if not _send(entry, fd):
                     os.close(asked.pop(entry.rank)[0])
-        while asked and time.monotonic() < deadline and not given_up():
+        while asked and time.monotonic() < deadline and not cancelled():
             for rank, (fd, before) in list(asked.items()):
                 text = os.pread(fd, _LONGEST, before).decode(errors="replace")
                 if text.endswith("\n") and text == found[rank]:
@@ -159,7 +159,7 @@ def user_location(text: str, names: Mapping[str, str]) -> str:
     """Where a rank stands in its user's code: ``cell 5, line 7``; empty where that can't be told.
 
     Args:
-        text: Its stacks, as `ask` gives them.
+        text: Its stacks, as `collect` gives them.
         names: Name to show by code filename.
     """
     main = text.strip("\n").split("\n\n")[-1]  # faulthandler writes the newest thread first
@@ -176,7 +176,7 @@ def readable(text: str, names: Mapping[str, str]) -> str:
     """The same stacks with the cells' own names, short names of installed packages, and without what lies below the user's function.
 
     Args:
-        text: Stacks, as `ask` gives them.
+        text: Stacks, as `collect` gives them.
         names: Name to show by code filename.
     """
     blocks = []
@@ -206,7 +206,7 @@ class Stacks(dict[int, str]):
         self._program = program
 
     @property
-    def folded(self) -> list[tuple[list[int], str]]:
+    def groups(self) -> list[tuple[list[int], str]]:
         """Ranks that stand at the same place, with their stacks, or why there are none: the fewest ranks first."""
         same: dict[str, tuple[list[int], str]] = {}
         no_answer = _SILENT_PROGRAM if self._program else _SILENT
@@ -215,14 +215,14 @@ class Stacks(dict[int, str]):
         return sorted(same.values(), key=lambda group: (len(group[0]), group[0]))
 
     @property
-    def speakers(self) -> list[int]:
+    def representatives(self) -> list[int]:
         """One of those that stand together speaks for all; of those that didn't answer, each for itself."""
         return sorted(
-            rank for ranks, _ in self.folded for rank in (ranks[:1] if self[ranks[0]] else ranks)
+            rank for ranks, _ in self.groups for rank in (ranks[:1] if self[ranks[0]] else ranks)
         )
 
     def with_native(self, spied: Mapping[int, str]) -> Stacks:
-        """The same with what `native` saw of some of them."""
+        """The same with what `dump_native` saw of some of them."""
         more = {
             rank: (self[rank] + _NATIVE if self[rank] else _NATIVE.lstrip()) + text
             for rank, text in spied.items()
@@ -230,7 +230,7 @@ class Stacks(dict[int, str]):
         return Stacks(self | more, program=self._program)
 
     def __repr__(self) -> str:
-        return in_lines("\n".join(f"{format_ranks(ranks)}:\n{text}" for ranks, text in self.folded))
+        return in_lines("\n".join(f"{format_ranks(ranks)}:\n{text}" for ranks, text in self.groups))
 
     def _repr_html_(self) -> str:
         import html
@@ -239,7 +239,7 @@ class Stacks(dict[int, str]):
         return "".join(
             f'<details open><summary data-lm-suppress-shortcuts="true">{html.escape(format_ranks(ranks))}</summary>'
             f"<pre>{html.escape(in_lines(text))}</pre></details>"
-            for ranks, text in self.folded
+            for ranks, text in self.groups
         )
 
 
@@ -249,7 +249,7 @@ def _place(text: str) -> str:
     return _ADDRESS.sub("0x…", own.rstrip("\n") or _SPIED_THREAD.sub("Thread", spied))
 
 
-def native(pids: Mapping[int, int], timeout: float) -> dict[int, str]:
+def dump_native(pids: Mapping[int, int], timeout: float) -> dict[int, str]:
     """What py-spy sees of each rank, C and C++ frames included; only of those that it may and can look into in time.
 
     Args:

@@ -29,7 +29,7 @@ MAX_RANKS = 512  # of one machine; ranks beyond act each for itself
 _WORDS = SLOTS + SLOT * MAX_RANKS
 
 
-def listen(path: Path, local_rank: int) -> None:
+def mark_listening(path: Path, local_rank: int) -> None:
     """This rank looks for a stop by itself."""
     with contextlib.suppress(OSError):  # the run directory is gone
         if local_rank < MAX_RANKS:
@@ -42,7 +42,7 @@ def make_board(path: Path) -> None:
         open_board(path)
 
 
-def leave(path: Path, local_rank: int, ranks: int) -> bool:
+def mark_over(path: Path, local_rank: int, ranks: int) -> bool:
     """This rank, whose code never asked for steps, is over.
 
     Args:
@@ -76,12 +76,12 @@ def steps_made(path: Path, ranks: int) -> dict[int, int]:
     }
 
 
-def listening(path: Path) -> set[int]:
+def listening_ranks(path: Path) -> set[int]:
     """Local ranks of an attempt that look for a stop by themselves."""
     return _with(path, LISTENS)
 
 
-def stopped(path: Path) -> set[int]:
+def stopped_ranks(path: Path) -> set[int]:
     """Local ranks of an attempt whose loops ended because of a stop."""
     return _with(path, STOPPED)
 

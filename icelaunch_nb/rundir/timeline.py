@@ -14,7 +14,7 @@ from icelaunch_nb.rundir.journal_events import TimelineEvent
 from icelaunch_nb.rundir.paths import RunDir
 
 _TEXT = 400  # characters
-KEPT = (
+ALWAYS_WRITTEN = (
     "debugger_start",
     "debugger_step",
     "debugger_end",

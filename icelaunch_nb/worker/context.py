@@ -18,7 +18,7 @@ from icelaunch_nb.launching.rank_environment import ATTEMPT_VARIABLE, DEVICE_VAR
 from icelaunch_nb.rundir.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from icelaunch_nb.rundir.metrics import Metrics
 from icelaunch_nb.rundir.paths import RUN_DIR_VARIABLE, RunDir
-from icelaunch_nb.rundir.step_board import leave
+from icelaunch_nb.rundir.step_board import mark_over
 from icelaunch_nb.worker.steps import Loop, Steps, steps_of
 
 if TYPE_CHECKING:
@@ -222,7 +222,7 @@ def _leave_at_once() -> bool:
     """The end of a rank whose code never asked for its context, in a tenth of the time that making one takes; whether that is all."""
     env = os.environ
     ranks, attempt = int(env["LOCAL_WORLD_SIZE"]), int(env[ATTEMPT_VARIABLE])
-    return ranks == 1 or leave(
+    return ranks == 1 or mark_over(
         RunDir(Path(env[RUN_DIR_VARIABLE])).steps(attempt), int(env["LOCAL_RANK"]), ranks
     )
 

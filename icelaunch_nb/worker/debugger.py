@@ -83,7 +83,7 @@ def _debugger() -> RankDebugger:
     """This thread's debugger, with the breakpoints and aliases of its earlier stops; a forked child makes its own."""
     if getattr(_here, "pid", None) != os.getpid():
         rank_dir = RankDir(Path(os.environ[RANK_DIR_VARIABLE]))
-        names = source_locations.know_cells(rank_dir.run_dir)
+        names = source_locations.register_cells(rank_dir.run_dir)
         _here.debugger = RankDebugger(
             DebugServer(rank_dir, int(os.environ.get("RANK", "0"))), names
         )

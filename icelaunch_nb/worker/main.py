@@ -63,7 +63,7 @@ def main(source: RankLaunch | Connection) -> NoReturn:
     if isinstance(source, RankLaunch):
         _prepare()
     main_is_complete = spawned_children.serve(run_dir, rank_dir)
-    names = source_locations.know_cells(run_dir)
+    names = source_locations.register_cells(run_dir)
     rank_pid, code = os.getpid(), 1
     try:
         entrypoint, args, kwargs = packing.load(run_dir.call)
@@ -148,7 +148,7 @@ def _prewarm() -> None:
         rank_dir.path.mkdir(parents=True)
         reserve = ErrorReserve(rank_dir)
         run_dir.write(run_dir.sources, "{}")
-        source_locations.know_cells(run_dir)
+        source_locations.register_cells(run_dir)
         packing.dump((_exit, (1,), {}), run_dir.call)
         packing.load(run_dir.call)
         here = LaunchEnvironment(
@@ -162,7 +162,7 @@ def _prewarm() -> None:
         become_main(here)
         _configure_torch(launch)
         results.write_result(None, 0, rank_dir, reserve)
-        step_board.leave(run_dir.steps(0), 0, 2)
+        step_board.mark_over(run_dir.steps(0), 0, 2)
         try:
             raise RuntimeError("prewarm")
         except RuntimeError as error:

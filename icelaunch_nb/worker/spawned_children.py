@@ -74,7 +74,7 @@ def load(namespace: dict[str, Any], run_dir: str, data: str) -> None:
     sys.modules["__main__"] = main
     try:
         run = RunDir(Path(run_dir))
-        source_locations.know_cells(run)
+        source_locations.register_cells(run)
         packing.load(run.call)
         packing.adopt_main_classes()
         vars(main).update(packing.load(Path(data)))

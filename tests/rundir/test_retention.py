@@ -18,9 +18,9 @@ from icelaunch_nb.rundir.paths import make_run_dir
 from icelaunch_nb.rundir.retention import (
     Limits,
     is_living,
+    is_pinned,
     limits,
     pin,
-    pinned,
     prune,
     remove,
     remove_old,
@@ -100,7 +100,7 @@ def test_one_that_is_looked_at_stays_until_it_isnt(tmp_path):
     done = pin(path)
     assert remove_old(tmp_path, Limits(0)) == []
     done()
-    assert not pinned(path)
+    assert not is_pinned(path)
     assert remove_old(tmp_path, Limits(0)) == [path]
 
 
@@ -109,7 +109,7 @@ def test_the_mark_of_a_process_that_is_gone_holds_nothing(tmp_path):
     code = f"import os, pathlib\nfrom icelaunch_nb.rundir.retention import pin\npin(pathlib.Path({str(path)!r}))\n"
     code += f"os.kill(os.getpid(), {int(signal.SIGKILL)})"
     subprocess.run([sys.executable, "-c", code], check=False)
-    assert os.listdir(path / "watchers") and not pinned(path)
+    assert os.listdir(path / "watchers") and not is_pinned(path)
 
 
 def test_a_forked_copy_takes_no_mark_away(tmp_path):
@@ -142,14 +142,14 @@ def test_a_handle_holds_and_lets_go(tmp_path):
     path = a_run(tmp_path, 0)
     (path / "spec.json").write_text('{"run_id": "x", "time": 0, "name": "fn"}')
     run = ice.attach(path)
-    assert pinned(path)
+    assert is_pinned(path)
     descriptors = len(os.listdir("/proc/self/fd"))
     other = ice.attach(path)
     assert len(os.listdir("/proc/self/fd")) == descriptors
     del run
-    assert pinned(path)
+    assert is_pinned(path)
     del other
-    assert not pinned(path)
+    assert not is_pinned(path)
 
 
 def test_what_is_no_run_stays(tmp_path):

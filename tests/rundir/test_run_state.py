@@ -67,9 +67,9 @@ def test_libraries_are_no_places_of_the_users():
 
 def test_the_cells_of_a_run_are_known_to_linecache(tmp_path):
     run_dir = RunDir(tmp_path)
-    assert source_locations.know_cells(run_dir) == {}
+    assert source_locations.register_cells(run_dir) == {}
     run_dir.write_json(run_dir.sources, {"a cell": {"name": "Cell In[5]", "source": "one\ntwo\n"}})
-    assert source_locations.know_cells(run_dir) == {"a cell": "Cell In[5]"}
+    assert source_locations.register_cells(run_dir) == {"a cell": "Cell In[5]"}
     linecache.checkcache()
     assert linecache.getline("a cell", 2) == "two\n"
 
@@ -107,7 +107,7 @@ def test_equal_stacks_are_folded_whatever_their_addresses_and_the_odd_one_comes_
         {rank: TEXT.replace("7f02", f"7f{rank:02}") for rank in range(4)}
         | {2: "elsewhere <b>\n", 5: ""}
     )
-    assert [ranks for ranks, _ in found.folded] == [[2], [5], [0, 1, 3]]
+    assert [ranks for ranks, _ in found.groups] == [[2], [5], [0, 1, 3]]
     assert repr(found).startswith("rank 2:\nelsewhere <b>\n\nrank 5:\nno answer")
     assert (
         "elsewhere &lt;b&gt;" in found._repr_html_()
@@ -121,7 +121,7 @@ def test_ranks_that_did_not_answer_speak_each_for_itself_and_are_folded_by_what_
     found = stacks.Stacks(
         dict.fromkeys((0, 3, 4), TEXT) | dict.fromkeys((1, 2, 5), ""), program=True
     )
-    assert found.speakers == [0, 1, 2, 5]
+    assert found.representatives == [0, 1, 2, 5]
     spied = found.with_native(
         {
             0: "Thread 1 (idle)\n    clock_nanosleep\n",
@@ -129,9 +129,9 @@ def test_ranks_that_did_not_answer_speak_each_for_itself_and_are_folded_by_what_
             2: 'Thread 3 (active): "MainThread"\n    a (x.py:1)\n    0x7f02 (libc)\n',
         }
     )
-    assert [ranks for ranks, _ in spied.folded] == [[5], [1, 2], [0, 3, 4]]
-    assert "clock_nanosleep" in spied.folded[2][1] and "a (x.py:1)" in spied.folded[1][1]
-    assert "a program's ranks" in spied.folded[0][1] and "py-spy" in spied.folded[0][1]
+    assert [ranks for ranks, _ in spied.groups] == [[5], [1, 2], [0, 3, 4]]
+    assert "clock_nanosleep" in spied.groups[2][1] and "a (x.py:1)" in spied.groups[1][1]
+    assert "a program's ranks" in spied.groups[0][1] and "py-spy" in spied.groups[0][1]
     assert "a program" not in repr(stacks.Stacks({0: ""}))
 
 

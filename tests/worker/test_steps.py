@@ -338,7 +338,7 @@ def test_a_rank_that_never_made_a_step_is_not_waited_for(tmp_path):
 
 def test_a_rank_that_never_asked_for_steps_is_not_waited_for(tmp_path):
     board, flags = tmp_path / "steps.board", Board()
-    assert step_board.leave(board, 1, 2)
+    assert step_board.mark_over(board, 1, 2)
     loops = steps_of(board, flags, 0, 2, shows=False)
     made = []
     flags.set("pause")
@@ -348,7 +348,7 @@ def test_a_rank_that_never_asked_for_steps_is_not_waited_for(tmp_path):
     flags.set("resume")
     worker.join(20)
     assert made == [0, 1, 2]
-    assert not step_board.leave(board, 1, 2)  # something was decided: somebody may wait
+    assert not step_board.mark_over(board, 1, 2)  # something was decided: somebody may wait
 
 
 # The loops of one process.
@@ -533,18 +533,18 @@ def test_a_stop_is_pending_for_the_next_attempt(tmp_path):
     first = steps_of(tmp_path / "0", flags, 0, 1, shows=True)
     flags.set("stop_all_tasks")
     assert list(first.loop(range(3))) == []
-    assert step_board.stopped(tmp_path / "0") == {0}
+    assert step_board.stopped_ranks(tmp_path / "0") == {0}
     second = steps_of(tmp_path / "1", flags, 0, 1, shows=True)
     assert list(second.loop(range(3))) == []
 
 
 def test_who_listens_is_on_the_board(tmp_path):
     board, flags = tmp_path / "steps.board", Board()
-    assert step_board.listening(board) == step_board.stopped(board) == set()
+    assert step_board.listening_ranks(board) == step_board.stopped_ranks(board) == set()
     assert not board.exists()
     list(steps_of(board, flags, 3, 8, shows=False).loop(range(2)))
-    step_board.listen(board, 5)
-    assert step_board.listening(board) == {3, 5}
+    step_board.mark_listening(board, 5)
+    assert step_board.listening_ranks(board) == {3, 5}
     assert board.stat().st_mode & 0o777 == 0o600
 
 
@@ -607,7 +607,7 @@ def test_asking_for_checkpoints_alone_is_no_looking_for_a_stop(tmp_path):
     flags_of(loops).set("resume")
     flags_of(loops).set("trigger_save_checkpoint")
     assert [loops.should_checkpoint() for _ in range(3)] == [True, False, False]
-    assert step_board.listening(tmp_path / "steps.board") == set()
+    assert step_board.listening_ranks(tmp_path / "steps.board") == set()
 
 
 def test_onlookers_see_the_step_of_each_rank_in_nested_loops_too(tmp_path):

@@ -106,7 +106,7 @@ def _stacks(session: Session, _request: Request) -> Reply:
     answer = f"no answer from {format_ranks(silent)}" if silent else f"{len(stacks)} ranks answered"
     groups = [
         {"ranks": format_ranks(ranks), "text": text[-_MAX_STACK_LENGTH:]}
-        for ranks, text in stacks.folded
+        for ranks, text in stacks.groups
     ]
     return {"text": answer, "stacks": groups}
 

@@ -289,7 +289,7 @@ def test_a_kill_ends_the_grace() -> None:
     run = ice.launch(slow_to_stop, nproc_per_node=2)
     wait_for(lambda: run.events.progress_bar_iter.value > 2)
     run.stop(grace=1000)
-    wait_for(lambda: step_board.stopped(run._dir.steps(0)) == {0, 1})
+    wait_for(lambda: step_board.stopped_ranks(run._dir.steps(0)) == {0, 1})
     run.kill()
     assert run.wait(60)
     assert run.state == "STOPPED"

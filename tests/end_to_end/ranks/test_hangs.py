@@ -166,7 +166,7 @@ def test_stacks_come_from_c_calls_too_and_equal_ones_are_folded() -> None:
     wait_for(lambda: all(run.logs(rank) for rank in range(3)) if run.pids else False)
     time.sleep(0.2)
     found = run.stacks()
-    assert [ranks for ranks, _ in found.folded] == [[1], [0, 2]]
+    assert [ranks for ranks, _ in found.groups] == [[1], [0, 2]]
     assert (
         f"line {line_in('holds the GIL; a signal ends it', __file__)} in sits" in found[1]
         and "worker/main.py" not in found[1]
@@ -204,11 +204,11 @@ odd() if os.environ["RANK"] == "1" else even()
     run.kill()
     run.wait(20)
     assert unseen == dict.fromkeys(range(3), "")
-    ((ranks, said),) = unseen.folded
+    ((ranks, said),) = unseen.groups
     assert ranks == [0, 1, 2] and "a program's ranks" in said and "py-spy" in said
     if not any(seen.values()):
         pytest.skip("py-spy is not installed, or may not look into the ranks here")
-    assert [ranks for ranks, _ in seen.folded] == [[1], [0, 2]]
+    assert [ranks for ranks, _ in seen.groups] == [[1], [0, 2]]
     assert (
         "odd (script.py:3)" in seen[1]
         and "even (script.py:4)" in seen[0]
@@ -229,21 +229,21 @@ def test_py_spy_adds_native_frames_where_it_may(monkeypatch, tmp_path) -> None:
         lambda: (
             all(
                 "sits" in text
-                for text in stacks.ask(run._dir, run.attempt, run._run_state.ranks, 3).values()
+                for text in stacks.collect(run._dir, run.attempt, run._run_state.ranks, 3).values()
             )
             if run.pids
             else False
         )
     )
     started = time.monotonic()
-    seen = stacks.native(run.pids, 20)
+    seen = stacks.dump_native(run.pids, 20)
     if not seen:
         run.kill()
         run.wait(20)
         pytest.skip("py-spy may not look into the ranks here")
     assert "sits" in seen[0] and ("libc" in seen[0] or "libpython" in seen[0])
     # One that takes too long is left, and its rank goes on.
-    assert stacks.native(run.pids, 0.6) is not None
+    assert stacks.dump_native(run.pids, 0.6) is not None
     slow = tmp_path / "py-spy"
     slow.write_text("#!/bin/sh\nexec sleep 60\n")
     slow.chmod(0o700)

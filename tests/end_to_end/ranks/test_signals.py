@@ -28,7 +28,7 @@ OURS = stack_signal.SIGNUM
 
 
 def asked(run: ice.Run) -> dict[int, str]:
-    return stacks.ask(run._dir, run.attempt, run._run_state.ranks, 3)
+    return stacks.collect(run._dir, run.attempt, run._run_state.ranks, 3)
 
 
 def put_back_what_was_there() -> None:
@@ -115,7 +115,7 @@ def test_no_handler_of_the_users_is_fired_and_no_rank_ended(runs: Path) -> None:
     assert "in silent_in_its_own_way" in found[FORKS]
     for rank in (HANDLES_ALL, REGISTERS, WAYS.index(ignore_all), WAYS.index(close_all)):
         assert found[rank] == "", rank
-    assert OURS.name in stacks.Stacks({0: ""}).folded[0][1]
+    assert OURS.name in stacks.Stacks({0: ""}).groups[0][1]
     run.events.resume.set()
     assert run.result(60) == dict.fromkeys(range(ranks), ([], ""))
 

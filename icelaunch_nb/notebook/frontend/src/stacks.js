@@ -1,4 +1,4 @@
-/** Where every rank is, as `Stacks.folded` groups the ranks: those at the same place together. */
+/** Where every rank is, as `Stacks.groups` groups the ranks: those at the same place together. */
 import { clock, h } from "./dom.js";
 import { plain } from "./sanitise.js";
 
