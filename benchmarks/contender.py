@@ -1,4 +1,4 @@
-"""The session's end of a contender's process."""
+"""A contender's process, as the session sees it."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from pathlib import Path
 
 from benchmarks.messages import Answer, Call
 
-_PATIENCE = 120.0  # seconds for one launch; the slowest peer takes a tenth of it
+_TIMEOUT = 120.0  # seconds for one launch; the slowest peer needs a tenth of it
 _ROOT = Path(__file__).parent.parent
-_NOT_A_USERS = ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED")
+_NOT_IN_A_USERS_SHELL = ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED")
 
 
 def plain_environ() -> dict[str, str]:
-    """The environment of every process that is measured, with this repository on its path.
+    """Returns the environment of every measured process, with this repository on its path.
 
-    Without what a test machine sets and a user's shell doesn't: with ``PYTHONDONTWRITEBYTECODE`` an editable install is compiled at
-    every import, with ``PYTHONUNBUFFERED`` every printed line is a system call.
+    It lacks what a test machine sets and a user's shell doesn't. With ``PYTHONDONTWRITEBYTECODE``,
+    an editable install is compiled at every import. With ``PYTHONUNBUFFERED``, every printed line
+    is a system call.
     """
-    kept = {name: value for name, value in os.environ.items() if name not in _NOT_A_USERS}
+    kept = {name: value for name, value in os.environ.items() if name not in _NOT_IN_A_USERS_SHELL}
     return {**kept, "PYTHONPATH": str(_ROOT)}
 
 
@@ -40,26 +41,26 @@ class Measurement:
     """One launch.
 
     Attributes:
-        called: When it was asked for.
-        returned: When its results, or its exception, were in hand.
-        marks: The moments that ranks noted, by label, in order.
+        called: When the launch was called, in seconds since the epoch.
+        returned: When it returned its results or raised its exception, in seconds since the epoch.
+        marks: The times that ranks noted, by label, in ascending order.
         lines: How many lines reached the caller's stdout.
-        knows_torch: Whether torch is imported in the caller's process afterwards.
+        torch_imported: Whether torch is imported in the caller's process afterwards.
     """
 
     called: float
     returned: float
     marks: dict[str, list[float]]
     lines: int
-    knows_torch: bool
+    torch_imported: bool
 
 
 class Contender:
     """A kernel with one contender in it.
 
     Args:
-        name: Which.
-        scratch: A folder for all that it writes.
+        name: The contender, a key of `launchers.LAUNCHERS`.
+        scratch: A folder for all that the kernel writes.
     """
 
     def __init__(self, name: str, scratch: Path) -> None:
@@ -80,45 +81,50 @@ class Contender:
             )
 
     def load(self) -> None:
-        """Does what a user does once per kernel. Without it, the first launch does it, within its time."""
+        """Does what a user does once per kernel.
+
+        If this isn't called, the first launch does it, and its time includes it.
+        """
         self._session.send(None)
         self._session.recv()
 
     def measure(self, call: Call, *, fails: bool = False) -> Measurement:
-        """Launches once, and removes what that left on disk, so that its memory in the page cache is free again.
+        """Launches once, and removes the files that this left on disk.
+
+        Their memory in the page cache is then free again.
 
         Args:
             call: What to launch.
-            fails: Whether it has to end in an exception.
+            fails: Whether the launch has to end in an exception.
 
         Raises:
-            Unmeasured: It ended otherwise, or not at all.
+            Unmeasured: The launch ended in another way, or not at all.
         """
         folder = Path(tempfile.mkdtemp(prefix="launch-", dir=self._folder))
         os.truncate(self._stdout, 0)
         try:
-            answer = self._ask(call, folder)
+            answer = self._request(call, folder)
             if fails != bool(answer.error):
                 raise Unmeasured(answer.error or "returned, though a rank had raised")
             with self._stdout.open("rb") as file:
                 lines = sum(1 for _ in file)
             return Measurement(
-                answer.called, answer.returned, _marks(folder), lines, answer.knows_torch
+                answer.called, answer.returned, _marks(folder), lines, answer.torch_imported
             )
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _ask(self, call: Call, folder: Path) -> Answer:
+    def _request(self, call: Call, folder: Path) -> Answer:
         try:
             self._session.send((call, str(folder)))
-            if self._session.poll(_PATIENCE):
+            if self._session.poll(_TIMEOUT):
                 return self._session.recv()
         except (EOFError, OSError):
             raise Unmeasured("its process ended") from None
-        raise Unmeasured(f"no answer within {_PATIENCE:.0f} s")
+        raise Unmeasured(f"no answer within {_TIMEOUT:.0f} s")
 
     def close(self) -> None:
-        """Ends the kernel, and with it whatever it forked."""
+        """Ends the kernel, and all processes that it forked."""
         self._session.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(10)

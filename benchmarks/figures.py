@@ -1,4 +1,4 @@
-"""The figures of a warm launch: what is launched, what is read off it, and the bound it has to keep."""
+"""The figures of a warm launch: what is launched, which times count, and their bounds."""
 
 from __future__ import annotations
 
@@ -19,42 +19,43 @@ class Bound:
     """What icelaunch_nb's median must not exceed.
 
     Attributes:
-        limit: Seconds, or a factor.
-        of: Whose median the factor is of; empty: the limit is in seconds.
+        limit: Seconds, or a factor of another median.
+        relative_to: The contender whose median the factor applies to. If empty, `limit` is in
+            seconds.
     """
 
     limit: float
-    of: str = ""
+    relative_to: str = ""
 
 
 @dataclass(frozen=True)
-class Reading:
-    """A figure that is read off a launch.
+class Timing:
+    """A time that is computed from the measurement of a launch.
 
     Attributes:
         title: What the table calls it.
-        of: The seconds.
-        bound: What has to be kept; None: shown for comparison.
+        seconds: Computes the time, in seconds.
+        bound: What has to be kept. None if the time is shown only for comparison.
     """
 
     title: str
-    of: Callable[[Measurement], float]
+    seconds: Callable[[Measurement], float]
     bound: Bound | None = None
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A launch that is measured, side by side.
+    """A launch that is measured for several contenders in turn.
 
     Attributes:
         call: The launch.
-        readings: What is read off it.
-        contenders: Who can do it.
-        fails: Whether it has to end in an exception.
+        timings: The times that are computed from each measurement.
+        contenders: The names of the contenders that can do it.
+        fails: Whether the launch has to end in an exception.
     """
 
     call: Call
-    readings: tuple[Reading, ...]
+    timings: tuple[Timing, ...]
     contenders: tuple[str, ...]
     fails: bool = False
 
@@ -93,12 +94,12 @@ FIGURES = (
     Figure(
         Call("first_line", ranks=2),
         (
-            Reading(
+            Timing(
                 "warm launch → first line on all of 2 ranks",
                 _to_first_line,
                 Bound(1.5, "accelerate"),
             ),
-            Reading(
+            Timing(
                 "warm launch → results of 2 ranks in hand", _to_return, Bound(0.6, "accelerate")
             ),
         ),
@@ -107,12 +108,12 @@ FIGURES = (
     Figure(
         Call("first_line", ranks=8),
         (
-            Reading(
+            Timing(
                 "warm launch → first line on all of 8 ranks",
                 _to_first_line,
                 Bound(1.0, "accelerate"),
             ),
-            Reading(
+            Timing(
                 "warm launch → results of 8 ranks in hand", _to_return, Bound(0.6, "accelerate")
             ),
         ),
@@ -121,7 +122,7 @@ FIGURES = (
     Figure(
         Call("first_line", ranks=64),
         (
-            Reading(
+            Timing(
                 "warm launch → results of 64 ranks in hand, per rank",
                 _to_return_per_rank,
                 Bound(0.015),
@@ -132,7 +133,7 @@ FIGURES = (
     Figure(
         Call("crash_once", ("raise",), restarts=1),
         (
-            Reading(
+            Timing(
                 "a rank of 2 raises → first line on all ranks of the next attempt",
                 _crash_to_next_attempt,
                 Bound(0.15),
@@ -143,7 +144,7 @@ FIGURES = (
     Figure(
         Call("crash_once", ("SIGKILL",), restarts=1),
         (
-            Reading(
+            Timing(
                 "a rank of 2 is killed → first line on all ranks of the next attempt",
                 _crash_to_next_attempt,
                 Bound(0.15),
@@ -154,7 +155,7 @@ FIGURES = (
     Figure(
         Call("raise_beside_barrier"),
         (
-            Reading(
+            Timing(
                 "a rank raises, the other waits in a gloo barrier → the caller has the exception",
                 _raise_to_exception,
                 Bound(1.0),
@@ -166,20 +167,21 @@ FIGURES = (
     Figure(
         Call("many_lines", (LINES // 2,), shown=True),
         (
-            Reading(
+            Timing(
                 f"2 ranks print {LINES:,} lines in all → the call returns, all of them shown",
                 _to_return_with_all_lines,
             ),
         ),
         WITH_RESTARTS,
     ),
-    Figure(  # the last: unpickling a tensor is what first brings torch into icelaunch_nb's kernel
+    # The last figure, because unpickling a tensor imports torch in icelaunch_nb's kernel.
+    Figure(
         Call("big_tensor", (256,), ranks=1),
         (
-            Reading(
+            Timing(
                 "a 256 MB tensor: the rank returns it → in hand", _return_to_in_hand, Bound(0.5)
             ),
-            Reading("a 256 MB tensor: launch → made, returned, in hand", _to_return),
+            Timing("a 256 MB tensor: launch → made, returned, in hand", _to_return),
         ),
         WITH_RESULTS,
     ),

@@ -1,7 +1,8 @@
-"""A contender's own process: a plain Python that, like a notebook's kernel, lives on between launches.
+"""A contender's own process: plain Python that lives on between launches, like a notebook's kernel.
 
-``python -m benchmarks.kernel <contender> <file descriptor>``. It imports what its contender needs and nothing else, so
-those that fork it do so from a process that has imported torch, and icelaunch_nb runs in one that hasn't.
+``python -m benchmarks.kernel <contender> <file descriptor>``. It imports only what its contender
+needs. So the contenders that fork it fork a process that has imported torch, and icelaunch_nb runs
+in one that hasn't.
 """
 
 from __future__ import annotations
@@ -17,11 +18,10 @@ from benchmarks.messages import Answer, Call
 
 
 def main() -> None:
-    """Obeys until the session hangs up."""
+    """Serves the session's requests until the session closes the connection."""
     source = Path(__file__).with_name("ranks.py")
-    exec(
-        compile(source.read_text(), source, "exec"), globals()
-    )  # as a cell would be: into __main__
+    # In __main__, as a cell would be.
+    exec(compile(source.read_text(), source, "exec"), globals())
     session = Connection(int(sys.argv[2]))
     launcher, loaded = LAUNCHERS[sys.argv[1]](), False
     with contextlib.suppress(EOFError):
@@ -50,7 +50,8 @@ def _measure(launcher: Launcher, called: float, call: Call, folder: str) -> Answ
         )
     except Exception as raised:
         returned = time.time()
-        error = f"{type(raised).__name__}: {str(raised).strip().splitlines()[0] if str(raised).strip() else ''}"
+        text = str(raised).strip()
+        error = f"{type(raised).__name__}: {text.splitlines()[0] if text else ''}"
     else:
         returned = time.time()
         del value

@@ -1,4 +1,4 @@
-"""The contenders: how each of them is made ready, and asked to run a function on several ranks."""
+"""The contenders: how each of them is loaded, and how it runs a function on several ranks."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from typing import Any, ClassVar
 
 
 class Launcher:
-    """One way from a notebook's function to its ranks.
+    """One way to run a notebook's function on ranks.
 
     Attributes:
         name: What the table calls it.
-        package: What has to be installed.
-        cold: Whether every launch starts from nothing, so that there is nothing to warm up and few repetitions say enough.
+        package: The package that has to be installed.
+        cold: Whether every launch starts new interpreters. Then nothing warms up, and few
+            repetitions suffice.
     """
 
     name: ClassVar[str]
@@ -26,7 +27,7 @@ class Launcher:
 
     @classmethod
     def version(cls) -> str | None:
-        """The installed version; None: it is missing."""
+        """Returns the installed version, or None if the package is missing."""
         if importlib.util.find_spec(cls.package) is None:
             return None
         try:
@@ -35,7 +36,7 @@ class Launcher:
             return "from this folder"
 
     def load(self) -> None:
-        """What a user does once per kernel."""
+        """Does what a user does once per kernel."""
         raise NotImplementedError
 
     def launch(
@@ -53,8 +54,8 @@ class Launcher:
         Args:
             fn: The function.
             args: Its arguments.
-            ranks: How many.
-            folder: Where logs go, for contenders that keep some.
+            ranks: How many ranks.
+            folder: Where the contenders that keep logs write them.
             restarts: How often the ranks may be restarted.
             shown: Whether what ranks print has to reach the caller's stdout.
         """
@@ -62,7 +63,7 @@ class Launcher:
 
 
 class Icelaunch(Launcher):
-    """This package. What has to be shown goes through `launch_agent` with ``tee``, the rest through `launch`."""
+    """This package: `launch_agent` with ``tee`` where output is shown, otherwise `launch`."""
 
     name = "icelaunch_nb"
     package = "icelaunch_nb"
@@ -102,7 +103,10 @@ class Icelaunch(Launcher):
 
 
 class Accelerate(Launcher):
-    """``accelerate.notebook_launcher``: forks this process. It returns nothing, and always shows what ranks print."""
+    """``accelerate.notebook_launcher``, which forks this process.
+
+    It returns nothing, and always shows what ranks print.
+    """
 
     name = "accelerate"
     package = "accelerate"
@@ -122,14 +126,17 @@ class Accelerate(Launcher):
         restarts: int,
         shown: bool,
     ) -> Any:
-        # Its default port, 29500, may be somebody's; a free one costs it nothing.
+        # Its default port, 29500, may be in use; choosing a free one costs it nothing.
         return self._launch(
             fn, args, num_processes=ranks, max_restarts=restarts, use_port=str(_free_port())
         )
 
 
 class Elastic(Launcher):
-    """torch's own ``elastic_launch``, as it works in a notebook: fork (cells' functions can't be pickled) and c10d on localhost."""
+    """torch's own ``elastic_launch``, as it works in a notebook.
+
+    It forks, because a cell's functions can't be pickled, and uses c10d on localhost.
+    """
 
     name = "torch elastic"
     package = "torch"
@@ -172,7 +179,10 @@ class Elastic(Launcher):
 
 
 class Torchrunx(Launcher):
-    """torchrunx on localhost: an agent and ranks that each start a new interpreter. It has no restarts."""
+    """torchrunx on localhost, without restarts.
+
+    Its agent and each of its ranks start a new interpreter.
+    """
 
     name = "torchrunx"
     package = "torchrunx"
@@ -194,8 +204,10 @@ class Torchrunx(Launcher):
         shown: bool,
     ) -> Any:
         os.environ["TORCHRUNX_LOG_DIR"] = folder
-        # backend=None: the others don't make a process group before the first line either. With its own gloo group, the caller
-        # of ranks of which one raises beside a barrier had no answer after two minutes; so it has one when the barrier times out.
+        # backend=None, because the others don't make a process group before the first line either.
+        # With torchrunx's own gloo group, when a rank raised while another waited in a barrier, the
+        # caller had no exception after two minutes. With backend=None, it has one when the barrier
+        # times out.
         return (
             self._launcher(hostnames=["localhost"], workers_per_host=ranks, backend=None)
             .run(fn, *args)

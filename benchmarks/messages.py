@@ -1,4 +1,4 @@
-"""What the session and a contender's kernel say to each other."""
+"""The messages between the session and a contender's kernel."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ class Call:
 
     Attributes:
         function: Name of a function in `ranks`. Its first argument is the folder for marks.
-        args: Its further arguments.
-        ranks: How many ranks run it.
-        restarts: How often they may be restarted.
-        shown: Whether what they print has to reach the caller's stdout.
+        args: The function's further arguments.
+        ranks: How many ranks run the function.
+        restarts: How often the ranks may be restarted.
+        shown: Whether what the ranks print has to reach the caller's stdout.
     """
 
     function: str
@@ -27,16 +27,16 @@ class Call:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the kernel saw of a launch.
+    """What the kernel measured of a launch.
 
     Attributes:
-        called: When the launch was asked for.
-        returned: When its results, or its exception, were in hand.
-        error: Type and first line of the exception; empty where it returned.
-        knows_torch: Whether torch is imported in the kernel afterwards.
+        called: When the launch was called, in seconds since the epoch.
+        returned: When it returned its results or raised its exception, in seconds since the epoch.
+        error: Type and first line of the exception. Empty if the launch returned.
+        torch_imported: Whether torch is imported in the kernel afterwards.
     """
 
     called: float
     returned: float
     error: str
-    knows_torch: bool
+    torch_imported: bool

@@ -1,4 +1,8 @@
-"""What the ranks run. `kernel` executes this file in its ``__main__``, as a cell would be, so all of it travels by value."""
+"""What the ranks run.
+
+`kernel` executes this file in its ``__main__``, as a cell would be, so all of it is pickled by
+value.
+"""
 
 import datetime
 import os
@@ -7,7 +11,10 @@ import time
 
 
 def mark(folder, label):
-    """Notes the time of a moment in a file of this rank's own: the one way out that every launcher leaves open."""
+    """Writes the current time to a file of this rank's own.
+
+    A file is the only output of a rank that every launcher keeps.
+    """
     now = time.time()
     with open(os.path.join(folder, f"mark-{label}-{os.getpid()}"), "w") as file:
         file.write(repr(now))
@@ -20,7 +27,7 @@ def first_line(folder):
 
 
 def crash_once(folder, how):
-    """Rank 0 crashes in the first attempt, a while after both ranks have begun; the other would sleep on."""
+    """Rank 0 crashes in the first attempt, 0.3 s after it began, while the other rank sleeps."""
     attempt = os.environ["TORCHELASTIC_RESTART_COUNT"]
     mark(folder, f"attempt_{attempt}")
     if attempt != "0":
@@ -35,7 +42,7 @@ def crash_once(folder, how):
 
 
 def raise_beside_barrier(folder):
-    """Rank 0 raises while the others wait for it in a barrier of gloo."""
+    """Rank 0 raises while the others wait for it in a gloo barrier."""
     import torch.distributed as dist
 
     dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))
@@ -47,7 +54,7 @@ def raise_beside_barrier(folder):
 
 
 def big_tensor(folder, megabytes):
-    """Returns a tensor whose every page is in memory, and notes when."""
+    """Returns a tensor whose every page is in memory, and notes the time before."""
     import torch
 
     tensor = torch.ones(megabytes * 2**20 // 4)
@@ -56,6 +63,6 @@ def big_tensor(folder, megabytes):
 
 
 def many_lines(folder, count):
-    """Prints lines of a length that training prints."""
+    """Prints lines as long as those of a training."""
     for step in range(count):
         print(f"rank {os.environ['RANK']} step {step:6d} loss 0.123456 lr 0.000100 tokens/s 12345")

@@ -1,4 +1,4 @@
-"""One session: every contender in turn, A B C A B C, for every figure."""
+"""One session: it measures every contender in turn, A B C A B C, for every figure."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from benchmarks.contender import Contender, Unmeasured
 from benchmarks.figures import FIGURES, Bound, Figure
 from benchmarks.launchers import LAUNCHERS
 
-_PAUSE = 0.5  # seconds between two launches, as a person would leave at least
+_PAUSE = 0.5  # seconds between two launches; a person leaves at least as much
 
 
 @dataclass
 class Row:
-    """A figure of all contenders.
+    """A row of the table: one time of all contenders.
 
     Attributes:
-        title: What it is.
+        title: What the time is of.
         bound: What icelaunch_nb has to keep.
-        samples: Seconds, by contender.
-        notes: Why a contender has none.
+        samples: Seconds of each launch, by contender.
+        notes: Why a contender has no samples, by contender.
     """
 
     title: str
@@ -33,17 +33,22 @@ class Row:
     notes: dict[str, str] = field(default_factory=dict)
 
     def median(self, contender: str) -> float | None:
-        """Its median; None where it has no samples."""
+        """Returns the contender's median in seconds, or None if it has no samples."""
         return statistics.median(self.samples[contender]) if self.samples.get(contender) else None
 
 
 class Session:
-    """Measures all there is.
+    """Measures all figures of all contenders.
 
     Args:
         scratch: A folder for what the contenders write.
         repetitions: How often each figure is measured.
-        cold_repetitions: How often, for a peer that starts each launch from nothing and takes seconds.
+        cold_repetitions: How often a figure is measured of a peer whose every launch is cold and
+            takes seconds.
+
+    Attributes:
+        launches_without_torch: How many of icelaunch_nb's warm launches left torch unimported in
+            its kernel.
     """
 
     def __init__(self, scratch: Path, *, repetitions: int, cold_repetitions: int) -> None:
@@ -53,10 +58,10 @@ class Session:
             cold_repetitions,
         )
         self._contenders: dict[str, Contender] = {}
-        self.launches_without_torch = 0  # of icelaunch_nb, whose kernel didn't know torch afterwards, up to the first that did
+        self.launches_without_torch = 0
 
     def run(self) -> list[Row]:
-        """Every row of the table."""
+        """Measures, and returns every row of the table."""
         rows = self._cold()
         try:
             for name, launcher in LAUNCHERS.items():
@@ -76,7 +81,7 @@ class Session:
             "first launch, 2 ranks: import and `%load_ext` → results in hand",
             Bound(1.2, "import torch"),
         )
-        # "Warm" by then: 1.5 is about how far apart warm launches are among themselves.
+        # A launch is warm by then: warm launches differ among themselves by a factor of about 1.5.
         settled = Row(
             "first launch, 2 ranks, 5 s after `%load_ext` → results in hand",
             Bound(1.5, "the third launch"),
@@ -92,12 +97,12 @@ class Session:
         return [importing, first, settled]
 
     def _warm(self, figure: Figure) -> list[Row]:
-        rows = [Row(reading.title, reading.bound) for reading in figure.readings]
+        rows = [Row(timing.title, timing.bound) for timing in figure.timings]
         for name in figure.contenders:
             if name not in self._contenders:
                 _note(rows, name, "not installed")
-        # Round 0 isn't counted: it finds what the figure before it left warm.
-        for number in self._rounds(self._repetitions + 1, figure.readings[0].title):
+        # Round 0 isn't counted, because it finds warm what the previous figure left.
+        for number in self._rounds(self._repetitions + 1, figure.timings[0].title):
             for name in figure.contenders:
                 if name in rows[0].notes or (
                     LAUNCHERS[name].cold and not 0 < number <= self._cold_repetitions
@@ -106,14 +111,14 @@ class Session:
                 time.sleep(_PAUSE)
                 try:
                     m = self._contenders[name].measure(figure.call, fails=figure.fails)
-                    seconds = [reading.of(m) for reading in figure.readings]
+                    seconds = [timing.seconds(m) for timing in figure.timings]
                 except Unmeasured as why:
                     _note(rows, name, str(why))
                     self._contenders[name].close()
                     self._contenders[name] = Contender(name, self._scratch)
                     self._contenders[name].load()
                     continue
-                if name == "icelaunch_nb" and not m.knows_torch:
+                if name == "icelaunch_nb" and not m.torch_imported:
                     self.launches_without_torch += 1
                 for row, value in zip(rows, seconds, strict=True):
                     if number:

@@ -1,7 +1,8 @@
 """What a step of ``ctx.steps`` and a ``ctx.report`` cost: ``python -m benchmarks.steps``.
 
-Each figure is the best of several rounds, less what an empty loop costs, in microseconds; bounds: 2 a step, 20 a report.
-The ranks of one machine share the board, so it is also measured with two ranks that run at once.
+Each figure is the best of several rounds, less what an empty loop costs, in microseconds. The
+bounds are 2 µs a step and 20 µs a report. The ranks of one machine share the board, so the figures
+are also measured with two ranks that run at once.
 """
 
 from __future__ import annotations
@@ -15,18 +16,18 @@ STEPS, ROUNDS = 200_000, 7
 
 
 def best(loop: Callable[[], Iterable[object]], count: int = STEPS) -> float:
-    """Microseconds per item of a loop that does nothing."""
-    found = []
+    """Returns the microseconds per item of a loop that does nothing, in its best round."""
+    microseconds = []
     for _ in range(ROUNDS):
         started = time.perf_counter()
         for _ in loop():
             pass
-        found.append((time.perf_counter() - started) / count * 1e6)
-    return min(found)
+        microseconds.append((time.perf_counter() - started) / count * 1e6)
+    return min(microseconds)
 
 
 def costs() -> dict[str, float]:
-    """Measured in a rank."""
+    """Measures in a rank; returns microseconds by what was measured."""
     ctx = ice.get_context()
     plain = best(lambda: range(STEPS))
     measured = {"a step": best(lambda: ctx.steps(range(STEPS))) - plain}
@@ -51,9 +52,8 @@ def main() -> None:
     for ranks in (1, 2):
         results = ice.launch(costs, nproc_per_node=ranks).result()
         for name in results[0]:
-            print(
-                f"{ranks} rank{'s' * (ranks > 1)}  {name:24} {max(result[name] for result in results.values()):6.2f} µs"
-            )
+            slowest = max(result[name] for result in results.values())
+            print(f"{ranks} rank{'s' * (ranks > 1)}  {name:24} {slowest:6.2f} µs")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The rows as a table in Markdown."""
+"""Shows the rows as a table in Markdown."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _OURS = "icelaunch_nb"
 def render(
     rows: list[Row], *, load_before: float, load_after: float, launches_without_torch: int
 ) -> str:
-    """The whole report."""
+    """Returns the whole report: the conditions of the measurement, and the table."""
     peers = [name for name in LAUNCHERS if name != _OURS]
     head = ["figure", *LAUNCHERS, *(f"{_OURS} ÷ {peer}" for peer in peers), "bound", "kept"]
     lines = [_line(head), _line(["---"] * len(head))]
@@ -27,18 +27,20 @@ def render(
             )
         )
     return "\n".join(
-        [*_circumstances(load_before, load_after, launches_without_torch), "", *lines, ""]
+        [*_conditions(load_before, load_after, launches_without_torch), "", *lines, ""]
     )
 
 
-def _circumstances(load_before: float, load_after: float, launches_without_torch: int) -> list[str]:
+def _conditions(load_before: float, load_after: float, launches_without_torch: int) -> list[str]:
     versions = ", ".join(
         f"{name} {launcher.version() or 'not installed'}" for name, launcher in LAUNCHERS.items()
     )
     return [
-        f"Median (least–greatest, ×number of launches). {versions}; Python {platform.python_version()}, {os.cpu_count()} cores, "
+        f"Median (least–greatest, ×number of launches). {versions}; "
+        f"Python {platform.python_version()}, {os.cpu_count()} cores, "
         f"load average {load_before:.1f} before and {load_after:.1f} after.",
-        f"torch was not in `sys.modules` of {_OURS}'s kernel after {launches_without_torch} launches in it "
+        f"torch was not in `sys.modules` of {_OURS}'s kernel "
+        f"after {launches_without_torch} launches in it "
         "(all but those whose result is a tensor).",
     ]
 
@@ -49,11 +51,12 @@ def _cell(row: Row, name: str) -> str:
         return row.notes[name]
     if not samples:
         return "–"
-    return _spread(samples)
+    return _median_and_range(samples)
 
 
-def _spread(samples: list[float]) -> str:
-    return f"**{_time(statistics.median(samples))}** ({_time(min(samples))}–{_time(max(samples))}, ×{len(samples)})"
+def _median_and_range(samples: list[float]) -> str:
+    median, least, greatest = statistics.median(samples), min(samples), max(samples)
+    return f"**{_time(median)}** ({_time(least)}–{_time(greatest)}, ×{len(samples)})"
 
 
 def _ratio(row: Row, peer: str) -> str:
@@ -64,24 +67,26 @@ def _ratio(row: Row, peer: str) -> str:
 def _bound(row: Row) -> str:
     if row.bound is None:
         return "none"
-    if not row.bound.of:
+    if not row.bound.relative_to:
         return f"≤ {_time(row.bound.limit)}"
-    text = f"≤ {row.bound.limit:g} × {row.bound.of}"
-    # A yardstick without a column of its own is shown here.
-    return (
-        text
-        if row.bound.of in LAUNCHERS
-        else f"{text}: {_spread(row.samples[row.bound.of])}; here {_ratio(row, row.bound.of)}"
-    )
+    reference = row.bound.relative_to
+    text = f"≤ {row.bound.limit:g} × {reference}"
+    if reference in LAUNCHERS:
+        return text
+    # What has no column of its own is shown here.
+    return f"{text}: {_median_and_range(row.samples[reference])}; here {_ratio(row, reference)}"
 
 
 def _kept(row: Row) -> str:
     if row.bound is None:
         return "–"
-    ours, yardstick = row.median(_OURS), row.median(row.bound.of) if row.bound.of else 1.0
-    if ours is None or yardstick is None:
+    ours, reference = (
+        row.median(_OURS),
+        row.median(row.bound.relative_to) if row.bound.relative_to else 1.0,
+    )
+    if ours is None or reference is None:
         return "not measured"
-    return "met" if ours <= row.bound.limit * yardstick else "**not met**"
+    return "met" if ours <= row.bound.limit * reference else "**not met**"
 
 
 def _time(seconds: float) -> str:
