@@ -305,7 +305,7 @@ def _pickle_call(request: LaunchRequest, run_dir: RunDir, *, stacklevel: int) ->
 
     call, finder = (request.entrypoint, request.args, request.kwargs), single_process.Finder()
     try:
-        functions = packing.dump(call, run_dir.call, notice=finder if finder else None)
+        functions = packing.dump(call, run_dir.call, visit=finder if finder else None)
     except packing.PickleWriteError as error:
         raise ConfigError(
             "log_dir", str(run_dir.path.parent), f"the call can't be written there: {error}"

@@ -118,5 +118,5 @@ def _type_name(value: Any, found: list[type]) -> str:
 
 def _find_types(value: Any) -> list[type]:
     finder = Finder()
-    explain.walk(value, finder)
+    explain.visit_objects(value, finder)
     return finder.found

@@ -33,7 +33,7 @@ def explain(
     """
     deadline = time.monotonic() + seconds
     for name, value in roots.items():
-        reason = _why_not(value)
+        reason = _failure_reason(value)
         if reason is None:
             continue
         path, culprit, seen = name, value, {id(value)}
@@ -46,7 +46,7 @@ def explain(
                 if id(child) in seen:
                     continue
                 seen.add(id(child))
-                child_reason = _why_not(child)
+                child_reason = _failure_reason(child)
                 if child_reason == reason == _TOO_DEEP and type(child) is type(culprit):
                     # The next levels are alike: they would add nothing but length to the path.
                     return PackingError(path, type_name(culprit), reason)
@@ -63,7 +63,7 @@ def explain(
     return PackingError(next(iter(roots), "?"), "?", f"{type(error).__name__}: {error}")
 
 
-def _why_not(value: Any) -> str | None:
+def _failure_reason(value: Any) -> str | None:
     try:
         Pickler(ByteCounter(), lambda _: None, False).dump(value)
     except KeyboardInterrupt:
@@ -129,12 +129,12 @@ def _default_names(function: types.FunctionType) -> tuple[str, ...]:
     return names[len(names) - len(function.__defaults__ or ()) :]
 
 
-def fits(value: Any) -> bool:
+def can_pickle(value: Any) -> bool:
     """Whether a value can be pickled by itself."""
-    return _why_not(value) is None
+    return _failure_reason(value) is None
 
 
-def walk(value: Any, notice: Callable[[Any], None]) -> None:
-    """Calls `notice` with each object that would be pickled with a value. See `Pickler`."""
+def visit_objects(value: Any, visit: Callable[[Any], None]) -> None:
+    """Calls `visit` with each object that would be pickled with a value. See `Pickler`."""
     with contextlib.suppress(Exception):
-        Pickler(ByteCounter(), lambda _: None, False, notice).dump(value)
+        Pickler(ByteCounter(), lambda _: None, False, visit).dump(value)

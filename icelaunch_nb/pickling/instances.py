@@ -24,17 +24,17 @@ class InstanceReducer:
 
     def __init__(self, protocol: int, reducers: Mapping[type, Any]) -> None:
         self._protocol, self._reducers = protocol, reducers
-        self._odd: dict[type, bool] = {}
+        self._misleading: dict[type, bool] = {}
 
     def __call__(self, obj: Any) -> Any:
         """Reduces an instance, for ``reducer_override``; NotImplemented if pickle can do it."""
         cls = type(obj)
-        odd = self._odd.get(cls)
-        if odd is None:
-            odd = self._odd[cls] = not issubclass(cls, type) and _is_odd(cls)
-        if not odd or cls in self._reducers:
+        misleading = self._misleading.get(cls)
+        if misleading is None:
+            misleading = self._misleading[cls] = not issubclass(cls, type) and _misleads_pickle(cls)
+        if not misleading or cls in self._reducers:
             return NotImplemented
-        own_words = _defines(
+        reduces_itself = _defines(
             cls,
             "__reduce_ex__",
             "__reduce__",
@@ -42,7 +42,7 @@ class InstanceReducer:
             "__getnewargs__",
             "__getnewargs_ex__",
         )
-        base = None if own_words else _base_of_attributes_alone(cls)
+        base = None if reduces_itself else _base_without_other_data(cls)
         if base is not None:
             items = list.__iter__(obj) if base is list else None
             reduced: Any = (
@@ -63,7 +63,7 @@ class InstanceReducer:
         return _new, args, state, items, pairs, setter
 
 
-def _is_odd(cls: type) -> bool:
+def _misleads_pickle(cls: type) -> bool:
     if _defines(cls, "__class__"):
         return True
     return _defines(cls, "__getattr__", "__getattribute__") and not _defines(
@@ -84,7 +84,7 @@ _FROM_C: Any = object.__getattribute__
 _FROM_C_TYPE = type(object.__dict__["__getattribute__"])
 
 
-def _base_of_attributes_alone(cls: type) -> type | None:
+def _base_without_other_data(cls: type) -> type | None:
     """The base whose instances the class extends by a ``__dict__`` and slots alone.
 
     Returns:

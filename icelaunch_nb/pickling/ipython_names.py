@@ -34,7 +34,7 @@ def reduce_injected(obj: Any) -> Any:
         pickle.PicklingError: It is the shell itself.
     """
     if type(obj) is types.FunctionType:
-        return (getattr, (builtins, "open")) if is_ipythons_open(obj) else NotImplemented
+        return (getattr, (builtins, "open")) if is_ipython_open(obj) else NotImplemented
     if _is_a(obj, "IPython.core.autocall", "IPyAutocall"):
         return python_exit, ()
     if is_shell(obj):
@@ -53,7 +53,7 @@ def _is_a(obj: Any, module: str, name: str) -> bool:
     return cls is not None and issubclass(type(obj), cls)
 
 
-def is_ipythons_open(value: Any) -> bool:
+def is_ipython_open(value: Any) -> bool:
     """Whether it is the ``open`` that IPython adds to the notebook's names."""
     code = getattr(value, "__code__", None)
     return (
@@ -63,7 +63,7 @@ def is_ipythons_open(value: Any) -> bool:
     )
 
 
-def as_in_a_rank(carried: dict[str, Any], names: Any) -> None:
+def adapt_globals(carried: dict[str, Any], names: Any) -> None:
     """Adapts the globals that a function takes along to a rank.
 
     Args:

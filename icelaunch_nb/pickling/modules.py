@@ -36,7 +36,7 @@ class ModuleReducer:
 
     def __init__(self) -> None:
         self._others: dict[int, str] | None = None
-        self._off_the_path: dict[str, bool] = {}
+        self._off_import_path: dict[str, bool] = {}
 
     def __call__(self, obj: object) -> Any:
         """Reduces a module, for ``reducer_override``; NotImplemented if it is none."""
@@ -51,7 +51,7 @@ class ModuleReducer:
             return NotImplemented
         return _cp.subimport, (name,)
 
-    def member(self, obj: Any) -> Any:
+    def reduce_member(self, obj: Any) -> Any:
         """Reduces a function or a class of a module off the import path to its name there.
 
         Returns:
@@ -62,34 +62,34 @@ class ModuleReducer:
         module = sys.modules.get(name) if isinstance(name, str) else None
         if module is None or name == "__main__" or not isinstance(qualname, str):
             return NotImplemented
-        if name not in self._off_the_path:
-            self._off_the_path[name] = bool(
-                off_the_path(name)
+        if name not in self._off_import_path:
+            self._off_import_path[name] = bool(
+                files_off_import_path(name)
             ) and not _cp._is_registered_pickle_by_value(module)
         path = tuple(qualname.split("."))
-        if not self._off_the_path[name] or _attribute(module, path) is not obj:
+        if not self._off_import_path[name] or _attribute(module, path) is not obj:
             return NotImplemented
         return functools.reduce, (getattr, path, module)
 
 
-# The result of `look_at_modules`: the last name in ``sys.modules`` then, and what was found up to
+# The result of `scan_modules`: the last name in ``sys.modules`` then, and what was found up to
 # it.
-_looked_at: dict[str, Any] = {}
+_scanned: dict[str, Any] = {}
 
 
-def look_at_modules() -> None:
+def scan_modules() -> None:
     """Searches ``sys.modules`` once, for all children that this process forks.
 
     In a child, a search of all modules would copy 5 MB of shared pages.
     """
-    _looked_at.update(found=_others_than_modules(), last=next(reversed(sys.modules)))
+    _scanned.update(found=_others_than_modules(), last=next(reversed(sys.modules)))
 
 
 def _others_than_modules() -> dict[int, str]:
     """The names of those objects in ``sys.modules`` that are no modules, by id."""
     known, found = (
-        (_looked_at["last"], dict(_looked_at["found"]))
-        if _looked_at.get("last") in sys.modules
+        (_scanned["last"], dict(_scanned["found"]))
+        if _scanned.get("last") in sys.modules
         else (None, {})
     )
     try:
@@ -128,7 +128,7 @@ def _reduce(module: types.ModuleType) -> Any:
         if sys.modules.get(name) is module
         else next((key for key, value in list(sys.modules.items()) if value is module), None)
     )
-    if registered is not None and (files := off_the_path(registered)):
+    if registered is not None and (files := files_off_import_path(registered)):
         return _from_files, (files,)
     if registered is not None and _found_by_import(registered, module, namespace):
         return _cp.subimport, (registered,)
@@ -136,7 +136,7 @@ def _reduce(module: types.ModuleType) -> Any:
         above, path = _nearest_above(name)
         if path and _attribute(above, path) is module:  # such as torch.ops.aten
             return functools.reduce, (getattr, path, above)
-        if _stands_for_another(name, module, namespace):
+        if _is_stand_in(name, module, namespace):
             return _cp.subimport, (name,)
     if (
         type(module).__reduce_ex__ is not object.__reduce_ex__
@@ -162,7 +162,7 @@ def _found_by_import(name: str, module: object, namespace: dict[str, Any]) -> bo
         or "__file__" in namespace
         or name in ("__main__", *sys.builtin_module_names)
     ):
-        return not _only_here(name, namespace)
+        return not _only_in_this_process(name, namespace)
     package = name.rpartition(".")[0]
     if package in sys.modules:
         return not made_by_hand(package)
@@ -177,7 +177,7 @@ def _found_by_import(name: str, module: object, namespace: dict[str, Any]) -> bo
 _File = tuple[str, str, "list[str] | None"]
 
 
-def off_the_path(name: str) -> tuple[_File, ...]:
+def files_off_import_path(name: str) -> tuple[_File, ...]:
     """The files from which a module is loaded that no import finds, its packages first.
 
     Args:
@@ -187,13 +187,13 @@ def off_the_path(name: str) -> tuple[_File, ...]:
         The files; empty for a module that an import finds.
     """
     files: list[_File] = []
-    while name and (file := _file_off_the_path(name)) is not None:
+    while name and (file := _file_off_import_path(name)) is not None:
         files.insert(0, file)
         name = name.rpartition(".")[0]
     return tuple(files)
 
 
-def _file_off_the_path(name: str) -> _File | None:
+def _file_off_import_path(name: str) -> _File | None:
     namespace = _namespace_of(name)
     spec: Any = namespace.get("__spec__")
     origin, loader = getattr(spec, "origin", None), type(getattr(spec, "loader", None))
@@ -205,8 +205,8 @@ def _file_off_the_path(name: str) -> _File | None:
         return None
     locations = spec.submodule_search_locations
     if (
-        _lies_where_imports_look(name, origin, locations is not None)
-        or _finds(name, origin)
+        _is_on_package_path(name, origin, locations is not None)
+        or _import_finds(name, origin)
         or not os.path.isfile(origin)
     ):
         return None
@@ -217,7 +217,7 @@ def _file_off_the_path(name: str) -> _File | None:
     )
 
 
-def _lies_where_imports_look(name: str, origin: str, is_package: bool) -> bool:
+def _is_on_package_path(name: str, origin: str, is_package: bool) -> bool:
     """Whether a module's file is where its name belongs on its package's path.
 
     It reads no directory.
@@ -228,7 +228,9 @@ def _lies_where_imports_look(name: str, origin: str, is_package: bool) -> bool:
         return False
     if not package:
         return folder in sys.path or (folder == os.getcwd() and "" in sys.path)
-    return package in sys.modules and folder in _paths(package) and not off_the_path(package)
+    return (
+        package in sys.modules and folder in _paths(package) and not files_off_import_path(package)
+    )
 
 
 def _paths(package: str) -> list[str]:
@@ -238,11 +240,11 @@ def _paths(package: str) -> list[str]:
         return []
 
 
-def _finds(name: str, origin: str) -> bool:
+def _import_finds(name: str, origin: str) -> bool:
     """Whether a first import of that name would find that file."""
     package, folders = name.rpartition(".")[0], None
     if package:
-        if package not in sys.modules or off_the_path(package):
+        if package not in sys.modules or files_off_import_path(package):
             return False
         folders = _paths(package)
     for finder in sys.meta_path:
@@ -257,7 +259,7 @@ def _finds(name: str, origin: str) -> bool:
     return False
 
 
-def _only_here(name: str, namespace: dict[str, Any]) -> bool:
+def _only_in_this_process(name: str, namespace: dict[str, Any]) -> bool:
     """Whether a module has a file, but another process can't load it.
 
     The file is gone, or its loader is defined in this process alone.
@@ -269,7 +271,7 @@ def _only_here(name: str, namespace: dict[str, Any]) -> bool:
     origin = getattr(spec, "origin", None)
     if not isinstance(origin, str) or loader not in (SourceFileLoader, SourcelessFileLoader):
         return False
-    return not os.path.isfile(origin) and not _finds(name, origin)
+    return not os.path.isfile(origin) and not _import_finds(name, origin)
 
 
 def _namespace_of(name: str) -> dict[str, Any]:
@@ -334,7 +336,7 @@ def _attribute(obj: Any, path: tuple[str, ...]) -> Any:
         return None
 
 
-def _stands_for_another(name: str, module: types.ModuleType, namespace: dict[str, Any]) -> bool:
+def _is_stand_in(name: str, module: types.ModuleType, namespace: dict[str, Any]) -> bool:
     """Whether it is a stand-in that loads the module `name` on first use, or has loaded it."""
     if type(module) is types.ModuleType:
         return False

@@ -50,7 +50,7 @@ def _is_parameter_of_syntax(obj: Any) -> bool:
     )
 
 
-def lies_in_main(name: str, obj: Any) -> bool:
+def is_in_main(name: str, obj: Any) -> bool:
     """Whether ``__main__`` has this object under that name."""
     try:
         return functools.reduce(getattr, name.split("."), sys.modules["__main__"]) is obj
@@ -58,14 +58,14 @@ def lies_in_main(name: str, obj: Any) -> bool:
         return False
 
 
-def define(obj: Any, name: str | None) -> tuple[Any, ...]:
+def reduce_by_value(obj: Any, name: str | None) -> tuple[Any, ...]:
     """Reduces an object to its value, for ``reducer_override``.
 
     Args:
         obj: The object.
         name: Its name in the other process's ``__main__``; None: it isn't put there.
     """
-    make, args = _parts(obj)
+    make, args = _constructor_and_args(obj)
     return _define, (name, make, args), _state(obj), None, None, _restore
 
 
@@ -82,7 +82,7 @@ def is_type_variable(obj: Any) -> bool:
     return type(obj) is typing.TypeVar
 
 
-def _parts(obj: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+def _constructor_and_args(obj: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     cls = type(obj)
     if cls.__module__ in ("typing", "typing_extensions"):
         if cls.__name__ in _PARAMETERS:
@@ -101,13 +101,13 @@ def _parts(obj: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     if isinstance(obj, enum.Enum):
         return cls, (obj.value,)
     base = next(kind for kind in cls.__mro__ if not kind.__flags__ & _HEAP_TYPE)
-    return _instance, (cls, base, None if base is object else _plain(obj, base))
+    return _instance, (cls, base, None if base is object else _base_value(obj, base))
 
 
 _HEAP_TYPE = 1 << 9  # set for classes that Python code defines
 
 
-def _plain(obj: Any, base: type) -> Any:
+def _base_value(obj: Any, base: type) -> Any:
     """The value of an instance of a subclass of ``int``, ``str`` and the like."""
     return str.__str__(obj) if base is str else base(obj)
 
@@ -228,7 +228,10 @@ def with_members(cls: Any, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
         kind = next(kind for kind in cls._member_type_.__mro__ if not kind.__flags__ & _HEAP_TYPE)
         args = (
             kind,
-            [(member.value, None if kind is object else _plain(member, kind)) for member in cls],
+            [
+                (member.value, None if kind is object else _base_value(member, kind))
+                for member in cls
+            ],
             *args,
         )
         make = _enumeration
@@ -254,7 +257,7 @@ def _enumeration(kind: type, values: list[tuple[Any, Any]], *args: Any) -> Any:
     namespace = metaclass.__prepare__(name, bases)
     namespace["__new__"] = __new__
     # A base's would make attributes of the value. The members come with their attributes.
-    namespace["__init__"] = _leave
+    namespace["__init__"] = _no_init
     for key, value in members.items():
         namespace[key] = value
     made = metaclass.__new__(metaclass, name, bases, namespace)
@@ -263,7 +266,7 @@ def _enumeration(kind: type, values: list[tuple[Any, Any]], *args: Any) -> Any:
     return _cp._lookup_class_or_track(tracker_id, made)
 
 
-def _leave(*_: object) -> None:
+def _no_init(*_: object) -> None:
     """An ``__init__`` that does nothing."""
 
 

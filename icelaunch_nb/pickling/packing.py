@@ -52,7 +52,7 @@ from icelaunch_nb.pickling import named_objects
 from icelaunch_nb.pickling.context_variables import reduce_context_variable
 from icelaunch_nb.pickling.ctypes_objects import reduce_ctypes, reduce_ctypes_class, without_fields
 from icelaunch_nb.pickling.instances import InstanceReducer
-from icelaunch_nb.pickling.ipython_names import as_in_a_rank, reduce_injected
+from icelaunch_nb.pickling.ipython_names import adapt_globals, reduce_injected
 from icelaunch_nb.pickling.modules import ModuleReducer, made_by_hand
 from icelaunch_nb.pickling.tensors import TensorReducer
 from icelaunch_nb.pickling.torch_objects import reduce_torch_object, vars_of
@@ -96,7 +96,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         file: Where the pickle is written to.
         buffer_callback: Called with each out-of-band buffer.
         to_kernel: Whether it goes from a rank to the kernel, which has its cells' classes already.
-        notice: Called with each object for which pickle calls `reducer_override`. Strings,
+        visit: Called with each object for which pickle calls `reducer_override`. Strings,
             numbers, lists and the like aren't among them.
 
     Attributes:
@@ -111,34 +111,34 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         file: Any,
         buffer_callback: Callable[[pickle.PickleBuffer], Any] | None,
         to_kernel: bool,
-        notice: Callable[[Any], None] | None = None,
+        visit: Callable[[Any], None] | None = None,
     ) -> None:
         super().__init__(file, protocol=5, buffer_callback=buffer_callback)
-        self._notice = notice
+        self._visit = visit
         self.functions: list[types.FunctionType] = []
         self._to_kernel = to_kernel
         self._tensors = TensorReducer()
         self._modules = ModuleReducer()
         self._instances = InstanceReducer(self.proto, self.dispatch_table)
-        self._plain: set[type] = set()  # classes whose instances need no check by `_special`
+        self._plain: set[type] = set()  # classes whose instances need no check by `_reduce_special`
         if not to_kernel:
             main = _MainGlobals()
             main["__name__"] = "__main__"
             self.globals_ref[id(_main_globals())] = main
 
     def reducer_override(self, obj: Any) -> Any:
-        if self._notice is not None:
-            self._notice(obj)
+        if self._visit is not None:
+            self._visit(obj)
         cls = type(obj)  # not isinstance, which believes an instance's `__class__`
-        reduced = self._modules(obj) if cls in self._plain else self._special(obj, cls)
+        reduced = self._modules(obj) if cls in self._plain else self._reduce_special(obj, cls)
         if reduced is not NotImplemented:
             return reduced
         if cls is types.FunctionType or issubclass(cls, type):
-            return self._defined(obj)
+            return self._reduce_function_or_class(obj)
         reduced = self._instances(obj)
-        return self._named(obj) if reduced is NotImplemented else reduced
+        return self._reduce_named(obj) if reduced is NotImplemented else reduced
 
-    def _special(self, obj: Any, cls: type) -> Any:
+    def _reduce_special(self, obj: Any, cls: type) -> Any:
         """Reduces what cloudpickle 3.1 can't carry; NotImplemented for everything else."""
         by_kind: tuple[Callable[[Any], Any], ...] = (self._tensors, _reduce_operator, self._modules)
         for reducer in by_kind:
@@ -157,46 +157,50 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             if reduced is not NotImplemented:
                 return reduced
         reduced = reduce_weak(obj, not self._to_kernel)
-        if reduced is NotImplemented and not issubclass(cls, _LOOKED_AT) and not _is_of_others(obj):
+        if (
+            reduced is NotImplemented
+            and not issubclass(cls, _CHECKED_EACH_TIME)
+            and not _may_be_special(obj)
+        ):
             self._plain.add(cls)
         return reduced
 
-    def _defined(self, obj: Any) -> Any:
+    def _reduce_function_or_class(self, obj: Any) -> Any:
         """Reduces a function or a class."""
-        member = self._modules.member(obj)
+        member = self._modules.reduce_member(obj)
         if member is not NotImplemented:
             return member
         by_hand = made_by_hand(obj.__module__)
         if type(obj) is types.FunctionType:
-            with _naming_what_hides(obj):
+            with _naming_unreadable_class(obj):
                 reduced = (
                     self._dynamic_function_reduce(obj) if by_hand else super().reducer_override(obj)
                 )
-            return _with_fitting_globals(obj, reduced)
+            return _with_rank_globals(obj, reduced)
         made = reduce_ctypes_class(obj)
         if made is not NotImplemented:
             return made
-        return _with_all_parts(
+        return _with_slots_and_members(
             obj, _cp._dynamic_class_reduce(obj) if by_hand else super().reducer_override(obj)
         )
 
-    def _named(self, obj: Any) -> Any:
+    def _reduce_named(self, obj: Any) -> Any:
         """Reduces an object that pickle would look up by name in ``__main__``."""
         name = named_objects.name_in_main(obj, self.proto, self.dispatch_table)
         if not isinstance(name, str):
             return name
-        if not named_objects.lies_in_main(name, obj):
+        if not named_objects.is_in_main(name, obj):
             # For a type variable that a function made, cloudpickle keeps the identity.
             return (
                 NotImplemented
                 if named_objects.is_type_variable(obj)
-                else named_objects.define(obj, None)
+                else named_objects.reduce_by_value(obj, None)
             )
         if self._defining:
-            return named_objects.define(obj, None)
+            return named_objects.reduce_by_value(obj, None)
         if self._to_kernel:
             return named_objects.known, (name, pickle.loads, _definition(obj))
-        return named_objects.define(obj, None if "." in name else name)
+        return named_objects.reduce_by_value(obj, None if "." in name else name)
 
 
 class _Definitions(Pickler):
@@ -257,7 +261,7 @@ def _reduce_super(bound: Any) -> Any:
     return super, (bound.__thisclass__, bound.__self__)
 
 
-def _reduce_torchs(obj: Any) -> Any:
+def _reduce_torch(obj: Any) -> Any:
     reduced = reduce_torch_object(obj)
     return (
         NotImplemented
@@ -320,17 +324,17 @@ _BY_TYPE: dict[type, Callable[[Any], Any]] = {
 }
 _REDUCERS: tuple[Callable[[Any], Any], ...] = (
     reduce_injected,
-    _reduce_torchs,
+    _reduce_torch,
     _reduce_scripted,
     reduce_ctypes,
     _reduce_by_other_name,
     _refuse,
 )
 # Of these classes, some instances are special and others aren't.
-_LOOKED_AT = (type, types.FunctionType, types.ModuleType, BaseException)
+_CHECKED_EACH_TIME = (type, types.FunctionType, types.ModuleType, BaseException)
 
 
-def _is_of_others(obj: Any) -> bool:
+def _may_be_special(obj: Any) -> bool:
     """Whether some instances of its class may be special: of torch, of ctypes, a torch module."""
     return bool(vars_of(obj)) or str(type(obj).__module__).startswith(
         ("torch", "ctypes", "_ctypes", "dataclasses")
@@ -338,7 +342,7 @@ def _is_of_others(obj: Any) -> bool:
 
 
 @contextlib.contextmanager
-def _naming_what_hides(function: types.FunctionType) -> Iterator[None]:
+def _naming_unreadable_class(function: types.FunctionType) -> Iterator[None]:
     """Names the captured value whose class lookup raises, and so makes cloudpickle fail."""
     try:
         yield
@@ -354,21 +358,23 @@ def _naming_what_hides(function: types.FunctionType) -> Iterator[None]:
         raise
 
 
-def _with_fitting_globals(function: types.FunctionType, reduced: Any) -> Any:
+def _with_rank_globals(function: types.FunctionType, reduced: Any) -> Any:
     """Adapts the globals of a function that goes by value to a rank.
 
     IPython's names get their meaning there. The operators that the function names come along.
     """
     if isinstance(reduced, tuple) and reduced[0] is _cp._make_function:
-        as_in_a_rank(reduced[2][1]["__globals__"], _cp._extract_code_globals(function.__code__))
+        adapt_globals(reduced[2][1]["__globals__"], _cp._extract_code_globals(function.__code__))
         if "torch" in sys.modules:
             from icelaunch_nb.pickling import torch_operators
 
-            reduced[2][1]["_cloudpickle_submodules"] += torch_operators.needed_by(function.__code__)
+            reduced[2][1]["_cloudpickle_submodules"] += torch_operators.registrars_for(
+                function.__code__
+            )
     return reduced
 
 
-def _with_all_parts(obj: Any, reduced: Any) -> Any:
+def _with_slots_and_members(obj: Any, reduced: Any) -> Any:
     """Completes what cloudpickle makes of a class.
 
     An enumeration gets its members. The skeleton of a class with slots gets these, so that its
@@ -401,7 +407,7 @@ def captured(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
         return
     names = _cp._extract_code_globals(function.__code__)
     carried = {name: function.__globals__[name] for name in names if name in function.__globals__}
-    as_in_a_rank(carried, names)
+    adapt_globals(carried, names)
     yield from carried.items()
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
         try:
@@ -469,7 +475,7 @@ class _CheckedFile:
 
 
 def dump(
-    obj: Any, path: Path, *, to_kernel: bool = False, notice: Callable[[Any], None] | None = None
+    obj: Any, path: Path, *, to_kernel: bool = False, visit: Callable[[Any], None] | None = None
 ) -> list[types.FunctionType]:
     """Writes an object to a file that appears whole or not at all, mode 0600.
 
@@ -477,7 +483,7 @@ def dump(
         obj: Anything that `Pickler` can pickle.
         path: The file.
         to_kernel: See `Pickler`.
-        notice: See `Pickler`.
+        visit: See `Pickler`.
 
     Returns:
         The functions that went by value or by name.
@@ -490,7 +496,7 @@ def dump(
         draft = Draft(path, buffering=1 << 20)
     with draft:
         buffers: list[pickle.PickleBuffer] = []
-        pickler = Pickler(_CheckedFile(draft.file), buffers.append, to_kernel, notice)
+        pickler = Pickler(_CheckedFile(draft.file), buffers.append, to_kernel, visit)
         pickler.dump(obj)
         with _as_write_error():
             _append_buffers(draft.file, buffers)

@@ -26,10 +26,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from icelaunch_nb.pickling.torch_objects import closure_of
-from icelaunch_nb.pickling.unpicklable import OPERATORS
+from icelaunch_nb.pickling.unpicklable import OPERATOR_ADVICE
 
 _CUSTOM_OPS = "torch._library.custom_ops"
-_TORCHS_OWN = {
+_TORCH_NAMESPACES = {
     "aten",
     "prim",
     "prims",
@@ -60,8 +60,8 @@ def _reduce_by_name(obj: Any) -> Any:
     ops = sys.modules["torch"].ops
     if type(obj).__name__ == "_OpNamespace":
         return (
-            (_follow, ((obj.name,), _fillers(obj.name), ops))
-            if obj.name not in _TORCHS_OWN
+            (_follow, ((obj.name,), _registrars(obj.name), ops))
+            if obj.name not in _TORCH_NAMESPACES
             else NotImplemented
         )
     path = tuple(str(obj).split("."))
@@ -69,20 +69,20 @@ def _reduce_by_name(obj: Any) -> Any:
         known = functools.reduce(getattr, path, ops)
     except (AttributeError, RuntimeError):
         return NotImplemented
-    return (_follow, (path, _fillers(path[0]), ops)) if known is obj else NotImplemented
+    return (_follow, (path, _registrars(path[0]), ops)) if known is obj else NotImplemented
 
 
-def _follow(path: tuple[str, ...], fillers: Any, ops: Any) -> Any:
+def _follow(path: tuple[str, ...], registrars: Any, ops: Any) -> Any:
     return functools.reduce(getattr, path, ops)
 
 
-def needed_by(code: types.CodeType) -> list[Any]:
+def registrars_for(code: types.CodeType) -> list[Any]:
     """Everything that registers the operators that a function names, and so must go with it.
 
     Raises:
         pickle.PicklingError: A cell registered one of them in a way that can't be read back.
     """
-    return [filler for name in _namespaces(code) for filler in _fillers(name)]
+    return [registrar for name in _namespaces(code) for registrar in _registrars(name)]
 
 
 def _namespaces(code: types.CodeType) -> Iterator[str]:
@@ -99,7 +99,7 @@ def _known_namespaces() -> set[str]:
     """Every namespace of operators except torch's own."""
     torch = sys.modules["torch"]
     names = (*torch._C._dispatch_get_all_op_names(), *torch.library._defs, *_definitions())
-    return {name.partition("::")[0] for name in names} - _TORCHS_OWN
+    return {name.partition("::")[0] for name in names} - _TORCH_NAMESPACES
 
 
 def _definitions() -> Any:
@@ -107,32 +107,36 @@ def _definitions() -> Any:
     return getattr(sys.modules.get(_CUSTOM_OPS), "OPDEFS", {})
 
 
-def _fillers(namespace: str) -> list[Any]:
+def _registrars(namespace: str) -> list[Any]:
     """The definitions, modules and libraries that register the operators of a namespace."""
-    if namespace in _TORCHS_OWN:
+    if namespace in _TORCH_NAMESPACES:
         return []
     prefix, definitions, torch = f"{namespace}::", dict(_definitions()), sys.modules["torch"]
-    fillers = [
-        _definer(definition) for name, definition in definitions.items() if name.startswith(prefix)
+    registrars = [
+        _registrar(definition)
+        for name, definition in definitions.items()
+        if name.startswith(prefix)
     ]
     others = [
         name for name in torch.library._defs if name.startswith(prefix) and name not in definitions
     ]
-    fillers += [_module_of(name) for name in others]
-    if not fillers and (module := sys.modules.get(namespace)) is not None:
-        fillers.append(module)  # torchvision's operators come with torchvision
-    elif not fillers:
-        fillers += [
+    registrars += [_module_of(name) for name in others]
+    if not registrars and (module := sys.modules.get(namespace)) is not None:
+        registrars.append(module)  # torchvision's operators come with torchvision
+    elif not registrars:
+        registrars += [
             _Library(path)
             for path in sorted(torch.ops.loaded_libraries)
             if not path.startswith(torch.__path__[0])
         ]
-    return list({id(filler): filler for filler in fillers if filler is not None}.values())
+    return list({id(one): one for one in registrars if one is not None}.values())
 
 
-def _definer(definition: Any) -> Any:
+def _registrar(definition: Any) -> Any:
     """The object that registers an operator in another process: its definition, or its module."""
-    return definition if _is_a_cells(definition) else sys.modules[_original(definition).__module__]
+    return (
+        definition if _is_from_cell(definition) else sys.modules[_original(definition).__module__]
+    )
 
 
 class _Library:
@@ -163,13 +167,13 @@ def _module_of(name: str) -> types.ModuleType | None:
     registered = re.search(r"registered at (.*):\d+", sys.modules["torch"]._C._dispatch_dump(name))
     file = registered[1] if registered else ""
     if (
-        _is_a_cells_file(file)
-        or _a_cells_library_has(name)
-        or (file.endswith(f"torch{os.sep}library.py") and _cells_name(name))
+        _is_cell_file(file)
+        or _cell_library_defines(name)
+        or (file.endswith(f"torch{os.sep}library.py") and _cell_source_has(name))
     ):
         raise pickle.PicklingError(
             f"the operator torch.ops.{name.replace('::', '.')} is registered by the notebook "
-            f"alone, and what it does can't be read again; {OPERATORS}"
+            f"alone, and what it does can't be read again; {OPERATOR_ADVICE}"
         )
     for module in list(sys.modules.values()):
         if (
@@ -180,12 +184,12 @@ def _module_of(name: str) -> types.ModuleType | None:
     return None
 
 
-def _is_a_cells_file(file: str) -> bool:
+def _is_cell_file(file: str) -> bool:
     main = getattr(sys.modules.get("__main__"), "__file__", None)
     return file == main or (file in linecache.cache and not os.path.exists(file))
 
 
-def _a_cells_library_has(name: str) -> bool:
+def _cell_library_defines(name: str) -> bool:
     """Whether a global of the notebook or script is the Library that defined an operator.
 
     torch 2.6 reports another file than the definition's: that of its caller's caller.
@@ -197,7 +201,7 @@ def _a_cells_library_has(name: str) -> bool:
     )
 
 
-def _cells_name(name: str) -> bool:
+def _cell_source_has(name: str) -> bool:
     """Whether the source of a cell, or of the script, contains an operator's name."""
     main = getattr(sys.modules.get("__main__"), "__file__", None)
     files = [file for file in list(linecache.cache) if not os.path.exists(file)] + (
@@ -209,7 +213,7 @@ def _cells_name(name: str) -> bool:
 # Operators made by `torch.library.custom_op`.
 
 
-def _is_a_cells(definition: Any) -> bool:
+def _is_from_cell(definition: Any) -> bool:
     """Whether no import of a module makes this operator."""
     function = _original(definition)
     module = sys.modules.get(function.__module__ or "")
@@ -237,7 +241,7 @@ def _reduce_definition(definition: Any) -> Any:
         _original(definition),
         _is_triton_op(definition),
     )
-    if not _is_a_cells(definition):
+    if not _is_from_cell(definition):
         return _defined_by_module, (qualname, sys.modules[function.__module__])
     kernels = {device: _kernel(definition, device) for device in definition._backend_fns}
     own = [device for device, kernel in kernels.items() if kernel is definition._init_fn]
@@ -293,7 +297,8 @@ def _defined_by_module(qualname: str, module: types.ModuleType) -> Any:
     return _definitions()[qualname]
 
 
-_made: set[int] = set()  # ids of the operators made here whose registrations are still to come
+# Ids of the operators made here whose registrations are still to come.
+_unregistered: set[int] = set()
 
 
 def _make(
@@ -319,14 +324,14 @@ def _make(
     made = (torch.library.triton_op if is_triton else torch.library.custom_op)(
         qualname, function, **options
     )
-    _made.add(id(made))
+    _unregistered.add(id(made))
     return made
 
 
 def _register(definition: Any, state: dict[str, Any]) -> None:
-    if id(definition) not in _made:
+    if id(definition) not in _unregistered:
         return
-    _made.discard(id(definition))
+    _unregistered.discard(id(definition))
     for device, kernel in state["kernels"].items():
         definition.register_kernel(device, kernel)
     if state["fake"] is not None:

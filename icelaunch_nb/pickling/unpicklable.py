@@ -15,7 +15,7 @@ _BETWEEN = (
 )
 _READ = "it is what one process has open: open it in the function"
 _ONCE = "it is used up by whoever reads it: pass a list of its values, or make it in the function"
-OPERATORS = "define it with torch.library.custom_op, in a module, or in the function"
+OPERATOR_ADVICE = "define it with torch.library.custom_op, in a module, or in the function"
 
 _ADVICE: dict[str, str] = {
     **dict.fromkeys(
@@ -106,7 +106,7 @@ _ADVICE: dict[str, str] = {
     "logging.Handler": "it belongs to the process that made it: add the handler in the function",
     **dict.fromkeys(
         ("torch.library.Library", "torch._C._DispatchModule"),
-        OPERATORS.replace("it", "its operators", 1),
+        OPERATOR_ADVICE.replace("it", "its operators", 1),
     ),
     **dict.fromkeys(
         (
@@ -115,7 +115,7 @@ _ADVICE: dict[str, str] = {
             "torch._ops._OpNamespace",
             "torch._library.custom_ops.CustomOpDef",
         ),
-        OPERATORS,
+        OPERATOR_ADVICE,
     ),
     **dict.fromkeys(
         ("torch.jit._script.ScriptModule", "torch._C.ScriptFunction", "torch.jit.ScriptFunction"),

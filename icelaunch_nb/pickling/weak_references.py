@@ -10,31 +10,33 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-_held: list[Any] = []
+_kept_alive: list[Any] = []
 
 
-def reduce_weak(obj: Any, hold: bool) -> Any:
+def reduce_weak(obj: Any, keep_alive: bool) -> Any:
     """Reduces a weak reference, for ``reducer_override``; NotImplemented if it is none.
 
     Args:
         obj: The object.
-        hold: Whether the other process keeps the referent alive.
+        keep_alive: Whether the other process keeps the referent alive.
     """
     cls = type(obj)
     if cls is weakref.WeakKeyDictionary or cls is weakref.WeakValueDictionary:
-        return cls, (), dict(obj), None, None, _update_and_hold if hold else _update
+        return cls, (), dict(obj), None, None, _update_and_hold if keep_alive else _update
     if cls is weakref.WeakSet:
-        return cls, (), set(obj), None, None, _update_and_hold if hold else _update
+        return cls, (), set(obj), None, None, _update_and_hold if keep_alive else _update
     if cls is weakref.ReferenceType or cls is weakref.WeakMethod:
         target = obj()
-        return (_dead, ()) if target is None else (_refer, (cls, target, obj.__callback__, hold))
+        if target is None:
+            return _dead, ()
+        return _refer, (cls, target, obj.__callback__, keep_alive)
     if cls is weakref.ProxyType or cls is weakref.CallableProxyType:
         try:
             target = obj.__reduce_ex__.__self__
         # The referent is gone, or has a `__reduce_ex__` that isn't a bound method.
         except (ReferenceError, AttributeError):
             return NotImplemented
-        return _refer, (weakref.proxy, target, None, hold)
+        return _refer, (weakref.proxy, target, None, keep_alive)
     return NotImplemented
 
 
@@ -43,13 +45,13 @@ def _update(made: Any, contents: Any) -> None:
 
 
 def _update_and_hold(made: Any, contents: Any) -> None:
-    _held.append(contents)
+    _kept_alive.append(contents)
     made.update(contents)
 
 
-def _refer(make: Callable[..., Any], target: Any, callback: Any, hold: bool) -> Any:
-    if hold:
-        _held.append(target)
+def _refer(make: Callable[..., Any], target: Any, callback: Any, keep_alive: bool) -> Any:
+    if keep_alive:
+        _kept_alive.append(target)
     return make(target, callback) if callback is not None else make(target)
 
 

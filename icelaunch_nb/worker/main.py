@@ -230,4 +230,4 @@ def _exit(code: int) -> NoReturn:
         os._exit(code)
 
 
-modules.look_at_modules()  # in the forkserver, for all ranks
+modules.scan_modules()  # in the forkserver, for all ranks

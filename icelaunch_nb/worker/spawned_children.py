@@ -48,7 +48,7 @@ def serve(run_dir: RunDir, rank_dir: RankDir) -> Callable[[], None]:
             # Another path each time: a forkserver that has run a file doesn't run it again.
             script, data = rank_dir.child_main(next(_numbers))
             packing.dump(
-                {name: value for name, value in added.items() if explain.fits(value)}, data
+                {name: value for name, value in added.items() if explain.can_pickle(value)}, data
             )
             run_dir.write(
                 script,

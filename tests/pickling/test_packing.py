@@ -644,10 +644,10 @@ def test_what_stands_in_for_a_module_is_found_after_a_look_at_them_all(monkeypat
         return packing.load(tmp_path / "call.pkl")
 
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(modules, "_looked_at", {})
+    monkeypatch.setattr(modules, "_scanned", {})
     assert as_packed("before_the_look") is sys.modules["before_the_look"]
-    modules.look_at_modules()
+    modules.scan_modules()
     assert as_packed("before_the_look") is sys.modules["before_the_look"]
     assert as_packed("after_the_look") is sys.modules["after_the_look"]
-    del sys.modules[modules._looked_at["last"]]
+    del sys.modules[modules._scanned["last"]]
     assert as_packed("after_a_removal") is sys.modules["after_a_removal"]

@@ -707,9 +707,9 @@ def test_ipython_lays_its_names_where_we_look():
         shell = InteractiveShell.instance()
         names = shell.user_ns
         carried = {"get_ipython": names["get_ipython"], "x": 1}
-        ipython_names.as_in_a_rank(carried, ["display", "x"])
+        ipython_names.adapt_globals(carried, ["display", "x"])
         print(ipython_names.is_shell(shell), ipython_names.reduce_injected(names["exit"])[0] is ipython_names.python_exit,
-              ipython_names.is_ipythons_open(names["open"]), carried == {"x": 1, "display": ipython_names.display}, hasattr(builtins, "display"))
+              ipython_names.is_ipython_open(names["open"]), carried == {"x": 1, "display": ipython_names.display}, hasattr(builtins, "display"))
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],

@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 from icelaunch_nb.errors import IcelaunchError
 from icelaunch_nb.launching.cell_function import FROM_THE_RANK, RESULT, CellFunction
 from icelaunch_nb.notebook.magic.free_variables import FreeVariables, find_free_variables
-from icelaunch_nb.pickling.ipython_names import has_display, is_ipythons_open
+from icelaunch_nb.pickling.ipython_names import has_display, is_ipython_open
 
 _FUTURES = sum(getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
 _MODULE_ATTRIBUTES = {
@@ -152,7 +152,7 @@ def compile_cell(
         for name in names.needed
         if name in namespace
         and name not in excluded
-        and not (name == "open" and is_ipythons_open(namespace[name]))
+        and not (name == "open" and is_ipython_open(namespace[name]))
     ]
     optional = tuple(
         name for name in carried if name in names.bound and name not in names.surely_free

@@ -89,7 +89,9 @@ class IcelaunchMagics:
             try:
                 run = _launch(compiled, options)
             except PackingError:
-                unfit = [name for name in compiled.optional if not explain.fits(namespace[name])]
+                unfit = [
+                    name for name in compiled.optional if not explain.can_pickle(namespace[name])
+                ]
                 if not unfit:
                     raise
                 compiled_without = compile_cell(source, cell, namespace, flags=flags, without=unfit)
