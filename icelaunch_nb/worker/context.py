@@ -1,4 +1,7 @@
-"""Who a rank is: `get_context`, the same under icelaunch_nb, under plain torchrun and inline in the kernel."""
+"""`get_context`: what a rank knows about itself.
+
+It is the same under icelaunch_nb, under plain torchrun and inline in the kernel.
+"""
 
 from __future__ import annotations
 
@@ -55,52 +58,67 @@ class Context:
 
     @property
     def device(self) -> torch.device:
-        """This rank's device; CUDA's current one where it is a GPU."""
+        """This rank's device. Where it is a GPU, it is CUDA's current device."""
         import torch
 
-        named = os.environ.get(DEVICE_VARIABLE)
-        if named is None:
-            named = f"cuda:{self.local_rank}" if torch.cuda.is_available() else "cpu"
-        return torch.device(named)
+        name = os.environ.get(DEVICE_VARIABLE)
+        if name is None:
+            name = f"cuda:{self.local_rank}" if torch.cuda.is_available() else "cpu"
+        return torch.device(name)
 
     def steps(self, iterable: Iterable[T], total: int | None = None) -> Loop[T]:
-        """Goes through `iterable`, counts progress, and acts on what is asked, between two steps.
+        """Goes through `iterable`, counts progress, and acts on requests between two steps.
 
             for epoch in ctx.steps(range(3)):
                 for batch in ctx.steps(loader):
                     ...
 
-        Pause, stop and checkpoint requests act before one and the same step on all ranks of this machine, whatever the moment
-        of the click, in loops with and without collectives; `icelaunch_nb.worker.steps` says how, and why it holds. It needs all ranks
-        to go through the same loops. A pause waits, a stop ends this loop and every later one, so that the function goes on
-        behind them and returns what it returns. Of nested loops the innermost one sets the pace, and each has a progress bar of
-        its own, which the machine's first rank moves. With several nodes a request acts on the machine whose board it is set on.
+        Pause, stop and checkpoint requests act before the same step on all ranks of this machine,
+        whenever they come, in loops with and without collectives. `icelaunch_nb.worker.steps` says
+        how, and why it holds. All ranks must go through the same loops. With several nodes, a
+        request acts on the machine whose board it is set on.
+
+        A pause waits. A stop ends this loop and each later one, so that the function goes on after
+        them and returns its value. In nested loops the steps are those of the innermost one. Each
+        loop has its own progress bar, which the machine's first rank moves.
 
         Args:
             iterable: What to go through.
-            total: How many there are; None: its `len`, where it has one.
+            total: How many items there are; None: its `len`, where it has one.
+
+        Returns:
+            An iterator of the items.
         """
         return Loop(self._steps.loop(iterable, total), iterable, total)
 
     @property
     def step(self) -> int:
-        """Number of the step, from 0, as `steps` counts it: through all of the innermost loops, epoch after epoch."""
+        """Number of the step, from 0, counted by `steps` through all innermost loops and epochs."""
         return self._steps.step
 
     def should_checkpoint(self) -> bool:
         """Whether to save a checkpoint now: true once per request, on every rank at the same step.
 
-        ``events.finished_save_checkpoint`` is set when all ranks have gone on to their next step. In a loop without `steps`, the
-        call itself is where this rank acts on pauses and requests.
+        ``events.finished_save_checkpoint`` is set when all ranks have gone on to their next step.
+        In a loop without `steps`, this rank acts on pauses and requests in this call.
         """
         return self._steps.should_checkpoint()
 
     def checkpoint_due(self) -> bool:
-        """Whether `should_checkpoint` would be true; for code that has a checkpoint saved and learns later whether it was."""
-        return self._steps.protocol.is_due()
+        """Whether `should_checkpoint` would be true.
+
+        For code that has something else save a checkpoint, and learns later whether it did.
+        """
+        return self._steps.protocol.checkpoint_due()
 
     def checkpoint_saved(self, path: str | os.PathLike[str]) -> None:
-        """Says where a checkpoint lies: after a restart that is `last_checkpoint`, and the kernel sees it too."""
+        """Records where a checkpoint lies.
+
+        After a restart this is `last_checkpoint`. The kernel sees it too.
+
+        Args:
+            path: The checkpoint's file or folder.
+        """
         saved = Checkpoint(
             path=os.path.abspath(os.fspath(path)), time=time.time(), rank=self.rank, step=self.step
         )
@@ -111,22 +129,29 @@ class Context:
 
     @property
     def last_checkpoint(self) -> str | None:
-        """The path that `checkpoint_saved` was last told, by any rank of this machine in any attempt; None: none yet."""
+        """The path of the newest `checkpoint_saved`; None: there is none yet.
+
+        It counts the calls of all ranks of this machine, in all attempts.
+        """
         saved: Checkpoint | None = (
             self.__dict__.get("_saved") if self._run_dir is None else read_checkpoint(self._run_dir)
         )
         return saved.path if saved else None
 
     def report(self, /, *, step: Any = None, **metrics: Any) -> None:
-        """Notes metrics of a step (``report(loss=loss, lr=lr)``) for the panel and `Run.metrics`; under plain torchrun, nothing.
+        """Records metrics of a step (``report(loss=loss, lr=lr)``) for the panel and `Run.metrics`.
+
+        Under plain torchrun it does nothing.
 
         Args:
-            step: Number of the step; None: as `steps` counts the innermost loops' steps, from 0.
-            **metrics: Numbers, also as arrays or tensors with one element. A tensor on a GPU is waited for.
+            step: Number of the step; None: `Context.step`.
+            **metrics: Numbers, also as arrays or tensors with one element. The call waits for a
+                tensor on a GPU.
 
         Raises:
-            ValueError: A metric is named ``attempt``, ``rank`` or ``time``, which every row has already.
-            TypeError: A metric is no number, or the step no whole one.
+            ValueError: A metric is named ``attempt``, ``rank`` or ``time``, which every row has
+                already.
+            TypeError: A metric is no number, or the step is no whole number.
         """
         if self._metrics is not None:
             self._metrics.add(self.rank, self.step if step is None else step, metrics)
@@ -148,7 +173,7 @@ class Context:
             self.events._board,
             self.local_rank,
             self.local_world_size,
-            shows=self.local_rank == 0,
+            writes_bars=self.local_rank == 0,
         )
 
     @functools.cached_property
@@ -160,18 +185,21 @@ class Context:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            field.name: getattr(self, field.name) for field in fields(self)
-        }  # not what belongs to this process
+        # The fields alone: what is cached belongs to this process.
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def __repr__(self) -> str:
-        return f"<Context rank {self.rank} of {self.world_size}, attempt {self.restart_count}, run {self.run_id}>"
+        return (
+            f"<Context rank {self.rank} of {self.world_size}, "
+            f"attempt {self.restart_count}, run {self.run_id}>"
+        )
 
 
 def get_context() -> Context:
     """The context of this rank.
 
-    Works in a rank of this package, under torchrun (from its environment variables) and in a launch with ``inline=True``.
+    It works in a rank of this package, under torchrun (from its environment variables) and in a
+    launch with ``inline=True``.
 
     Raises:
         IcelaunchError: This process is no rank.
@@ -179,7 +207,8 @@ def get_context() -> Context:
     env = os.environ
     if "RANK" not in env or "WORLD_SIZE" not in env:
         raise IcelaunchError(
-            "this process is no rank: get_context() works in a function that was launched, or under torchrun"
+            "this process is no rank: "
+            "get_context() works in a function that was launched, or under torchrun"
         )
     key = (
         os.getpid(),
@@ -197,29 +226,39 @@ _current: dict[str, Any] = {}
 
 
 def reset() -> None:
-    """This process is another rank from here on than the one that it was forked from, if that was one."""
+    """Drops the context that a fork of another rank has left in this process."""
     _current.clear()
 
 
 @functools.cache
-def _tell_the_end() -> None:
-    """A program has nobody else who says that it is over."""
+def _finish_at_exit() -> None:
+    """Calls `finish` at exit: in a rank that is a program, nothing else calls it."""
     atexit.register(finish)
 
 
 def finish() -> None:
-    """This rank's function is over, also where it never asked for steps: the other ranks need not wait for it at a pause."""
-    with contextlib.suppress(Exception):  # the run directory is gone, say
-        if os.getsid(0) == os.getpid():  # a rank leads its session; its children don't speak for it
-            if not _current and RUN_DIR_VARIABLE in os.environ and _leave_at_once():
+    """Records that this rank's function is over, so that no rank waits for it at a pause.
+
+    It does so too where the function never used steps.
+    """
+    with contextlib.suppress(Exception):  # the run directory may be gone
+        # A rank leads its session. Its children must not record this for it.
+        if os.getsid(0) == os.getpid():
+            if not _current and RUN_DIR_VARIABLE in os.environ and _finish_without_context():
                 return
             context = get_context()
             if context.local_world_size > 1 or "_steps" in context.__dict__:
                 context._steps.protocol.finish()
 
 
-def _leave_at_once() -> bool:
-    """The end of a rank whose code never asked for its context, in a tenth of the time that making one takes; whether that is all."""
+def _finish_without_context() -> bool:
+    """Records the end of a rank whose code never used its context.
+
+    This takes a tenth of the time that making a context takes.
+
+    Returns:
+        Whether nothing else needs to be recorded.
+    """
     env = os.environ
     ranks, attempt = int(env["LOCAL_WORLD_SIZE"]), int(env[ATTEMPT_VARIABLE])
     return ranks == 1 or mark_over(
@@ -232,7 +271,7 @@ def _from_environment() -> Context:
     rank = int(env["RANK"])
     run_dir = env.get(RUN_DIR_VARIABLE)
     if run_dir:
-        _tell_the_end()
+        _finish_at_exit()
     return Context(
         rank=rank,
         local_rank=int(env.get("LOCAL_RANK", rank)),
