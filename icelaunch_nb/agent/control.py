@@ -1,7 +1,8 @@
-"""The agent's ear: requests from the control FIFO, SIGTERM, and the end of its host.
+"""Carries out what the agent is asked for: requests in the control FIFO, SIGTERM, its host's end.
 
-A thread listens, since the agent's main thread can be deep in a rendezvous. It alone changes the flags of the board that ask ranks for
-something, and it makes sure that a run which was told to stop does.
+A thread does this, since the agent's main thread can be deep in a rendezvous. This thread alone
+changes the flags of the board that ask ranks for something. It also makes sure that a run that was
+asked to stop ends.
 """
 
 from __future__ import annotations
@@ -32,20 +33,22 @@ from icelaunch_nb.rundir.journal_events import Ended, Stopping
 from icelaunch_nb.rundir.paths import RunDir
 from icelaunch_nb.rundir.run_state import HOST_ENDED, ORPHANS_GRACE
 
-# Seconds beyond the grace after which the agent stops waiting for itself (a rendezvous that blocks in C++, say).
-_MARGIN = 3.0
-_TERM_PATIENCE = 5.0
-_NOTED = 50  # lines that can't be read, for the agent's log
-_SHOWN = 200  # characters of such a line
-_POLL = 1.0  # seconds between two looks whether the run directory is still there
+# Seconds that the agent's main thread may take beyond the patience with its ranks. After that the
+# watchdog ends the agent. A rendezvous may block in C++, for example.
+_WATCHDOG_MARGIN = 3.0
+_MAX_TERM_PATIENCE = 5.0  # seconds between SIGTERM and SIGKILL at most
+_MAX_LOGGED = 50  # requests that can't be carried out and are still written into the agent's log
+_LOGGED_LENGTH = 200  # characters of such a request
+_POLL_INTERVAL = 1.0  # seconds between two checks whether the run directory still exists
 
 
 def term_patience(grace: float) -> float:
-    """Seconds between SIGTERM and SIGKILL for ranks that took longer than `grace` to stop by themselves.
+    """Seconds between SIGTERM and SIGKILL for ranks that did not stop by themselves within `grace`.
 
-    A part of a short grace: the host gives its agents 3.5 s for a grace of 2.
+    After a short grace this is a part of it, since the host gives its agents 3.5 s for a grace
+    of 2.
     """
-    return min(_TERM_PATIENCE, grace / 2)
+    return min(_MAX_TERM_PATIENCE, grace / 2)
 
 
 class ControlListener:
@@ -54,16 +57,17 @@ class ControlListener:
     Args:
         run_dir: The run.
         board: Its flags.
-        journal: Where a stop is written down.
-        recorder: Takes the events that ranks and kernels send.
-        hang_detector: Is told of ranks in the debugger.
-        parent: A descriptor that becomes readable when the host is gone; None: the run outlives its host.
+        journal: Where each stop is recorded.
+        recorder: Writes the events that ranks and kernels send.
+        hang_detector: Gets those events too, since it must know which ranks are in the debugger.
+        parent: A descriptor that becomes readable when the host is gone. None: the run outlives its
+            host.
 
     Attributes:
         stop_fd: Descriptor that is readable once the run shall stop.
-        kill_fd: Descriptor that is readable once patience is over.
+        kill_fd: Descriptor that is readable once the ranks shall be killed.
         grace: Seconds that ranks may take after a stop.
-        reason: Who asked for it.
+        reason: Why the run stops.
     """
 
     def __init__(
@@ -81,16 +85,17 @@ class ControlListener:
         self.stop_fd, self._stop_writer = os.pipe()
         self.kill_fd, self._kill_writer = os.pipe()
         os.set_blocking(self._kill_writer, False)
-        self._requests = RequestReader(run_dir, self._pass_over)
-        self._passed_over = 0
+        self._requests = RequestReader(run_dir, self._log_rejected)
+        self._rejected = 0
         self._stopping = threading.Event()
         self._closed = threading.Event()
         self._signalled, self._wakeup = os.pipe()
         os.set_blocking(self._wakeup, False)
 
     def start(self) -> None:
-        """From here on requests are carried out, in a thread; SIGTERM, which was blocked until now, is a stop."""
-        # C's handler writes there at once; Python's would wait until the main thread comes back from a rendezvous.
+        """Starts the thread, and unblocks SIGTERM, which is a stop from here on."""
+        # C's handler writes into the pipe at once. A Python handler would wait until the main
+        # thread comes back from a rendezvous.
         signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
         signal.signal(signal.SIGTERM, lambda *_: None)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
@@ -101,11 +106,11 @@ class ControlListener:
         return self._stopping.is_set()
 
     def close(self) -> None:
-        """The run is over; nobody needs to insist any more."""
+        """Ends the watchdog, once the run is over."""
         self._closed.set()
 
     def fds(self) -> list[int]:
-        """Descriptors that a forked rank must not keep."""
+        """The descriptors that a forked rank must close."""
         return [
             self.stop_fd,
             self._stop_writer,
@@ -123,7 +128,7 @@ class ControlListener:
                 self._signalled,
                 *([self._parent] if self._parent is not None else []),
             ]
-            ready, _, _ = select.select(watched, [], [], _POLL)
+            ready, _, _ = select.select(watched, [], [], _POLL_INTERVAL)
             if not ready and not self._run_dir.control.exists():
                 self._stop(ORPHANS_GRACE, "its directory is gone")
             if self._parent is not None and self._parent in ready:
@@ -135,10 +140,10 @@ class ControlListener:
                 for request in self._requests.read():
                     try:
                         self._carry_out(request)
-                    except (
-                        Exception
-                    ) as error:  # whoever may write to the FIFO can't make the run unstoppable
-                        self._pass_over(repr(request).encode(), f"{type(error).__name__}: {error}")
+                    # No request may end this thread: the run would be unstoppable.
+                    except Exception as error:
+                        reason = f"{type(error).__name__}: {error}"
+                        self._log_rejected(repr(request).encode(), reason)
 
     def _carry_out(self, request: Request) -> None:
         match request:
@@ -151,59 +156,60 @@ class ControlListener:
                 self._parent = None
             case WriteEvent():
                 self._recorder.write(request.event)
-                self._hang_detector.notice(request.event)
+                self._hang_detector.handle_event(request.event)
             case _:
                 change_flags(self._board, request)
         if request.number:
             self._board.mark_done(request.number)
 
-    def _pass_over(self, line: bytes, reason: str) -> None:
-        self._passed_over += 1
-        if self._passed_over <= _NOTED:
+    def _log_rejected(self, line: bytes, reason: str) -> None:
+        self._rejected += 1
+        if self._rejected <= _MAX_LOGGED:
             last = (
                 "; from here on, such lines are passed over without a word"
-                if self._passed_over == _NOTED
+                if self._rejected == _MAX_LOGGED
                 else ""
             )
-            _log(f"control: {line[:_SHOWN]!r} is passed over: {reason[:_SHOWN]}{last}")
+            shown, why = line[:_LOGGED_LENGTH], reason[:_LOGGED_LENGTH]
+            _log(f"control: {shown!r} is passed over: {why}{last}")
 
     def _stop(self, grace: float, reason: str) -> None:
         deadline = time.monotonic() + grace
         if self._stopping.is_set():
-            if deadline < self._deadline:  # asked again, with less patience
+            if deadline < self._deadline:  # another stop, with less patience
                 self._deadline = deadline
                 timer = threading.Timer(grace, self._end_patience)
                 timer.daemon = True
                 timer.start()
-                self._announce(grace, reason)
+                self._record_stop(grace, reason)
             return
         self.grace, self.reason, self._deadline = grace, reason, deadline
         self._stopping.set()
         os.write(self._stop_writer, b"!")
-        patience = grace + term_patience(grace) + _MARGIN
+        patience = grace + term_patience(grace) + _WATCHDOG_MARGIN
         threading.Thread(
             target=self._watchdog, args=(patience,), name="icelaunch-watchdog", daemon=True
         ).start()
-        self._announce(grace, reason)
+        self._record_stop(grace, reason)
 
-    def _announce(self, grace: float, reason: str) -> None:
+    def _record_stop(self, grace: float, reason: str) -> None:
         self._board.set("stop_all_tasks")
         try:
             self._journal.write(Stopping(grace=grace, reason=reason))
-        except OSError as error:  # a full disk: the run stops all the same
+        except OSError as error:  # a full disk must not keep the run from stopping
             _log(f"the stop can't be written down: {error}")
 
     def _end_patience(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # it was said often enough
+        with contextlib.suppress(BlockingIOError):  # the pipe is full, so kill_fd is readable
             os.write(self._kill_writer, b"!")
 
     def _watchdog(self, seconds: float) -> None:
-        """The agent did not end by itself in time: its main thread is stuck."""
+        """Ends the agent if its main thread is stuck, and has not ended the run in time."""
         if not self._closed.wait(seconds):
-            self._give_up()
+            self._exit()
 
-    def _give_up(self) -> NoReturn:
-        """Says how the run ended and goes; the ranks end with the agent."""
+    def _exit(self) -> NoReturn:
+        """Records how the run ended, and ends the agent. The ranks end with it."""
         self._journal.write(Ended(state="STOPPED", note=self.reason))
         os._exit(1)
 

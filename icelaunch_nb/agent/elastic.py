@@ -202,7 +202,7 @@ class IceAgent(LocalElasticAgent):
         self._journal.write(attempt)
         if self._remaining_restarts > 0 and self._start_method == "forkserver":
             self._preforked.add_soon(len(launches))
-        self._hang_detector.follow(attempt)
+        self._hang_detector.watch(attempt)
         return ranks.pids()
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:

@@ -1,8 +1,10 @@
-"""The hang detector: marks ranks that say nothing and make no step, with where they stand.
+"""Reports ranks that print nothing and make no step, and the line of code where they are.
 
-It lives in the agent, which is there as long as the ranks are, whatever becomes of the kernel; what it finds are events of the
-timeline. A rank's signs of life are its output, its metrics and its steps. While the run is paused or a rank is in the debugger
-nobody is called silent, and neither are ranks of a run that is being stopped.
+A rank's signs of life are its output, its metrics and its steps. The detector reports a rank
+without any as silent, by an event of the timeline. It reports no rank while the run is paused,
+while a rank is in the debugger, or while the run is being stopped.
+
+It runs in the agent, which lives as long as the ranks, whatever happens to the kernel.
 """
 
 from __future__ import annotations
@@ -22,29 +24,38 @@ from icelaunch_nb.rundir.paths import RunDir
 from icelaunch_nb.rundir.step_board import steps_made
 from icelaunch_nb.rundir.timeline import format_ranks
 
-_POLL = 1.0  # seconds between two looks, fewer where less than four times as long is a hang
-_ANSWER = 2.0  # seconds that silent ranks may take to say where they stand
+# Seconds between two polls. Fewer where less than four times as long is a hang.
+_POLL_INTERVAL = 1.0
+_STACKS_TIMEOUT = 2.0  # seconds that silent ranks may take to write their stacks
 
 
 @dataclass
 class _Rank:
-    """A rank as far as it is known to live."""
+    """A rank and its last sign of life.
+
+    Attributes:
+        entry: The rank.
+        signs: Its signs of life at the last poll: steps, and sizes and times of its files.
+        since: When these last changed, by the monotonic clock.
+        reported: The location at which it was reported silent. None: it isn't reported as silent.
+        next_query: Seconds of silence after which it is asked for its stacks again.
+    """
 
     entry: RankEntry
     signs: tuple[int, ...] = ()
-    since: float = 0.0  # when its signs of life last changed
-    reported: str | None = None  # where it was said to stand; None: it isn't called silent
-    next_asked: float = 0.0  # seconds of silence after which it is asked again
+    since: float = 0.0
+    reported: str | None = None
+    next_query: float = 0.0
 
 
 class HangDetector:
-    """Looks at the ranks of the newest attempt, in a thread.
+    """Watches the ranks of the newest attempt, in a thread.
 
     Args:
         run_dir: The run.
         board: Its flags.
-        recorder: Writes what is found.
-        after: Seconds of silence that are a hang; None: none are.
+        recorder: Writes the events.
+        after: Seconds of silence after which a rank is reported. None: no rank is reported.
     """
 
     def __init__(
@@ -53,49 +64,53 @@ class HangDetector:
         self._run_dir, self._board, self._recorder, self._after = run_dir, board, recorder, after
         self._names = source_locations.cell_names(run_dir)
         self._over, self._lock = threading.Event(), threading.Lock()
-        self._followed: tuple[AttemptStarted | None, list[_Rank]] = (None, [])  # replaced together
-        self._debugged: set[int] = set()  # ranks that said that they are in the debugger
-        self._gone: set[int] = set()  # those of them that weren't at the last look
-        self._thread = threading.Thread(target=self._watch, name="icelaunch-hangs", daemon=True)
+        # The newest attempt and its ranks. One assignment replaces both.
+        self._watched: tuple[AttemptStarted | None, list[_Rank]] = (None, [])
+        self._in_debugger: set[int] = set()  # ranks that are in the debugger by their own events
+        self._lock_free: set[int] = set()  # those of them whose lock was free at the last poll
+        self._thread = threading.Thread(target=self._run, name="icelaunch-hangs", daemon=True)
 
-    def follow(self, attempt: AttemptStarted) -> None:
-        """From now on the ranks of this attempt."""
+    def watch(self, attempt: AttemptStarted) -> None:
+        """Watches the ranks of this attempt from now on."""
         now = time.monotonic()
-        self._followed = attempt, [_Rank(entry, since=now) for entry in attempt.ranks]
+        self._watched = attempt, [_Rank(entry, since=now) for entry in attempt.ranks]
         if not self._thread.is_alive() and not self._over.is_set():
             self._thread.start()
 
-    def notice(self, event: TimelineEvent) -> None:
-        """Notices that a rank goes into the debugger or leaves it."""
+    def handle_event(self, event: TimelineEvent) -> None:
+        """Notes whether a rank enters or leaves the debugger by this event."""
         if event.rank is None:
             return
         with self._lock:
             if event.kind in ("debugger_start", "debugger_step"):
-                self._debugged.add(event.rank)
+                self._in_debugger.add(event.rank)
             elif event.kind == "debugger_end":
-                self._debugged.discard(event.rank)
+                self._in_debugger.discard(event.rank)
 
     def stop(self) -> None:
-        """The ranks are gone: nobody is silent, and nobody in the debugger."""
+        """Ends the thread, once the ranks are gone. No rank is in the debugger any more."""
         self._over.set()
         if self._thread.is_alive():
             self._thread.join(1)
         if self._board.is_set("debugger_start"):
-            self._no_debugger()
+            self._end_debugger_flags()
 
-    def _watch(self) -> None:
-        while not self._over.wait(_POLL if self._after is None else min(_POLL, self._after / 4)):
-            attempt, ranks = self._followed
+    def _run(self) -> None:
+        interval = _POLL_INTERVAL
+        if self._after is not None:
+            interval = min(interval, self._after / 4)
+        while not self._over.wait(interval):
+            attempt, ranks = self._watched
             with contextlib.suppress(OSError):
                 if attempt is not None:
                     self._poll(attempt, ranks)
 
     def _poll(self, attempt: AttemptStarted, ranks: list[_Rank]) -> None:
-        debugged = in_debugger(self._run_dir, attempt.attempt)
-        self._notice_gone(debugged, ranks)
+        lock_held = in_debugger(self._run_dir, attempt.attempt)
+        self._end_lost_visits(lock_held, ranks)
         now = time.monotonic()
         if (
-            debugged
+            lock_held
             or self._board.is_set("paused")
             or self._board.is_set("stop_all_tasks")
             or self._after is None
@@ -103,7 +118,7 @@ class HangDetector:
             for rank in ranks:
                 rank.since = now
         else:
-            self._look_for_signs(now, attempt.attempt, ranks)
+            self._update_signs(now, attempt.attempt, ranks)
         recovered = [
             rank
             for rank in ranks
@@ -111,82 +126,88 @@ class HangDetector:
             and (now - rank.since < (self._after or 0) or not rank.entry.process.alive())
         ]
         for rank in recovered:
-            rank.reported, rank.next_asked = None, 0.0
+            rank.reported, rank.next_query = None, 0.0
         if recovered:
             numbers = [rank.entry.rank for rank in recovered]
             self._recorder.record(
                 "recovered", f"{format_ranks(numbers)} no longer silent", ranks=numbers
             )
         if self._after is not None:
-            self._ask(
-                attempt,
-                [
-                    rank
-                    for rank in ranks
-                    if now - rank.since >= max(self._after, rank.next_asked)
-                    and rank.entry.process.alive()
-                ],
-            )
+            silent = [
+                rank
+                for rank in ranks
+                if now - rank.since >= max(self._after, rank.next_query)
+                and rank.entry.process.alive()
+            ]
+            self._report_silent(attempt, silent)
 
-    def _look_for_signs(self, now: float, number: int, ranks: list[_Rank]) -> None:
+    def _update_signs(self, now: float, number: int, ranks: list[_Rank]) -> None:
         made = steps_made(self._run_dir.steps(number), len(ranks))
         for rank in ranks:
             local = rank.entry.local_rank
             folder, signs = self._run_dir.rank(number, local), [made.get(local, 0)]
             for path in (folder.stdout, folder.stderr, folder.metrics):
                 with contextlib.suppress(OSError):
-                    found = os.stat(path)
-                    signs += [found.st_size, found.st_mtime_ns]
+                    status = os.stat(path)
+                    signs += [status.st_size, status.st_mtime_ns]
             if tuple(signs) != rank.signs:
                 rank.signs, rank.since = tuple(signs), now
 
-    def _ask(self, attempt: AttemptStarted, ranks: list[_Rank]) -> None:
-        """Asks silent ranks where they stand, and says so where it is new; rarer and rarer, should it last for days."""
+    def _report_silent(self, attempt: AttemptStarted, ranks: list[_Rank]) -> None:
+        """Asks silent ranks for their stacks, and reports each location that is new.
+
+        Each query comes after twice the silence of the one before, since a hang may last for days.
+        """
         if not ranks:
             return
         texts = stacks.collect(
             self._run_dir,
             attempt.attempt,
             [rank.entry for rank in ranks],
-            _ANSWER,
+            _STACKS_TIMEOUT,
             self._over.is_set,
         )
-        if self._over.is_set() or self._followed[0] is not attempt:
+        if self._over.is_set() or self._watched[0] is not attempt:
             return
-        at: dict[str, list[_Rank]] = {}
+        by_location: dict[str, list[_Rank]] = {}
         for rank in ranks:
-            rank.next_asked = 2 * (time.monotonic() - rank.since)
-            at.setdefault(stacks.user_location(texts[rank.entry.rank], self._names), []).append(
-                rank
-            )
-        for where, there in sorted(at.items(), key=lambda place: len(place[1])):
-            new = [rank for rank in there if rank.reported != where]
+            rank.next_query = 2 * (time.monotonic() - rank.since)
+            location = stacks.user_location(texts[rank.entry.rank], self._names)
+            by_location.setdefault(location, []).append(rank)
+        for location, group in sorted(by_location.items(), key=lambda item: len(item[1])):
+            new = [rank for rank in group if rank.reported != location]
             if new:
-                numbers, seconds = (
-                    [rank.entry.rank for rank in new],
-                    time.monotonic() - max(rank.since for rank in new),
-                )
+                numbers = [rank.entry.rank for rank in new]
+                seconds = time.monotonic() - max(rank.since for rank in new)
                 text = f"{format_ranks(numbers)} silent for {seconds:.0f} s" + (
-                    f", at {where}" if where else ""
+                    f", at {location}" if location else ""
                 )
-                self._recorder.record("silent", text, ranks=numbers, where=where)
-            for rank in there:
-                rank.reported = where
+                self._recorder.record("silent", text, ranks=numbers, where=location)
+            for rank in group:
+                rank.reported = location
 
-    def _notice_gone(self, debugged: set[int], ranks: list[_Rank]) -> None:
-        """A thread or child process can be gone without a word while its rank goes on."""
+    def _end_lost_visits(self, lock_held: set[int], ranks: list[_Rank]) -> None:
+        """Reports who left the debugger without an event of its own.
+
+        A rank's thread or child may end while it is in the debugger, and the rank goes on. Its lock
+        must be free at two polls in a row, since the rank's own event may still be on its way.
+
+        Args:
+            lock_held: Local ranks whose debugger lock is held.
+            ranks: The ranks of the attempt.
+        """
         with self._lock:
-            gone = {
-                rank.entry.rank for rank in ranks if rank.entry.local_rank not in debugged
-            } & self._debugged
-            lost, self._gone = gone & self._gone, gone - self._gone
-            self._debugged -= lost
-        if lost and not debugged:
-            self._no_debugger()
+            lock_free = {
+                rank.entry.rank for rank in ranks if rank.entry.local_rank not in lock_held
+            } & self._in_debugger
+            lost, self._lock_free = lock_free & self._lock_free, lock_free - self._lock_free
+            self._in_debugger -= lost
+        if lost and not lock_held:
+            self._end_debugger_flags()
         for number in lost:
             self._recorder.record("debugger_end", "left the debugger without a word", rank=number)
 
-    def _no_debugger(self) -> None:
+    def _end_debugger_flags(self) -> None:
         with self._board.locked():
             self._board.clear("debugger_start")
             self._board.set("debugger_end")
