@@ -1,4 +1,4 @@
-"""What a rank says about its exception: its user's frames, source lines and cell names."""
+"""How a rank formats its exception: the user's frames, source lines and cell names."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def cell():
         linecache.cache.pop(name, None)
 
 
-def told(function, names=None) -> str:
-    """The rendering of what a function raises, as a rank would: the frames above it are ours."""
+def rendered(function, names=None) -> str:
+    """Renders what a function raises, as a rank does: the frames above it are ours."""
     try:
         function()
     except BaseException as error:
-        # The frame of this test: in a rank it is one of the package's, which is left out.
+        # Drop the frame of this test. In a rank it belongs to the package and isn't shown.
         return render(
             error.with_traceback(error.__traceback__.tb_next),
             {"<cell 3>": "Cell In[3]"} if names is None else names,
@@ -51,7 +51,7 @@ def test_the_cell_is_named_with_the_failing_line_and_its_neighbours(cell):
             # some comment
             raise ValueError("boom")
     """)["f"]
-    assert told(f) == textwrap.dedent("""\
+    assert rendered(f) == textwrap.dedent("""\
         Cell In[3], line 4, in f
               2     x = 1
               3     # some comment
@@ -65,7 +65,7 @@ def test_code_at_a_cells_top_level_has_no_function_name(cell):
     linecache.cache["<cell 3>"] = (len(source), None, source.splitlines(True), "<cell 3>")
     code = compile(source, "<cell 3>", "exec")
     try:
-        text = told(lambda: exec(code, {}))
+        text = rendered(lambda: exec(code, {}))
     finally:
         del linecache.cache["<cell 3>"]
     assert text.endswith(
@@ -78,17 +78,17 @@ def test_a_file_is_named_by_its_path_and_line(tmp_path):
     path.write_text("def f():\n    raise KeyError('x')\n")
     namespace: dict = {}
     exec(compile(path.read_text(), str(path), "exec"), namespace)
-    assert told(namespace["f"]).startswith(f"File {path}:2, in f\n")
+    assert rendered(namespace["f"]).startswith(f"File {path}:2, in f\n")
 
 
-def test_all_frames_of_the_user_are_there_outermost_first(cell):
+def test_all_frames_of_the_user_are_shown_outermost_first(cell):
     space = cell("""\
         def inner():
             raise RuntimeError("deep")
         def outer():
             inner()
     """)
-    text = told(space["outer"])
+    text = rendered(space["outer"])
     assert text.index("in outer") < text.index("in inner") < text.index("RuntimeError: deep")
 
 
@@ -101,7 +101,7 @@ def test_frames_of_torch_and_of_ours_are_left_out(cell):
     """,
         torch=torch,
     )["f"]
-    text = told(f)
+    text = rendered(f)
     assert "Cell In[3], line 3, in f" in text
     assert torch.__path__[0] not in text
     assert text.splitlines()[-1].startswith("RuntimeError: ")
@@ -113,11 +113,11 @@ def test_frames_of_this_package_are_left_out(cell):
     f = cell(
         "def f():\n    return explain(TypeError('x'), roots)\n", explain=explain.explain, roots=None
     )["f"]
-    text = told(f)
+    text = rendered(f)
     assert "packing" not in text and text.count("Cell In[3]") == 1
 
 
-def test_where_only_torchs_frames_are_left_they_are_shown():
+def test_torchs_frames_are_shown_where_no_others_are_left():
     with pytest.raises(RuntimeError) as caught:
         torch.nn.Linear(2, 2)(torch.zeros(3))
     frames = caught.value.__traceback__
@@ -126,7 +126,7 @@ def test_where_only_torchs_frames_are_left_they_are_shown():
     assert torch.__path__[0] in render(caught.value.with_traceback(frames), {})
 
 
-def test_the_cause_comes_first_and_the_joint_says_so(cell):
+def test_the_cause_comes_first_and_is_called_the_cause(cell):
     f = cell("""\
         def f():
             try:
@@ -134,7 +134,7 @@ def test_the_cause_comes_first_and_the_joint_says_so(cell):
             except KeyError as error:
                 raise ValueError("no a") from error
     """)["f"]
-    first, second = told(f).split(
+    first, second = rendered(f).split(
         "\n\nThe above exception was the direct cause of the following exception:\n"
     )
     assert first.endswith("KeyError: 'a'") and second.endswith("ValueError: no a")
@@ -153,32 +153,34 @@ def test_the_context_comes_first_unless_it_is_suppressed(cell):
             except KeyError:
                 raise ValueError("no a") from None
     """)
-    assert "During handling of the above exception, another exception occurred:" in told(space["f"])
-    assert "KeyError" not in told(space["g"]).replace("except KeyError", "")
+    assert "During handling of the above exception, another exception occurred:" in rendered(
+        space["f"]
+    )
+    assert "KeyError" not in rendered(space["g"]).replace("except KeyError", "")
 
 
-def test_causes_that_form_a_ring_come_to_an_end():
+def test_each_exception_of_a_circle_of_causes_is_rendered_once():
     first, second = ValueError("first"), ValueError("second")
     first.__cause__, second.__cause__ = second, first
     text = render(first, {})
     assert text.endswith("ValueError: first") and text.count("ValueError: second") == 1
 
 
-def test_an_exception_class_of_a_cell_is_named_barely(cell):
+def test_an_exception_class_of_a_cell_is_named_without_its_module(cell):
     f = cell("""\
         class MyError(Exception): pass
         def f():
             raise MyError("mine")
     """)["f"]
-    assert told(f).splitlines()[-1] == "MyError: mine"
+    assert rendered(f).splitlines()[-1] == "MyError: mine"
 
 
-def test_a_message_of_several_lines_and_notes_are_kept(cell):
+def test_a_message_of_several_lines_is_kept(cell):
     f = cell("""\
         def f():
             raise ValueError("one\\ntwo")
     """)["f"]
-    assert told(f).endswith("ValueError: one\ntwo")
+    assert rendered(f).endswith("ValueError: one\ntwo")
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 has no notes")
@@ -189,27 +191,27 @@ def test_notes_are_kept(cell):
             error.add_note("a note")
             raise error
     """)["f"]
-    assert told(f).endswith("ValueError: one\na note")
+    assert rendered(f).endswith("ValueError: one\na note")
 
 
 def test_a_syntax_error_shows_where(cell):
     f = cell("def f():\n    compile('a = = 1', 'the_file.py', 'exec')\n")["f"]
-    text = told(f)
+    text = rendered(f)
     assert 'File "the_file.py", line 1' in text and "^" in text
     assert text.splitlines()[-1] == "SyntaxError: invalid syntax"
 
 
-def test_an_exception_without_a_traceback_or_source_is_told():
+def test_an_exception_without_a_traceback_or_source_is_rendered():
     assert render(ValueError("bare"), {}) == "ValueError: bare"
-    assert told(lambda: exec("raise ValueError('x')", {})).splitlines()[-1] == "ValueError: x"
+    assert rendered(lambda: exec("raise ValueError('x')", {})).splitlines()[-1] == "ValueError: x"
 
 
-def test_system_exit_and_interrupts_are_told():
+def test_system_exit_and_interrupts_are_rendered():
     assert render(SystemExit(3), {}) == "SystemExit: 3"
     assert render(KeyboardInterrupt(), {}) == "KeyboardInterrupt"
 
 
-def test_an_exception_whose_text_cant_be_made_is_told_as_python_tells_it():
+def test_an_exception_whose_str_raises_is_rendered_as_python_does():
     class Mute(Exception):
         def __str__(self):
             raise RuntimeError("no words")
@@ -219,7 +221,7 @@ def test_an_exception_whose_text_cant_be_made_is_told_as_python_tells_it():
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 has no groups")
-def test_the_members_of_a_group_are_told(cell):
+def test_the_members_of_a_group_are_rendered(cell):
     members = [ValueError("member one"), KeyError("member two")]
     f = cell(
         """\
@@ -228,15 +230,15 @@ def test_the_members_of_a_group_are_told(cell):
     """,
         members=members,
     )["f"]
-    text = told(f)
+    text = rendered(f)
     assert "member one" in text and "member two" in text
 
 
-def test_endless_recursion_is_told_in_a_page(cell):
+def test_endless_recursion_is_rendered_in_less_than_200_lines(cell):
     f = cell("""\
         def f():
             return f()
     """)["f"]
-    text = told(f)
+    text = rendered(f)
     assert "RecursionError: maximum recursion depth exceeded" in text.splitlines()[-1]
     assert len(text.splitlines()) < 200
