@@ -13,7 +13,9 @@ _STOP_AT = "icelaunch_nb.worker.debugger:stop_at"
 
 
 def set_trace(*, header: str | None = None) -> None:
-    """Stops this rank in a debugger; ``breakpoint()`` and ``pdb.set_trace()`` in a rank do the same.
+    """Stops this rank in a debugger.
+
+    ``breakpoint()`` and ``pdb.set_trace()`` do the same in a rank.
 
     The run shows where the rank waits. Its panel offers a prompt for the rank, and
     ``run.debug(rank)`` opens one anywhere else. The rank waits until somebody enters ``continue``.

@@ -1,11 +1,12 @@
-"""A rank's debugger: pdb, whose prompt anybody of the user's can come to (`prompt`).
+"""A rank's debugger: pdb, with a prompt that any process of the user can connect to.
 
-Where it differs from pdb in a terminal:
+`worker.debug_server` has the prompt. The debugger differs from pdb in a terminal:
 
-* ``quit`` stops the run as `Run.stop` does: loops over ``ctx.steps`` end at one and the same step and the results arrive. pdb
-  would raise in this rank, which elastic takes for a failure, and starts all ranks again.
-* While a run is being stopped there is no prompt; whoever stands at one goes on.
-* Frames below the user's function are not shown, and stepping never leads into this package.
+* ``quit`` stops the run as `Run.stop` does: loops over ``ctx.steps`` end at the same step and the
+  results arrive. pdb would raise in this rank, which elastic treats as a failure, and it would
+  restart all ranks.
+* While a run is being stopped there is no prompt. A rank that waits at one goes on.
+* It doesn't show frames below the user's function, and never steps into this package.
 """
 
 from __future__ import annotations
@@ -35,64 +36,82 @@ _MACHINERY = (
     os.path.dirname(_multiprocessing) + os.sep,
     threading.__file__,
     "<frozen ",
-    "<string>",
-)  # the last is a forkserver's -c
-_REASON = 200  # characters of an exception's text that the journal gets
-_NAME = 60  # and of the name of a thread
-_OFFERED = 200  # completions
+    "<string>",  # a forkserver's `-c`
+)
+_MAX_REASON = 200  # characters of an exception's text that go into the journal
+_MAX_NAME = 60  # characters of a thread's name that go into the journal
+_MAX_COMPLETIONS = 200
 
-_here = threading.local()
+_thread_state = threading.local()
 
 
 def stop_at(frame: FrameType, header: str | None = None) -> None:
-    """Stops this thread at the next line of `frame`; `header` is said first."""
+    """Stops this thread at the next line of a frame.
+
+    Args:
+        frame: The frame.
+        header: A line to print first.
+    """
     debugger = _debugger()
-    if not debugger.prompt_of_rank.stopping():
-        sys.settrace(
-            None
-        )  # a breakpoint that was set at the prompt keeps tracing on, and what follows must not be stepped into
+    if not debugger.server.stopping():
+        # A breakpoint that was set at the prompt keeps tracing on: don't step into what follows.
+        sys.settrace(None)
         debugger.why, debugger.header = "breakpoint", header
         debugger.set_trace(frame)
 
 
 def post_mortem(error: BaseException) -> None:
-    """Stops this rank where `error` was raised; returns when it goes on to fail."""
+    """Stops this rank where an exception was raised. Returns when the rank goes on to fail.
+
+    Args:
+        error: The exception.
+    """
     debugger = _debugger()
-    said = "".join(exception_message(error).splitlines()[:1])
-    debugger.why = f"{type(error).__name__}: {said}"[:_REASON]
+    message = "".join(exception_message(error).splitlines()[:1])
+    debugger.why = f"{type(error).__name__}: {message}"[:_MAX_REASON]
     sys.settrace(None)
     debugger.reset()
     debugger.interaction(None, error.__traceback__)
-    debugger.prompt_of_rank.leave()
+    debugger.server.end_session()
 
 
 def replace_pdb_set_trace() -> None:
-    """``pdb.set_trace()``, which code has from before ``breakpoint()`` came, would read this rank's stdin, where nobody types."""
+    """Makes ``pdb.set_trace()`` ours.
+
+    Older code calls it instead of ``breakpoint()``. pdb's own would read this rank's stdin, where
+    nobody can type.
+    """
     pdb.set_trace = set_trace
 
 
 def finish() -> None:
-    """The rank's function is over, and whoever stepped through its end has left the debugger."""
-    debugger = getattr(_here, "debugger", None)
-    if debugger is not None and debugger.prompt_of_rank.is_open:
+    """Ends this thread's session in the debugger, where a step has led past the function's end."""
+    debugger = getattr(_thread_state, "debugger", None)
+    if debugger is not None and debugger.server.in_session:
         sys.settrace(None)
-        debugger.prompt_of_rank.leave()
+        debugger.server.end_session()
 
 
 def _debugger() -> RankDebugger:
-    """This thread's debugger, with the breakpoints and aliases of its earlier stops; a forked child makes its own."""
-    if getattr(_here, "pid", None) != os.getpid():
+    """This thread's debugger, with the breakpoints and aliases of its earlier stops.
+
+    A forked child makes its own.
+    """
+    if getattr(_thread_state, "pid", None) != os.getpid():
         rank_dir = RankDir(Path(os.environ[RANK_DIR_VARIABLE]))
         names = source_locations.register_cells(rank_dir.run_dir)
-        _here.debugger = RankDebugger(
+        _thread_state.debugger = RankDebugger(
             DebugServer(rank_dir, int(os.environ.get("RANK", "0"))), names
         )
-        _here.pid = os.getpid()
-    return _here.debugger
+        _thread_state.pid = os.getpid()
+    return _thread_state.debugger
 
 
-def _while_it_runs(command: Callable[..., Any]) -> Any:
-    """A command that makes steps; in a post-mortem pdb's own would leave the prompt, and the rank would fail at once."""
+def _only_at_breakpoints(command: Callable[..., Any]) -> Any:
+    """A command that makes steps, for breakpoints alone.
+
+    In a post-mortem, pdb's own command would leave the prompt, and the rank would fail at once.
+    """
 
     @functools.wraps(command)
     def do(self: RankDebugger, arg: str) -> Any:
@@ -108,31 +127,32 @@ class RankDebugger(pdb.Pdb):
     """pdb at a rank's prompt.
 
     Args:
-        prompt: Where commands come from.
+        server: Where commands come from and output goes.
         names: Name to show by code filename.
 
     Attributes:
+        server: As given.
         why: ``breakpoint``, or the exception that was raised.
-        header: What is said when it stops next; None: nothing.
+        header: A line to print when it stops next; None: nothing.
     """
 
-    def __init__(self, prompt: DebugServer, names: dict[str, str]) -> None:
-        streams: Any = prompt
+    def __init__(self, server: DebugServer, names: dict[str, str]) -> None:
+        streams: Any = server
         super().__init__(
             stdin=streams, stdout=streams, skip=["icelaunch_nb", "icelaunch_nb.*"], nosigint=True
         )
         self.use_rawinput = False
-        self.prompt_of_rank, self.why = prompt, "breakpoint"
+        self.server, self.why = server, "breakpoint"
         self.header: str | None = None
         self._names = names
-        self._goes_on = False
-        prompt.completer = self._complete_line
+        self._continues = False
+        server.completer = self._complete_line
 
-    # When it stops, and goes on.
+    # When it stops and goes on.
 
     def interaction(self, frame: FrameType | None, traceback: Any = None, *more: Any) -> None:
-        self._goes_on = False
-        if not self.prompt_of_rank.open(**self._stands(frame, traceback)):
+        self._continues = False
+        if not self.server.announce_stop(**self._describe_stop(frame, traceback)):
             self.clear_all_breaks()
             self.set_continue()
             return
@@ -140,21 +160,24 @@ class RankDebugger(pdb.Pdb):
             self.message(self.header)
             self.header = None
         super().interaction(frame, traceback, *more)
-        if self._goes_on:
-            self.prompt_of_rank.leave()
+        if self._continues:
+            self.server.end_session()
 
     def user_return(self, frame: FrameType, return_value: Any) -> None:
         super().user_return(frame, return_value)
-        if self.prompt_of_rank.is_open and (frame.f_back is None or _is_machinery(frame.f_back)):
-            self.set_continue()  # there is nothing of the user's to step through any more
-            self.prompt_of_rank.leave()
+        if self.server.in_session and (frame.f_back is None or _is_machinery(frame.f_back)):
+            self.set_continue()  # no code of the user is left to step through
+            self.server.end_session()
 
     def set_stepinstr(self) -> None:
-        """Where a breakpoint stops: at the next line, as up to Python 3.12; from 3.13 on pdb would stop in the line that holds it."""
+        """Makes a breakpoint stop at the next line, as up to Python 3.12.
+
+        From 3.13 on pdb would stop in the line of the breakpoint.
+        """
         self.set_step()
 
     def set_continue(self) -> None:
-        self._goes_on = True
+        self._continues = True
         super().set_continue()
 
     def do_quit(self, arg: str) -> bool:
@@ -164,16 +187,16 @@ class RankDebugger(pdb.Pdb):
         one and the same step on all ranks, and the results arrive.
         """
         self.clear_all_breaks()
-        self.prompt_of_rank.stop_run()
+        self.server.stop_run()
         self.set_continue()
         return True
 
     do_q = do_exit = do_EOF = do_quit  # type: ignore[assignment]
 
-    do_next = do_n = _while_it_runs(pdb.Pdb.do_next)
-    do_step = do_s = _while_it_runs(pdb.Pdb.do_step)
-    do_return = do_r = _while_it_runs(pdb.Pdb.do_return)
-    do_until = do_unt = _while_it_runs(pdb.Pdb.do_until)
+    do_next = do_n = _only_at_breakpoints(pdb.Pdb.do_next)
+    do_step = do_s = _only_at_breakpoints(pdb.Pdb.do_step)
+    do_return = do_r = _only_at_breakpoints(pdb.Pdb.do_return)
+    do_until = do_unt = _only_at_breakpoints(pdb.Pdb.do_until)
 
     def do_run(self, arg: str) -> None:
         """Not here: the run starts its ranks together."""
@@ -185,12 +208,11 @@ class RankDebugger(pdb.Pdb):
         """Not here: type statements at the prompt, with ! before those that look like commands."""
         self.error("there is no terminal here; statements work at this prompt")
 
-    def _stands(self, frame: FrameType | None, traceback: Any) -> dict[str, str]:
+    def _describe_stop(self, frame: FrameType | None, traceback: Any) -> dict[str, str]:
         """Where it stops and why, for the journal."""
         line = frame.f_lineno if frame is not None else 0
-        traceback = getattr(
-            traceback, "__traceback__", traceback
-        )  # Python 3.13 gives the exception
+        # Python 3.13 passes the exception.
+        traceback = getattr(traceback, "__traceback__", traceback)
         while isinstance(traceback, TracebackType):
             frame, line, traceback = traceback.tb_frame, traceback.tb_lineno, traceback.tb_next
         assert frame is not None
@@ -198,11 +220,11 @@ class RankDebugger(pdb.Pdb):
         if os.getsid(0) != os.getpid():  # a rank leads its session
             who = f"process {os.getpid()}"
         elif threading.current_thread() is not threading.main_thread():
-            who = f"thread {threading.current_thread().name}"[:_NAME]
+            who = f"thread {threading.current_thread().name}"[:_MAX_NAME]
         where = source_locations.format_location(frame.f_code.co_filename, line, self._names)
         return {"where": where, "function": frame.f_code.co_name, "why": self.why, "who": who}
 
-    # How it looks.
+    # What it shows.
 
     def get_stack(
         self, frame: FrameType | None, traceback: TracebackType | None
@@ -221,14 +243,14 @@ class RankDebugger(pdb.Pdb):
         )
 
     def _complete_line(self, line: str) -> tuple[list[str], int]:
-        """What TAB offers at the end of a line, and where in the line it begins."""
+        """The completions at the end of a line, and where in the line they begin."""
         start = re.search(r"[\w.]*$", line).start()  # type: ignore[union-attr]
         word, found = line[start:], []
         if not line[:start].strip() and "." not in word:
             found += self.completenames(word, line, start, len(line))
         if word and self.curframe is not None:
             completer = rlcompleter.Completer({**self.curframe.f_globals, **self.curframe_locals})
-            matches = (completer.complete(word, number) for number in range(_OFFERED))
+            matches = (completer.complete(word, number) for number in range(_MAX_COMPLETIONS))
             found += [
                 match
                 for match in itertools.takewhile(lambda match: match is not None, matches)

@@ -16,7 +16,10 @@ _NAME = "tqdm.notebook"
 
 
 def install() -> None:
-    """Makes ``tqdm.notebook`` give text bars. tqdm itself is imported when the first one is used."""
+    """Makes ``tqdm.notebook`` give text bars.
+
+    tqdm itself is imported when the first bar is used.
+    """
     if _NAME not in sys.modules:
         sys.modules[_NAME] = _TextBars(_NAME)
 
