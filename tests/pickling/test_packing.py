@@ -1,4 +1,4 @@
-"""What crosses from process to process: whole, out of band, and with words for what can't cross."""
+"""Tests of `packing`: what is pickled survives a round trip, and errors explain what can't be."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from icelaunch_nb.pickling import captures, cell_sources, explain, packing
 MB = 1 << 20
 
 
-def there_and_back(value, folder: Path, **how):
+def round_trip(value, folder: Path, **how):
     packing.dump(value, folder / "it.pkl", **how)
     return packing.load(folder / "it.pkl")
 
@@ -72,30 +72,30 @@ def run_python(code: str, *args: object) -> str:
         "objects",
     ],
 )
-def test_arrays_arrive_as_they_were(array, tmp_path):
-    again = there_and_back(array, tmp_path)
+def test_arrays_survive_a_round_trip(array, tmp_path):
+    again = round_trip(array, tmp_path)
     assert again.dtype == array.dtype and again.shape == array.shape
     assert (again == array).all()
 
 
 @pytest.mark.parametrize("count", [10, MB], ids=["read", "mapped"])
-def test_arrays_can_be_written_after_loading_and_the_file_stays(count, tmp_path):
-    again = there_and_back(np.zeros(count), tmp_path)
+def test_writing_to_a_loaded_array_does_not_change_the_file(count, tmp_path):
+    again = round_trip(np.zeros(count), tmp_path)
     again[:] = 1
     assert again.sum() == count
     assert packing.load(tmp_path / "it.pkl").sum() == 0
 
 
-def test_large_arrays_lie_on_disk_once_and_aligned(tmp_path):
+def test_large_array_is_on_disk_once_and_aligned(tmp_path):
     array = np.arange(MB, dtype=np.float64)
-    again = there_and_back({"a": array, "again": array}, tmp_path)
+    again = round_trip({"a": array, "again": array}, tmp_path)
     size = (tmp_path / "it.pkl").stat().st_size
     assert array.nbytes <= size < array.nbytes + 2000
     assert again["a"] is again["again"]
     assert again["a"].ctypes.data % 64 == 0
 
 
-def test_buffers_of_any_length_lie_end_to_end(tmp_path):
+def test_buffers_of_any_length_are_written_whole(tmp_path):
     lengths = [
         0,
         1,
@@ -110,8 +110,8 @@ def test_buffers_of_any_length_lie_end_to_end(tmp_path):
         np.testing.assert_array_equal(arrived, array)
 
 
-def test_a_file_that_is_removed_after_loading_is_no_loss(tmp_path):
-    again = there_and_back(np.arange(MB), tmp_path)
+def test_loaded_array_outlives_its_file(tmp_path):
+    again = round_trip(np.arange(MB), tmp_path)
     (tmp_path / "it.pkl").unlink()
     assert again[-1] == MB - 1
 
@@ -148,8 +148,8 @@ def test_a_file_that_is_removed_after_loading_is_no_loss(tmp_path):
         "grad",
     ],
 )
-def test_tensors_arrive_as_they_were(tensor, tmp_path):
-    again = there_and_back(tensor, tmp_path)
+def test_tensors_survive_a_round_trip(tensor, tmp_path):
+    again = round_trip(tensor, tmp_path)
     assert (
         again.dtype == tensor.dtype
         and again.shape == tensor.shape
@@ -159,59 +159,59 @@ def test_tensors_arrive_as_they_were(tensor, tmp_path):
     assert torch.equal(again, tensor)
 
 
-def test_sparse_quantized_and_meta_tensors_arrive(tmp_path):
+def test_sparse_and_meta_tensors_survive_a_round_trip(tmp_path):
     sparse = torch.tensor([[0, 1.0], [2, 0]]).to_sparse()
-    assert torch.equal(there_and_back(sparse, tmp_path).to_dense(), sparse.to_dense())
-    meta = there_and_back(torch.empty(3, 4, device="meta"), tmp_path)
+    assert torch.equal(round_trip(sparse, tmp_path).to_dense(), sparse.to_dense())
+    meta = round_trip(torch.empty(3, 4, device="meta"), tmp_path)
     assert meta.device.type == "meta" and meta.shape == (3, 4)
 
 
-def test_tensors_that_share_storage_still_share_it(tmp_path):
+def test_tensors_still_share_their_storage(tmp_path):
     base = torch.zeros(4, 4)
-    row, flat, again = there_and_back((base[1], base.view(16), base), tmp_path)
+    row, flat, again = round_trip((base[1], base.view(16), base), tmp_path)
     again[1, 2] = 5
     assert row[2] == 5 and flat[6] == 5
 
 
-def test_views_of_another_type_still_share(tmp_path):
+def test_views_of_another_dtype_still_share_their_storage(tmp_path):
     base = torch.zeros(4, dtype=torch.int32)
-    a, b = there_and_back((base, base.view(torch.uint8)), tmp_path)
+    a, b = round_trip((base, base.view(torch.uint8)), tmp_path)
     a[0] = 1
     assert int(b.sum()) == 1
 
 
-def test_a_shared_storage_lies_on_disk_once(tmp_path):
+def test_shared_storage_is_on_disk_once(tmp_path):
     base = torch.zeros(MB)
-    there_and_back([base, base[1:], base.view(1024, 1024)], tmp_path)
+    round_trip([base, base[1:], base.view(1024, 1024)], tmp_path)
     assert (tmp_path / "it.pkl").stat().st_size < 4 * MB + 4000
 
 
-def test_tensors_can_be_written_and_own_their_bytes(tmp_path):
+def test_writing_to_a_loaded_tensor_does_not_change_the_file(tmp_path):
     tensor = torch.zeros(MB)
-    again = there_and_back(tensor, tmp_path)
+    again = round_trip(tensor, tmp_path)
     again += 1
     assert float(tensor.sum()) == 0 and float(again.sum()) == MB
     assert float(packing.load(tmp_path / "it.pkl").sum()) == 0
 
 
-def test_parameters_modules_and_tied_weights_arrive(tmp_path):
+def test_parameters_modules_and_tied_weights_survive_a_round_trip(tmp_path):
     net = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
     net[1].weight = net[0].weight
-    again = there_and_back(net, tmp_path)
+    again = round_trip(net, tmp_path)
     assert isinstance(again[0].weight, torch.nn.Parameter) and again[0].weight.requires_grad
     assert again[1].weight is again[0].weight
     assert torch.equal(again(torch.ones(4)), net(torch.ones(4)))
     torch.optim.SGD(again.parameters(), lr=1.0).zero_grad()
 
 
-def test_a_tensor_that_numpy_owns_arrives(tmp_path):
-    assert torch.equal(there_and_back(torch.from_numpy(np.arange(5)), tmp_path), torch.arange(5))
+def test_tensor_in_numpy_memory_survives_a_round_trip(tmp_path):
+    assert torch.equal(round_trip(torch.from_numpy(np.arange(5)), tmp_path), torch.arange(5))
 
 
 # The file.
 
 
-def test_the_file_is_its_owners_alone_whatever_the_umask(tmp_path):
+def test_file_mode_is_0600_under_any_umask(tmp_path):
     before = os.umask(0)
     try:
         packing.dump([1], tmp_path / "it.pkl")
@@ -220,12 +220,12 @@ def test_the_file_is_its_owners_alone_whatever_the_umask(tmp_path):
     assert stat.S_IMODE((tmp_path / "it.pkl").stat().st_mode) == 0o600
 
 
-def test_nothing_but_the_file_is_left(tmp_path):
-    there_and_back(np.arange(MB), tmp_path)
+def test_dump_leaves_only_its_file(tmp_path):
+    round_trip(np.arange(MB), tmp_path)
     assert os.listdir(tmp_path) == ["it.pkl"]
 
 
-def test_a_failed_dump_leaves_nothing_and_keeps_what_was_there(tmp_path):
+def test_failed_dump_keeps_the_old_file_and_leaves_no_other(tmp_path):
     packing.dump("old", tmp_path / "it.pkl")
     with pytest.raises(TypeError):
         packing.dump([np.arange(MB), threading.Lock()], tmp_path / "it.pkl")
@@ -233,7 +233,7 @@ def test_a_failed_dump_leaves_nothing_and_keeps_what_was_there(tmp_path):
     assert packing.load(tmp_path / "it.pkl") == "old"
 
 
-def test_a_torn_file_is_refused_wherever_it_is_cut(tmp_path):
+def test_file_cut_anywhere_is_refused(tmp_path):
     packing.dump({"array": np.arange(1000), "text": "x" * 500}, tmp_path / "it.pkl")
     whole = (tmp_path / "it.pkl").read_bytes()
     torn = tmp_path / "torn.pkl"
@@ -250,19 +250,19 @@ def test_a_torn_file_is_refused_wherever_it_is_cut(tmp_path):
     "content",
     [b"", b"x", b"\0" * 24, b"icepack1" * 3, b"\xff" * 16 + b"icepack1", b"\x80\x04N." * 100],
 )
-def test_something_else_is_refused(content, tmp_path):
+def test_other_content_is_refused(content, tmp_path):
     (tmp_path / "it.pkl").write_bytes(content)
     with pytest.raises(ValueError, match="is not whole"):
         packing.load(tmp_path / "it.pkl")
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_error_names_a_missing_file(tmp_path):
     with pytest.raises(IcelaunchError, match=r"nowhere\.pkl"):
         packing.load(tmp_path / "nowhere.pkl")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
-def test_a_file_of_somebody_else_is_not_unpickled(tmp_path):
+def test_file_of_another_user_is_not_unpickled(tmp_path):
     class Trap:
         def __reduce__(self):
             return (tmp_path / "sprung").touch, ()
@@ -274,7 +274,7 @@ def test_a_file_of_somebody_else_is_not_unpickled(tmp_path):
     assert not (tmp_path / "sprung").exists()
 
 
-def test_dump_returns_the_functions_that_went_along(tmp_path):
+def test_dump_returns_the_pickled_functions(tmp_path):
     def helper():
         return 1
 
@@ -284,7 +284,7 @@ def test_dump_returns_the_functions_that_went_along(tmp_path):
     assert {f.__name__ for f in packing.dump(main, tmp_path / "it.pkl")} >= {"helper", "main"}
 
 
-# From kernel to rank and back, each a process of its own.
+# From kernel to rank and back. Each is a process of its own.
 
 KERNEL = """
     import subprocess, sys
@@ -310,7 +310,14 @@ KERNEL = """
     def fn():
         global counter
         counter += 5
-        return {"mine": Mine(), "point": Point(counter), "colour": Colour.RED, "class": Mine, "error": Oops("x"), "said": helper()}
+        return {
+            "mine": Mine(),
+            "point": Point(counter),
+            "colour": Colour.RED,
+            "class": Mine,
+            "error": Oops("x"),
+            "helper": helper(),
+        }
     packing.dump((fn, (), {}), folder / "call.pkl")
     subprocess.run([sys.executable, "-c", sys.argv[2], str(folder)], check=True)
     back = packing.load(folder / "result.pkl")
@@ -340,8 +347,8 @@ def kernel_and_rank(tmp_path: Path, in_rank: str, in_kernel: str, defined: str =
     return run_python(kernel + textwrap.dedent(in_kernel), tmp_path, rank)
 
 
-def test_what_a_rank_returns_is_an_instance_of_the_kernels_own_classes(tmp_path):
-    said = kernel_and_rank(
+def test_results_are_instances_of_the_kernels_classes(tmp_path):
+    printed = kernel_and_rank(
         tmp_path,
         "",
         """
@@ -350,15 +357,15 @@ def test_what_a_rank_returns_is_an_instance_of_the_kernels_own_classes(tmp_path)
         assert back["point"] == Point(5) and type(back["point"]) is Point
         assert back["colour"] is Colour.RED
         assert type(back["error"]) is Oops
-        assert back["mine"].hello() == "mine base" and back["said"] == "helped"
+        assert back["mine"].hello() == "mine base" and back["helper"] == "helped"
         assert counter == 0
         print("held")
     """,
     )
-    assert said == "held\n"
+    assert printed == "held\n"
 
 
-def test_a_functions_globals_are_the_ranks_main(tmp_path):
+def test_function_globals_are_the_ranks_main(tmp_path):
     kernel_and_rank(
         tmp_path,
         """
@@ -366,15 +373,16 @@ def test_a_functions_globals_are_the_ranks_main(tmp_path):
         assert main.counter == 5
         assert main.helper() == "helped"
         import pickle
-        again = pickle.loads(pickle.dumps(value["mine"]))  # by name, as in a script
+        # Pickled by name, as in a script.
+        again = pickle.loads(pickle.dumps(value["mine"]))
         assert type(again) is main.Mine is type(value["mine"])
     """,
         "",
     )
 
 
-def test_classes_made_in_the_rank_arrive_too(tmp_path):
-    said = kernel_and_rank(
+def test_classes_made_in_a_rank_arrive_in_the_kernel(tmp_path):
+    printed = kernel_and_rank(
         tmp_path,
         """
         class OfTheRank:
@@ -384,12 +392,12 @@ def test_classes_made_in_the_rank_arrive_too(tmp_path):
     """,
         "print(type(back).__name__, back.x)",
     )
-    assert said == "OfTheRank 4\n"
+    assert printed == "OfTheRank 4\n"
 
 
-def test_another_kernel_can_read_results_as_well(tmp_path):
+def test_another_kernel_reads_results(tmp_path):
     kernel_and_rank(tmp_path, "", "")
-    said = run_python(
+    printed = run_python(
         """
         import sys
         from pathlib import Path
@@ -399,21 +407,24 @@ def test_another_kernel_can_read_results_as_well(tmp_path):
     """,
         tmp_path,
     )
-    assert said == "mine base Point(x=5)\n"
+    assert printed == "mine base Point(x=5)\n"
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="the syntax is new in Python 3.12")
-def test_parameters_and_aliases_of_the_type_syntax_arrive(tmp_path):
+def test_parameters_and_aliases_of_the_type_syntax_arrive_in_a_rank(tmp_path):
     kernel_and_rank(
         tmp_path,
         """
-        given, alias, both = value["said"]
-        assert given == 5 and main.Json is alias and alias.__name__ == "Json" and alias.__value__.__args__[0] == list[alias]
-        assert [type(one).__name__ for one in both.__type_params__] == ["TypeVar", "TypeVarTuple", "ParamSpec"]
-        value = {"said": alias, "mine": None, "point": None, "colour": None, "class": None, "error": None}
+        given, alias, both = value["helper"]
+        assert given == 5 and main.Json is alias and alias.__name__ == "Json"
+        assert alias.__value__.__args__[0] == list[alias]
+        kinds = [type(one).__name__ for one in both.__type_params__]
+        assert kinds == ["TypeVar", "TypeVarTuple", "ParamSpec"]
+        value = dict.fromkeys(["mine", "point", "colour", "class", "error"])
+        value["helper"] = alias
     """,
         """
-        assert back["said"] is Json
+        assert back["helper"] is Json
     """,
         """
         type Json = list[Json] | dict[str, Json] | int
@@ -427,7 +438,7 @@ def test_parameters_and_aliases_of_the_type_syntax_arrive(tmp_path):
 # Sources of cells.
 
 
-def test_code_keeps_the_name_of_its_file(tmp_path):
+def test_code_keeps_its_filename(tmp_path):
     namespace = {"__name__": "__main__"}
     exec(
         compile("def outer():\n    def inner():\n        pass\n    return inner", "cell 7", "exec"),
@@ -438,7 +449,7 @@ def test_code_keeps_the_name_of_its_file(tmp_path):
     assert {outer.__code__.co_filename, outer().__code__.co_filename} == {"cell 7"}
 
 
-def test_sources_of_cells_are_collected_and_those_of_files_are_not(tmp_path):
+def test_only_sources_of_cells_are_collected(tmp_path):
     import linecache
 
     name = "<cell of test_packing>"
@@ -447,7 +458,7 @@ def test_sources_of_cells_are_collected_and_those_of_files_are_not(tmp_path):
     try:
         namespace = {"__name__": "__main__"}
         exec(compile(source, name, "exec"), namespace)
-        functions = packing.dump((namespace["from_cell"], there_and_back), tmp_path / "it.pkl")
+        functions = packing.dump((namespace["from_cell"], round_trip), tmp_path / "it.pkl")
         assert cell_sources.cell_sources(functions) == {name: {"name": name, "source": source}}
     finally:
         del linecache.cache[name]
@@ -508,9 +519,9 @@ CULPRITS = {
 
 
 @pytest.mark.parametrize("name", CULPRITS)
-def test_the_path_to_the_culprit_is_named(name, tmp_path):
+def test_error_names_the_path_to_the_culprit(name, tmp_path):
     value, path = CULPRITS[name]
-    with pytest.raises(Exception) as caught:  # whatever pickle says
+    with pytest.raises(Exception) as caught:  # of any type
         packing.dump(value, tmp_path / "it.pkl")
     error = explain.explain(caught.value, {"args[0]": [1, "fine"], "args[1]": value})
     assert isinstance(error, PackingError)
@@ -520,7 +531,7 @@ def test_the_path_to_the_culprit_is_named(name, tmp_path):
     assert str(error).startswith(error.path)
 
 
-def test_a_reduce_that_raises_is_told_in_its_own_words():
+def test_error_of_a_reduce_is_quoted():
     class Sulky:
         def __reduce__(self):
             raise RuntimeError("not today")
@@ -529,13 +540,13 @@ def test_a_reduce_that_raises_is_told_in_its_own_words():
     assert error.path == "result['k']" and "RuntimeError: not today" in error.reason
 
 
-def test_explaining_what_holds_itself_comes_to_an_end():
+def test_explaining_a_cycle_ends():
     ring: list = [LOCK]
     ring.insert(0, ring)
     assert explain.explain(TypeError("x"), {"ring": ring}).path == "ring[1]"
 
 
-def test_what_is_nested_too_deeply_is_told_without_its_levels(tmp_path):
+def test_error_of_deep_nesting_omits_the_levels(tmp_path):
     deep: list = []
     for _ in range(100_000):
         deep = [deep]
@@ -543,18 +554,19 @@ def test_what_is_nested_too_deeply_is_told_without_its_levels(tmp_path):
     for _ in range(100_000):
         chain = Holder(after=chain)
     for value, path, kind in ((deep, "it['a']", "list"), (chain, "it['a']", "Holder")):
-        with pytest.raises(Exception) as caught:  # whatever pickle says
+        with pytest.raises(Exception) as caught:  # of any type
             packing.dump({"a": value}, tmp_path / "it.pkl")
         error = explain.explain(caught.value, {"it": {"a": value}})
         assert error.path == path and error.type_name.endswith(kind)
         assert "nested too deeply" in str(error) and len(str(error)) < 200
-    while chain is not None:  # level after level: all at once would be too deep for Python
+    # Freed level by level, since Python can't free such a depth at once.
+    while chain is not None:
         chain = chain.after
     while deep:
         deep = deep[0]
 
 
-def test_a_long_path_is_cut_and_the_reason_comes_first():
+def test_long_path_is_cut_and_follows_the_reason():
     value: object = LOCK
     for number in range(60):
         value = {f"level {number}": value}
@@ -567,11 +579,11 @@ def test_a_long_path_is_cut_and_the_reason_comes_first():
     )
 
 
-def test_explaining_keeps_to_its_time():
+def test_explaining_stops_at_its_time_limit():
     assert explain.explain(TypeError("x"), {"deep": [[[LOCK]]]}, seconds=0).path == "deep"
 
 
-def test_a_failure_that_no_part_explains_is_told_as_it_was():
+def test_unexplained_failure_is_quoted():
     error = explain.explain(ValueError("odd"), {"fn": 1})
     assert error.path == "fn" and error.reason == "ValueError: odd"
 
@@ -593,13 +605,13 @@ def _warnings_of(function, folder: Path) -> list[str]:
     return [str(w.message) for w in caught]
 
 
-def test_a_big_global_is_named_with_its_size(small_limit, tmp_path):
+def test_warning_names_a_big_global_and_its_size(small_limit, tmp_path):
     f = cell_function("def f(): return table, small", table=np.zeros(5 * MB, np.uint8), small=[1])
     (message,) = _warnings_of(f, tmp_path)
     assert "f captures `table` (5 MB)" in message
 
 
-def test_a_big_closure_variable_and_a_big_tensor_are_named(small_limit, tmp_path):
+def test_warning_names_a_big_tensor_in_a_closure(small_limit, tmp_path):
     tensor = torch.zeros(3 * MB, dtype=torch.uint8)
 
     def user():
@@ -609,7 +621,7 @@ def test_a_big_closure_variable_and_a_big_tensor_are_named(small_limit, tmp_path
     assert "captures `tensor` (3 MB)" in message
 
 
-def test_a_big_global_of_two_functions_is_named_once(small_limit, tmp_path):
+def test_big_global_of_two_functions_is_warned_of_once(small_limit, tmp_path):
     table = b"x" * (2 * MB)
     inner = cell_function("def f(): return table", table=table)
     f = cell_function("def f(): return table, inner()", table=table, inner=inner)
@@ -621,7 +633,7 @@ def test_big_arguments_and_small_captures_are_not_warned_of(small_limit, tmp_pat
     assert _warnings_of((f, (np.zeros(4 * MB, np.uint8),)), tmp_path) == []
 
 
-def test_a_modules_own_globals_are_not_captures(small_limit, tmp_path):
+def test_globals_of_a_module_are_not_captures(small_limit, tmp_path):
     module = types.ModuleType("module_of_test_packing")
     exec("def f(): return table", module.__dict__)
     module.table = np.zeros(4 * MB, np.uint8)
@@ -632,8 +644,8 @@ def test_a_modules_own_globals_are_not_captures(small_limit, tmp_path):
         del sys.modules[module.__name__]
 
 
-def test_what_stands_in_for_a_module_is_found_after_a_look_at_them_all(monkeypatch, tmp_path):
-    """A forkserver looks at all modules; what its children import and remove later counts too."""
+def test_non_modules_in_sys_modules_are_found_after_a_scan(monkeypatch, tmp_path):
+    """A forkserver scans all modules. What its children import and remove later counts, too."""
     from icelaunch_nb.pickling import modules
 
     def as_packed(name: str) -> object:
@@ -645,9 +657,9 @@ def test_what_stands_in_for_a_module_is_found_after_a_look_at_them_all(monkeypat
 
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(modules, "_scanned", {})
-    assert as_packed("before_the_look") is sys.modules["before_the_look"]
+    assert as_packed("before_the_scan") is sys.modules["before_the_scan"]
     modules.scan_modules()
-    assert as_packed("before_the_look") is sys.modules["before_the_look"]
-    assert as_packed("after_the_look") is sys.modules["after_the_look"]
+    assert as_packed("before_the_scan") is sys.modules["before_the_scan"]
+    assert as_packed("after_the_scan") is sys.modules["after_the_scan"]
     del sys.modules[modules._scanned["last"]]
     assert as_packed("after_a_removal") is sys.modules["after_a_removal"]

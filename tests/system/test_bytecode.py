@@ -1,4 +1,4 @@
-"""A helper that was edited between two launches runs as it is on disk."""
+"""Tests of `bytecode`: a module that was edited between two launches runs as it is on disk."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-TRUST = "from icelaunch_nb.system.bytecode import ignore_stale_bytecode as t; t(); "
+IGNORE_STALE = "from icelaunch_nb.system.bytecode import ignore_stale_bytecode as t; t(); "
 
 
 def run(folder: Path, code: str) -> str:
-    off = ("PYTHONPYCACHEPREFIX", "PYTHONDONTWRITEBYTECODE")  # bytecode is what this is about
+    off = ("PYTHONPYCACHEPREFIX", "PYTHONDONTWRITEBYTECODE")  # these tests need bytecode
     environ = {name: value for name, value in os.environ.items() if name not in off}
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -32,13 +32,13 @@ def run(folder: Path, code: str) -> str:
 
 @pytest.fixture
 def second() -> int:
-    """The second, in nanoseconds, within which all of it happens."""
+    """The second, in nanoseconds, within which all of the test's edits lie."""
     return int(time.time()) * 10**9
 
 
 @pytest.fixture
 def helper(tmp_path, second) -> Path:
-    """A helper.py that was compiled, then edited within the same second to something of the same size."""
+    """A helper.py that was compiled, then edited in the same second without changing its size."""
     path = tmp_path / "helper.py"
     path.write_text("VALUE = 1\n")
     os.utime(path, ns=(second, second + 100_000_000))
@@ -49,16 +49,16 @@ def helper(tmp_path, second) -> Path:
     return path
 
 
-def test_python_alone_would_run_the_old_code(helper):
-    """The trap is real; without it the next test proves nothing."""
+def test_python_alone_runs_stale_bytecode(helper):
+    """Without this, the next test would prove nothing."""
     assert run(helper.parent, "import helper; print(helper.VALUE)") == "1"
 
 
-def test_an_edit_within_the_second_is_seen(helper):
-    assert run(helper.parent, TRUST + "import helper; print(helper.VALUE)") == "2"
+def test_edit_within_a_second_is_imported(helper):
+    assert run(helper.parent, IGNORE_STALE + "import helper; print(helper.VALUE)") == "2"
 
 
-def test_an_edit_within_the_second_is_seen_in_packages_too(tmp_path, helper):
+def test_edit_within_a_second_is_imported_from_a_package(tmp_path, helper):
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "__init__.py").write_text("")
     for path in (
@@ -69,13 +69,13 @@ def test_an_edit_within_the_second_is_seen_in_packages_too(tmp_path, helper):
         target.parent.mkdir(exist_ok=True)
         path.rename(target)
     assert run(tmp_path, "import package.helper; print(package.helper.VALUE)") == "1"
-    assert run(tmp_path, TRUST + "import package.helper; print(package.helper.VALUE)") == "2"
+    assert run(tmp_path, IGNORE_STALE + "import package.helper; print(package.helper.VALUE)") == "2"
 
 
-def test_an_edit_within_one_tick_of_the_file_systems_clock_is_seen(helper, second):
+def test_edit_with_equal_timestamps_is_imported(helper, second):
     (cached,) = (helper.parent / "__pycache__").iterdir()
     os.utime(cached, ns=(second, second + 300_000_000))
-    assert run(helper.parent, TRUST + "import helper; print(helper.VALUE)") == "2"
+    assert run(helper.parent, IGNORE_STALE + "import helper; print(helper.VALUE)") == "2"
 
 
 def test_fresh_bytecode_is_still_used(tmp_path, second):
@@ -84,25 +84,27 @@ def test_fresh_bytecode_is_still_used(tmp_path, second):
     os.utime(path, ns=(second, second))
     cached = Path(py_compile.compile(str(path)))
     before = cached.stat()
-    path.write_text(
-        "VALUE = 2\n"
-    )  # what bytecode of the same second and size hides, proves that it was used
+    # Bytecode of the same second and size hides this, which shows that the bytecode is used.
+    path.write_text("VALUE = 2\n")
     os.utime(path, ns=(second, second))
     assert before.st_mtime_ns > second
-    assert run(tmp_path, TRUST + "import helper; print(helper.VALUE)") == "1"
+    assert run(tmp_path, IGNORE_STALE + "import helper; print(helper.VALUE)") == "1"
 
 
-def test_modules_without_bytecode_and_missing_ones_behave_as_ever(tmp_path):
+def test_imports_without_bytecode_and_of_missing_modules_are_unchanged(tmp_path):
     (tmp_path / "plain.py").write_text("VALUE = 3\n")
-    assert run(tmp_path, TRUST + "import plain; print(plain.VALUE)") == "3"
-    code = (
-        TRUST
-        + "\ntry:\n    import nowhere\nexcept ModuleNotFoundError as error:\n    print(error.name)\n"
-    )
+    assert run(tmp_path, IGNORE_STALE + "import plain; print(plain.VALUE)") == "3"
+    code = f"""
+{IGNORE_STALE}
+try:
+    import nowhere
+except ModuleNotFoundError as error:
+    print(error.name)
+"""
     assert run(tmp_path, code) == "nowhere"
 
 
-def test_a_module_made_after_the_import_system_looked_is_found(tmp_path):
+def test_module_created_after_a_failed_import_is_found(tmp_path):
     code = f"""
 import os, sys, importlib
 sys.path.insert(0, {str(tmp_path)!r})
@@ -113,7 +115,7 @@ except ImportError:
 stat = os.stat({str(tmp_path)!r})
 open({str(tmp_path / "late.py")!r}, "w").write("VALUE = 4")
 os.utime({str(tmp_path)!r}, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-{TRUST}
+{IGNORE_STALE}
 import late
 print(late.VALUE)
 """

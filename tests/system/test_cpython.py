@@ -1,4 +1,7 @@
-"""The doors to private names of CPython, torch and cloudpickle: each is opened here for real, so a moved one is noticed."""
+"""Tests that use each private name of CPython, torch, cloudpickle and IPython that we use.
+
+They fail on a version in which a name has moved.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +27,15 @@ from icelaunch_nb.system import cpython
 
 
 def run_script(folder: Path, code: str, *, quiet: bool = True) -> str:
-    """Runs code as a file, so that a forkserver's children can import its functions; returns what was printed.
+    """Runs code as a file, so that a forkserver's children can import its functions.
 
     Args:
         folder: Where the file is written.
         code: The code.
         quiet: Whether it must not write to stderr.
+
+    Returns:
+        What it printed.
     """
     (folder / "script.py").write_text(textwrap.dedent(code))
     done = subprocess.run(
@@ -49,7 +55,7 @@ def run_script(folder: Path, code: str, *, quiet: bool = True) -> str:
 
 FAMILY = """
     import multiprocessing, os
-    from icelaunch_nb.pickling import torch_objects; from icelaunch_nb.system import cpython
+    from icelaunch_nb.system import cpython
 
     def grandchild(answers):
         answers.send((os.getpid(), os.getppid()))
@@ -80,17 +86,17 @@ FAMILY = """
 """
 
 
-def test_a_child_of_a_forkserver_can_share_it_and_would_start_its_own_otherwise(tmp_path):
+def test_forkserver_child_shares_the_forkserver_instead_of_starting_its_own(tmp_path):
     assert run_script(tmp_path, FAMILY) == "shared\nits own\n"
 
 
-def test_a_process_that_no_forkserver_started_has_none_to_share():
+def test_process_without_forkserver_cannot_share_one():
     with pytest.raises(RuntimeError, match="not started by a forkserver"):
         cpython.share_parents_forkserver()
 
 
-def test_a_process_can_have_a_resource_tracker_of_its_own(tmp_path):
-    said = run_script(
+def test_process_starts_its_own_resource_tracker(tmp_path):
+    printed = run_script(
         tmp_path,
         """
         import multiprocessing, os, time
@@ -98,21 +104,24 @@ def test_a_process_can_have_a_resource_tracker_of_its_own(tmp_path):
         from icelaunch_nb.system import cpython
 
         def grandchild():
-            shared_memory.SharedMemory(create=True, size=10, name=f"door-{os.getppid()}-{os.getpid()}")
+            name = f"tracker-{os.getppid()}-{os.getpid()}"
+            shared_memory.SharedMemory(create=True, size=10, name=name)
             os.kill(os.getpid(), 9)
 
         def child(answers):
             cpython.share_parents_forkserver()
-            cpython.start_resource_tracker("door")
+            cpython.start_resource_tracker("tracker")
             process = multiprocessing.get_context("forkserver").Process(target=grandchild)
             process.start()
             process.join()
-            answers.send((process.exitcode, resource_tracker._resource_tracker._pid, len(of(process.pid)), process.pid))
+            tracker = resource_tracker._resource_tracker._pid
+            answers.send((process.exitcode, tracker, len(of(process.pid)), process.pid))
             answers.recv()
             os._exit(0)
 
         def of(pid):
-            return [name for name in os.listdir("/dev/shm") if name.startswith("door-") and name.endswith(f"-{pid}")]
+            names = os.listdir("/dev/shm")
+            return [one for one in names if one.startswith("tracker-") and one.endswith(f"-{pid}")]
 
         if __name__ == "__main__":
             context = multiprocessing.get_context("forkserver")
@@ -131,20 +140,21 @@ def test_a_process_can_have_a_resource_tracker_of_its_own(tmp_path):
     """,
         quiet=False,
     )
-    assert said == "-9 1 door\n[]\n"
+    assert printed == "-9 1 tracker\n[]\n"
 
 
-def test_a_forkserver_child_can_find_the_start_method_that_a_script_finds(tmp_path):
-    said = run_script(
+def test_forkserver_child_restores_the_default_start_method(tmp_path):
+    printed = run_script(
         tmp_path,
         """
         import multiprocessing, subprocess, sys
-        from icelaunch_nb.pickling import torch_objects; from icelaunch_nb.system import cpython
+        from icelaunch_nb.system import cpython
 
         def child(answers):
             before = multiprocessing.get_start_method()
             cpython.reset_start_method()
-            answers.send((before, multiprocessing.get_start_method(allow_none=True), multiprocessing.get_start_method()))
+            forgotten = multiprocessing.get_start_method(allow_none=True)
+            answers.send((before, forgotten, multiprocessing.get_start_method()))
 
         if __name__ == "__main__":
             context = multiprocessing.get_context("forkserver")
@@ -153,22 +163,22 @@ def test_a_forkserver_child_can_find_the_start_method_that_a_script_finds(tmp_pa
             process.start()
             before, forgotten, after = ours.recv()
             process.join()
-            plain = subprocess.check_output(
-                [sys.executable, "-c", "import multiprocessing; print(multiprocessing.get_start_method())"], text=True)
+            code = "import multiprocessing; print(multiprocessing.get_start_method())"
+            plain = subprocess.check_output([sys.executable, "-c", code], text=True)
             print(before, forgotten, after == plain.strip())
     """,
     )
-    assert said == "forkserver None True\n"
+    assert printed == "forkserver None True\n"
 
 
-def test_a_process_that_leaves_by_os_exit_can_run_its_exit_functions_and_wait_for_its_threads(
+def test_exit_functions_run_and_threads_are_joined_before_os_exit(
     tmp_path,
 ):
-    said = run_script(
+    printed = run_script(
         tmp_path,
         """
         import atexit, multiprocessing, os, threading
-        from icelaunch_nb.pickling import torch_objects; from icelaunch_nb.system import cpython
+        from icelaunch_nb.system import cpython
 
         def child(answers, run):
             go = threading.Event()
@@ -189,15 +199,15 @@ def test_a_process_that_leaves_by_os_exit_can_run_its_exit_functions_and_wait_fo
             print(process.exitcode)
     """,
     )
-    assert said == "thread atexit\n0\n"
+    assert printed == "thread atexit\n0\n"
 
 
-def test_finalizers_of_a_forkserver_do_not_run_in_its_children_while_new_ones_do(tmp_path):
-    said = run_script(
+def test_disabled_finalizers_do_not_run_and_new_ones_do(tmp_path):
+    printed = run_script(
         tmp_path,
         """
         import weakref, atexit
-        from icelaunch_nb.pickling import torch_objects; from icelaunch_nb.system import cpython
+        from icelaunch_nb.system import cpython
 
         class Thing: pass
         old, new = Thing(), Thing()
@@ -208,17 +218,16 @@ def test_finalizers_of_a_forkserver_do_not_run_in_its_children_while_new_ones_do
         cpython.run_exit_functions()
     """,
     )
-    assert said == "new\n"
+    assert printed == "new\n"
 
 
-def test_log_handlers_of_a_forkserver_are_not_closed_at_the_end_of_its_children_while_new_ones_are(
+def test_disabled_log_handlers_are_not_closed_and_new_ones_are(
     tmp_path,
 ):
-    said = run_script(
+    printed = run_script(
         tmp_path,
         """
         import logging
-        from icelaunch_nb.pickling import torch_objects
         from icelaunch_nb.system import cpython
 
         class Handler(logging.Handler):
@@ -232,71 +241,81 @@ def test_log_handlers_of_a_forkserver_are_not_closed_at_the_end_of_its_children_
         cpython.run_exit_functions()
     """,
     )
-    assert said == "new\n"
+    assert printed == "new\n"
 
 
-def test_a_process_knows_whether_its_warnings_are_recorded():
+def test_recording_of_warnings_is_detected():
     with warnings.catch_warnings(record=True):
         assert cpython.warnings_are_recorded()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             assert cpython.warnings_are_recorded()
-    code = "import warnings\nfrom icelaunch_nb.system import cpython\nwith warnings.catch_warnings():\n    assert not cpython.warnings_are_recorded()"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    code = """
+        import warnings
+        from icelaunch_nb.system import cpython
+        with warnings.catch_warnings():
+            assert not cpython.warnings_are_recorded()
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=60)
 
 
-def test_options_of_the_interpreter_that_a_host_is_started_with(tmp_path):
-    code = "from icelaunch_nb.system import cpython; print(cpython.interpreter_flags(), cpython.interpreter_variables())"
+def test_interpreter_options_are_passed_as_flags_or_variables(tmp_path):
+    code = (
+        "from icelaunch_nb.system import cpython; "
+        "print(cpython.interpreter_flags(), cpython.interpreter_variables())"
+    )
     flags = ["-OO", "-bb", "-Xmine", "-Xutf8=1", "-Xno_debug_ranges", "-Werror"]
-    said = subprocess.check_output([sys.executable, *flags, "-c", code], text=True, timeout=60)
-    assert (
-        said
-        == "['-OO', '-bb', '-Xmine', '-Xutf8=1', '-Xno_debug_ranges'] {'PYTHONNODEBUGRANGES': '1'}\n"
+    printed = subprocess.check_output([sys.executable, *flags, "-c", code], text=True, timeout=60)
+    assert printed == (
+        "['-OO', '-bb', '-Xmine', '-Xutf8=1', '-Xno_debug_ranges'] {'PYTHONNODEBUGRANGES': '1'}\n"
     )
 
 
-def test_whoever_takes_a_signal_from_faulthandler_is_noticed_and_who_puts_it_back(tmp_path):
-    said = run_script(
+def test_replacing_and_restoring_a_signal_handler_is_reported(tmp_path):
+    printed = run_script(
         tmp_path,
         """
         import asyncio, faulthandler, signal, tempfile
         from icelaunch_nb.system import cpython
 
         file, seen = tempfile.TemporaryFile(), []
-        cpython.watch_handler(signal.SIGURG, lambda: seen.append("taken"), lambda: seen.append("back"))
+        cpython.watch_handler(
+            signal.SIGURG, lambda: seen.append("replaced"), lambda: seen.append("restored")
+        )
 
-        def told():
+        def report():
             print(*seen or ["nothing"])
             seen.clear()
 
-        old = signal.signal(signal.SIGUSR1, lambda *_: None); signal.signal(signal.SIGUSR1, old); told()
-        old = signal.signal(signal.SIGURG, lambda *_: None); told()
-        signal.signal(signal.SIGURG, old); told()
-        signal.signal(signal.SIGURG, signal.SIG_IGN); told()
-        faulthandler.register(signal.SIGURG, file); told()
-        faulthandler.unregister(signal.SIGURG); told()
-        signal.signal(signal.SIGURG, signal.SIG_DFL); told()
+        old = signal.signal(signal.SIGUSR1, lambda *_: None)
+        signal.signal(signal.SIGUSR1, old); report()
+        old = signal.signal(signal.SIGURG, lambda *_: None); report()
+        signal.signal(signal.SIGURG, old); report()
+        signal.signal(signal.SIGURG, signal.SIG_IGN); report()
+        faulthandler.register(signal.SIGURG, file); report()
+        faulthandler.unregister(signal.SIGURG); report()
+        signal.signal(signal.SIGURG, signal.SIG_DFL); report()
         async def watches():
             asyncio.get_running_loop().add_signal_handler(signal.SIGURG, print)
-            told()
-        asyncio.run(watches()); told()
+            report()
+        asyncio.run(watches()); report()
     """,
     )
-    assert said.splitlines() == [
+    assert printed.splitlines() == [
         "nothing",
-        "taken",
-        "taken back",
-        "taken",
-        "taken",
+        "replaced",
+        "replaced restored",
+        "replaced",
+        "replaced",
         "nothing",
-        "taken back",
-        "taken",
-        "taken back",
+        "replaced restored",
+        "replaced",
+        "replaced restored",
     ]
 
 
-def test_a_forkservers_child_can_be_multiprocessings_main_process(tmp_path):
-    said = run_script(
+def test_forkserver_child_becomes_the_main_process(tmp_path):
+    printed = run_script(
         tmp_path,
         """
         import multiprocessing
@@ -309,10 +328,12 @@ def test_a_forkservers_child_can_be_multiprocessings_main_process(tmp_path):
             before = multiprocessing.current_process().name
             cpython.become_main_process()
             me = multiprocessing.current_process()
-            process = multiprocessing.get_context("fork").Process(target=grandchild, args=(answers,))
+            context = multiprocessing.get_context("fork")
+            process = context.Process(target=grandchild, args=(answers,))
             process.start()
             process.join()
-            answers.send((before, me.name, multiprocessing.parent_process(), process.name, me.is_alive()))
+            parent = multiprocessing.parent_process()
+            answers.send((before, me.name, parent, process.name, me.is_alive()))
 
         if __name__ == "__main__":
             context = multiprocessing.get_context("forkserver")
@@ -325,7 +346,7 @@ def test_a_forkservers_child_can_be_multiprocessings_main_process(tmp_path):
     """,
     )
     assert (
-        said
+        printed
         == "MainProcess ('ForkServerProcess-1', 'MainProcess', None, 'ForkProcess-1', True)\n0\n"
     )
 
@@ -337,7 +358,7 @@ def test_a_forkservers_child_can_be_multiprocessings_main_process(tmp_path):
     not torch.__version__.startswith("2.13."),
     reason="the names are those of torch 2.13; what a version lacks has no state there",
 )
-def test_every_part_of_torchs_state_is_where_we_look():
+def test_every_part_of_torch_state_is_read():
     state = process_state.capture()["torch"]
     assert state["calls"].keys() == process_state._TORCH_CALLS.keys()
     assert state["flags"].keys() == {*process_state._TORCH_FLAGS}
@@ -356,7 +377,7 @@ def test_every_part_of_torchs_state_is_where_we_look():
     assert callable(torch._C._set_deterministic_algorithms)
 
 
-def test_torch_keeps_its_default_device_where_we_look():
+def test_default_device_of_torch_is_read():
     from torch.utils import _device
 
     with torch.device("meta"):
@@ -371,7 +392,7 @@ def test_torch_keeps_its_default_device_where_we_look():
 
 @pytest.fixture(scope="module")
 def plain_agent():
-    """torch's own agent, made but not run: it meets nobody."""
+    """torch's own agent. It is made but not run."""
     from torch.distributed.elastic.agent.server.api import WorkerSpec
     from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
@@ -382,7 +403,7 @@ def plain_agent():
     return LocalElasticAgent(spec, DefaultLogsSpecs(log_dir="/dev/null"), start_method="spawn")
 
 
-def test_every_name_of_torchs_agent_that_we_lean_on_is_there(plain_agent):
+def test_names_of_torch_agent_exist(plain_agent):
     from icelaunch_nb.agent.elastic import TORCH_NAMES
 
     assert TORCH_NAMES
@@ -391,7 +412,7 @@ def test_every_name_of_torchs_agent_that_we_lean_on_is_there(plain_agent):
     assert plain_agent._worker_watchdog is None and plain_agent._health_check_server is None
 
 
-def test_torch_can_call_what_we_override_as_it_calls_its_own(plain_agent):
+def test_overridden_methods_of_torch_agent_keep_its_signatures(plain_agent):
     from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 
     from icelaunch_nb.agent.elastic import IceAgent
@@ -419,8 +440,8 @@ def test_torch_can_call_what_we_override_as_it_calls_its_own(plain_agent):
         )
 
 
-def test_private_names_of_the_agents_room_are_all_listed():
-    """What ``elastic.py`` reads of ``self`` and doesn't set itself is torch's, and must stand in TORCH_NAMES."""
+def test_private_names_used_in_elastic_are_listed():
+    """``elastic.py`` lists in TORCH_NAMES each private name of ``self`` that it doesn't define."""
     from icelaunch_nb.agent import elastic
 
     tree = ast.parse(inspect.getsource(elastic.IceAgent))
@@ -443,7 +464,7 @@ def test_private_names_of_the_agents_room_are_all_listed():
     assert private_of_torch - set(elastic.TORCH_NAMES) <= {"_start_method"}
 
 
-def test_torch_records_events_by_the_name_that_we_replace(monkeypatch):
+def test_torch_records_events_by_the_replaced_name(monkeypatch):
     from torch.distributed.elastic.agent.server import api
 
     from icelaunch_nb.agent import elastic
@@ -455,14 +476,14 @@ def test_torch_records_events_by_the_name_that_we_replace(monkeypatch):
     assert api.record(None) is api.record(None, "null") is None
 
 
-def test_torch_asks_for_the_host_name_by_the_name_that_we_replace():
+def test_torch_looks_up_the_host_name_by_the_replaced_name():
     from torch.distributed.elastic.agent.server import api
 
     assert callable(api._get_fq_hostname)
     assert "_get_fq_hostname()" in inspect.getsource(api.SimpleElasticAgent)
 
 
-def test_torch_takes_storages_apart_as_we_expect():
+def test_private_parts_of_torch_storages_exist():
     tensor = torch.arange(4)
     typed = tensor._typed_storage()
     assert type(typed) is torch.storage.TypedStorage
@@ -473,7 +494,7 @@ def test_torch_takes_storages_apart_as_we_expect():
     assert again._untyped_storage.data_ptr() == tensor.data_ptr() and again.dtype == tensor.dtype
 
 
-def test_a_tensors_storage_comes_by_the_pickler_as_a_typed_one():
+def test_pickler_receives_typed_storage_of_a_tensor():
     seen = []
 
     class Watcher(cloudpickle.Pickler):
@@ -488,7 +509,7 @@ def test_a_tensors_storage_comes_by_the_pickler_as_a_typed_one():
 # cloudpickle.
 
 
-def test_cloudpickles_private_names_are_where_we_look():
+def test_class_tracker_of_cloudpickle_exists():
     class Local:
         pass
 
@@ -497,7 +518,7 @@ def test_cloudpickles_private_names_are_where_we_look():
     assert private._DYNAMIC_CLASS_TRACKER_BY_ID[tracker_id] is Local
 
 
-def test_cloudpickle_extracts_globals_also_of_nested_code():
+def test_cloudpickle_extracts_globals_of_nested_code():
     def outer():
         def inner():
             return pytest
@@ -507,7 +528,7 @@ def test_cloudpickle_extracts_globals_also_of_nested_code():
     assert list(private._extract_code_globals(outer.__code__)) == ["pytest"]
 
 
-def test_cloudpickle_takes_a_functions_globals_from_globals_ref():
+def test_cloudpickle_takes_function_globals_from_globals_ref():
     namespace = {"__name__": "__main__", "x": 1}
     exec("def f(): return x", namespace)
     file = io.BytesIO()
@@ -531,7 +552,7 @@ def test_cloudpickle_reduces_code_to_a_constructor_and_its_arguments():
     )
 
 
-def test_children_of_a_process_without_a_file_run_the_main_that_they_are_given(tmp_path):
+def test_children_of_a_process_without_a_file_run_the_given_main(tmp_path):
     (tmp_path / "given.py").write_text("def square(x):\n    return x * x\n")
     code = """
         import multiprocessing, sys
@@ -548,12 +569,10 @@ def test_children_of_a_process_without_a_file_run_the_main_that_they_are_given(t
     assert done.stdout == "[9]\n[9]\n", done.stderr
 
 
-# torch's compiler and torch_operators.
+# torch's compiler and operators.
 
 
-@pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning"
-)  # of torch's own modules, as it imports them
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from torch's own imports
 @pytest.mark.parametrize(
     "options",
     [
@@ -564,7 +583,7 @@ def test_children_of_a_process_without_a_file_run_the_main_that_they_are_given(t
     ],
     ids=str,
 )
-def test_torch_keeps_what_a_function_was_compiled_with_where_we_look(options):
+def test_options_of_a_compiled_function_are_read(options):
     context, function = torch_objects.reduce_torch_object(torch.compile(all_of, **options))[1]
     assert function is all_of
     backend, kept = torch_objects.reduce_torch_object(context)[1]
@@ -591,7 +610,7 @@ def one_more(x):
     return x + 1
 
 
-def test_a_backend_of_ones_own_is_found_again():
+def test_custom_backend_of_a_compiled_function_is_read():
     def mine(graph, inputs):
         return graph.forward
 
@@ -599,8 +618,8 @@ def test_a_backend_of_ones_own_is_found_again():
     assert torch_objects.reduce_torch_object(context)[1][0] is mine
 
 
-@pytest.mark.filterwarnings("ignore:Guards may run slower")  # torch's word on Python 3.13.0
-def test_torch_keeps_a_modules_own_compilation_where_we_look():
+@pytest.mark.filterwarnings("ignore:Guards may run slower")  # torch warns so on Python 3.13.0
+def test_compilation_of_a_module_is_read_and_restored():
     net = torch.nn.Linear(1, 1)
     assert torch_objects.reduce_torch_object(net) is NotImplemented
     net.compile(backend="eager")
@@ -615,7 +634,7 @@ def test_torch_keeps_a_modules_own_compilation_where_we_look():
 
 
 @pytest.mark.parametrize("operator", ["add", "add.Tensor", "add.default", "_foreach_add"])
-def test_operators_are_found_by_what_they_are_called(operator):
+def test_torch_operators_are_reduced_to_their_names(operator):
     try:
         found = functools.reduce(getattr, operator.split("."), torch.ops.aten)
     except AttributeError:
@@ -625,8 +644,8 @@ def test_operators_are_found_by_what_they_are_called(operator):
 
 
 @pytest.mark.parametrize("make", [torch.library.custom_op, torch.library.triton_op])
-def test_torch_keeps_what_an_operator_was_made_of_where_we_look(make):
-    name = f"doors::{make.__name__}"
+def test_registrations_of_a_custom_operator_are_read(make):
+    name = f"test_cpython::{make.__name__}"
 
     @make(name, mutates_args=())
     def double(x: torch.Tensor, n: int = 2) -> torch.Tensor:
@@ -661,23 +680,19 @@ def test_torch_keeps_what_an_operator_was_made_of_where_we_look(make):
     }
 
 
-def test_torch_tells_what_operators_there_are_and_who_registered_them():
-    library = torch.library.Library("doors_of_a_library", "DEF")
+def test_operators_of_a_library_and_their_registrars_are_read():
+    library = torch.library.Library("library_of_a_test", "DEF")
     library.define("same(Tensor x) -> Tensor")
-    assert "doors_of_a_library::same" in torch.library._defs
-    assert "registered at /" in torch._C._dispatch_dump(
-        "doors_of_a_library::same"
-    )  # torch 2.6 tells of the caller's caller
-    assert (
-        "doors_of_a_library" in torch_operators._known_namespaces()
-        and torch.ops.loaded_libraries is not None
-    )
+    assert "library_of_a_test::same" in torch.library._defs
+    # torch 2.6 names the file of the caller's caller.
+    assert "registered at /" in torch._C._dispatch_dump("library_of_a_test::same")
+    assert "library_of_a_test" in torch_operators._known_namespaces()
+    assert torch.ops.loaded_libraries is not None
 
 
-@pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning", "ignore::FutureWarning"
-)  # that TorchScript is old
-def test_torch_tells_scripted_functions_from_traced_ones():
+# torch warns that TorchScript is deprecated.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_scripted_and_traced_functions_are_distinguished():
     scripted_one, traced = torch.jit.script(one_more), torch.jit.trace(one_more, torch.ones(1))
     assert (
         torchscript.reduce_scripted(scripted_one)[1][0] is one_more
@@ -685,7 +700,7 @@ def test_torch_tells_scripted_functions_from_traced_ones():
     )
 
 
-def test_python_keeps_what_cmp_to_key_was_given():
+def test_parts_of_cmp_to_key_are_read():
     def compare(a, b):
         return b - a
 
@@ -699,7 +714,7 @@ def test_python_keeps_what_cmp_to_key_was_given():
 # IPython.
 
 
-def test_ipython_lays_its_names_where_we_look():
+def test_names_that_ipython_adds_are_recognised():
     code = """
         import builtins
         from IPython.core.interactiveshell import InteractiveShell
@@ -708,8 +723,13 @@ def test_ipython_lays_its_names_where_we_look():
         names = shell.user_ns
         carried = {"get_ipython": names["get_ipython"], "x": 1}
         ipython_names.adapt_globals(carried, ["display", "x"])
-        print(ipython_names.is_shell(shell), ipython_names.reduce_injected(names["exit"])[0] is ipython_names.python_exit,
-              ipython_names.is_ipython_open(names["open"]), carried == {"x": 1, "display": ipython_names.display}, hasattr(builtins, "display"))
+        print(
+            ipython_names.is_shell(shell),
+            ipython_names.reduce_injected(names["exit"])[0] is ipython_names.python_exit,
+            ipython_names.is_ipython_open(names["open"]),
+            carried == {"x": 1, "display": ipython_names.display},
+            hasattr(builtins, "display"),
+        )
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],

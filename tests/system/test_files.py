@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Tests of `files`: files appear whole or not at all, and only their owner may read them."""
 
 import os
 import stat
@@ -8,14 +8,14 @@ import pytest
 from icelaunch_nb.system.files import Draft, write_atomically
 
 
-def test_a_draft_that_is_given_up_leaves_the_old_file_and_no_draft(tmp_path):
+def test_abandoned_draft_is_removed_and_the_old_file_stays(tmp_path):
     write_atomically(tmp_path / "x", b"old")
     with Draft(tmp_path / "x") as draft:
         draft.file.write(b"new")
     assert os.listdir(tmp_path) == ["x"] and (tmp_path / "x").read_bytes() == b"old"
 
 
-def test_a_link_keeps_the_file_that_was_first(tmp_path):
+def test_link_does_not_replace_an_existing_file(tmp_path):
     with Draft(tmp_path / "x") as first, Draft(tmp_path / "y") as other:
         first.file.write(b"first")
         first.link()
@@ -28,7 +28,7 @@ def test_a_link_keeps_the_file_that_was_first(tmp_path):
     assert (tmp_path / "x").read_bytes() == b"first"
 
 
-def test_a_file_is_its_owners_alone_under_any_umask(tmp_path):
+def test_file_mode_is_0600_under_any_umask(tmp_path):
     before = os.umask(0o277)
     try:
         write_atomically(tmp_path / "x", b"")
@@ -37,7 +37,7 @@ def test_a_file_is_its_owners_alone_under_any_umask(tmp_path):
     assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o600
 
 
-def test_a_full_disk_leaves_nothing(tmp_path):
+def test_failed_write_leaves_no_file(tmp_path):
     import resource
     import signal
 

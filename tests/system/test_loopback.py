@@ -1,4 +1,4 @@
-"""Endpoints on this machine are told from all others without asking DNS."""
+"""Tests of `loopback`: endpoints on this machine are recognised without asking DNS."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from icelaunch_nb.system.loopback import interface, is_loopback
         "[::1]:29500",
     ],
 )
-def test_these_are_this_machines_own(endpoint):
+def test_endpoint_is_loopback(endpoint):
     assert is_loopback(endpoint)
 
 
@@ -37,11 +37,11 @@ def test_these_are_this_machines_own(endpoint):
         "0.0.0.0:1",
     ],
 )
-def test_these_are_not(endpoint):
+def test_endpoint_is_not_loopback(endpoint):
     assert not is_loopback(endpoint)
 
 
-def test_the_interface_is_one_of_this_machine():
+def test_interface_exists_on_this_machine():
     import socket
 
     assert interface() in [name for _, name in socket.if_nameindex()]

@@ -1,4 +1,4 @@
-"""Text that others wrote, as it is shown: no order reaches a terminal, nothing is lost."""
+"""Tests of `plaintext`: no control sequence reaches a terminal, and no text is lost."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TITLE, CLIPBOARD, CLEAR = "\x1b]0;owned\x07", "\x1b]52;c;AAAA\x07", "\x1b[2J\x1b
 
 
 @pytest.mark.parametrize(
-    "order",
+    "control",
     [
         TITLE,
         CLIPBOARD,
@@ -31,19 +31,19 @@ TITLE, CLIPBOARD, CLEAR = "\x1b]0;owned\x07", "\x1b]52;c;AAAA\x07", "\x1b[2J\x1b
         "\ud800",
     ],
 )
-def test_no_order_is_left_and_nothing_is_lost(order):
-    for shown in (one_line(f"a{order}b"), in_lines(f"a{order}b"), in_colors(f"a{order}b")):
+def test_control_characters_are_escaped_without_loss(control):
+    for shown in (one_line(f"a{control}b"), in_lines(f"a{control}b"), in_colors(f"a{control}b")):
         assert shown.isprintable() and "\x1b" not in shown
-        assert ast.literal_eval(f"'{shown}'") == f"a{order}b"
+        assert ast.literal_eval(f"'{shown}'") == f"a{control}b"
 
 
-def test_what_a_text_needs_stays():
+def test_plain_text_and_colors_stay():
     assert one_line("größer 🙂\tx\ny") == r"größer 🙂\tx\ny"
     assert in_lines("größer 🙂\tx\ny") == "größer 🙂\tx\ny"
     assert in_colors("\x1b[1;31mred\x1b[0m\n") == "\x1b[1;31mred\x1b[0m\n"
 
 
-def test_errors_quote_without_obeying():
+def test_errors_escape_control_characters():
     failure = Failure(
         0,
         0,
@@ -70,7 +70,7 @@ def test_errors_quote_without_obeying():
     assert "\x1b" not in repr(failure)
 
 
-def test_stacks_of_a_directory_that_somebody_sent_are_text():
+def test_stacks_escape_control_characters_and_html():
     stacks = Stacks(
         {
             0: f'Current thread\n  File "<img src=x onerror=alert(1)>{TITLE}", line 1 in f\n',
@@ -84,7 +84,7 @@ def test_stacks_of_a_directory_that_somebody_sent_are_text():
     )
 
 
-def test_halves_of_characters_can_be_sent():
+def test_lone_surrogates_are_sendable():
     value = {"name\ud83d": ["\udcff", 1, None, {"a": ("b", "c")}]}
     assert json.loads(json.dumps(sendable(value), ensure_ascii=False).encode()) == {
         "name\\ud83d": ["\\udcff", 1, None, {"a": ["b", "c"]}]

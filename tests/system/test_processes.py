@@ -1,4 +1,4 @@
-"""Only ours: a process is its pid and its start, and nothing else is ever signalled."""
+"""Tests of `processes`: a process is its pid and start time, and no other is signalled."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def gone(process: subprocess.Popen, seconds: float = 30) -> bool:
     return process.poll() is not None
 
 
-def test_a_process_lives_and_is_signalled(child):
+def test_process_is_alive_until_it_is_killed(child):
     me = Process.of(child.pid)
     assert me.alive() and me == Process.of(child.pid)
     assert me.send(signal.SIGKILL)
@@ -39,7 +39,7 @@ def test_a_process_lives_and_is_signalled(child):
 
 
 @pytest.mark.parametrize("seconds", [-1000.0, -0.01, 0.01, 1000.0])
-def test_another_that_has_the_pid_now_is_left_alone(seconds, child):
+def test_later_process_with_the_same_pid_is_not_signalled(seconds, child):
     earlier = Process(child.pid, Process.of(child.pid).started + seconds)
     assert not earlier.alive() and not earlier.send(signal.SIGKILL)
     assert kill_sessions([earlier]) == []
@@ -47,7 +47,7 @@ def test_another_that_has_the_pid_now_is_left_alone(seconds, child):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="by Linux' schedstat")
-def test_who_sleeps_has_run_no_longer_at_the_next_look_and_who_works_is_known():
+def test_idle_cpu_time_is_constant_asleep_and_none_at_work():
     code = "print(flush=True); input(); print(flush=True)\nwhile True: pass"
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -55,7 +55,7 @@ def test_who_sleeps_has_run_no_longer_at_the_next_look_and_who_works_is_known():
         process.stdout.readline()
         me = Process.of(process.pid)
         while (ran := me.idle_cpu_time()) is None or ran != me.idle_cpu_time():
-            time.sleep(0.01)  # until it waits for its input
+            time.sleep(0.01)  # it doesn't wait for its input yet
         process.stdin.write("\n")
         process.stdin.flush()
         process.stdout.readline()
@@ -64,7 +64,7 @@ def test_who_sleeps_has_run_no_longer_at_the_next_look_and_who_works_is_known():
     assert me.idle_cpu_time() is None
 
 
-def test_a_zombie_is_not_alive_and_not_signalled(child):
+def test_zombie_is_not_alive_and_not_signalled(child):
     me = Process.of(child.pid)
     os.kill(child.pid, signal.SIGKILL)
     deadline = time.monotonic() + 30
@@ -74,14 +74,17 @@ def test_a_zombie_is_not_alive_and_not_signalled(child):
 
 
 @pytest.mark.parametrize("pid", [0, -1, 2**22 + 1, 10**12])
-def test_what_is_no_process_is_nobody(pid):
+def test_unused_pid_has_no_process(pid):
     assert Process.of(pid) is None
     assert not Process(pid, 0.0).alive() and not Process(pid, 0.0).send(signal.SIGKILL)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="by Linux' prctl")
-def test_a_process_may_call_itself_anything():
-    code = "import ctypes, time; ctypes.CDLL(None).prctl(15, b') Z 1 (2 3)'); print('named', flush=True); time.sleep(600)"
+def test_process_name_may_contain_anything():
+    code = (
+        "import ctypes, time; ctypes.CDLL(None).prctl(15, b') Z 1 (2 3)'); "
+        "print('named', flush=True); time.sleep(600)"
+    )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     try:
         before = Process.of(process.pid)
@@ -93,13 +96,13 @@ def test_a_process_may_call_itself_anything():
         process.communicate()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the clock is all there is")
-def test_a_clock_that_is_set_makes_nobody_somebody_else(child):
-    """psutil reckons start times from the clock and the time since the boot; a step of the clock moves all of them."""
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it counts from the epoch")
+def test_start_time_counts_from_boot(child):
+    """psutil computes start times from the clock, so setting the clock changes all of them."""
     assert 0 < Process.of(child.pid).started <= time.clock_gettime(time.CLOCK_BOOTTIME) + 0.02
 
 
-def test_sessions_of_ours_are_ended_whole_and_others_live(child):
+def test_whole_sessions_are_killed_and_others_live(child):
     leader = subprocess.Popen(
         ["sh", "-c", "trap '' TERM; sleep 601 & sleep 602"], start_new_session=True
     )
@@ -118,9 +121,8 @@ def test_sessions_of_ours_are_ended_whole_and_others_live(child):
         ]
         assert {identity, *members} == set(kill_sessions([identity]))
         assert gone(leader)
-        while (
-            any(member.alive() for member in members) and time.monotonic() < deadline + 5
-        ):  # a SIGKILL takes its moment
+        # SIGKILL doesn't end them at once.
+        while any(member.alive() for member in members) and time.monotonic() < deadline + 5:
             time.sleep(0.01)
         assert not any(member.alive() for member in members)
         assert child.poll() is None
@@ -129,7 +131,7 @@ def test_sessions_of_ours_are_ended_whole_and_others_live(child):
         leader.wait()
 
 
-def test_only_those_who_bear_the_mark_are_ended(child):
+def test_only_marked_processes_are_killed(child):
     def start(**extra):
         return subprocess.Popen(
             ["sleep", "603"], env={**os.environ, **extra}, start_new_session=True
@@ -144,9 +146,8 @@ def test_only_those_who_bear_the_mark_are_ended(child):
     marked = start(MARK="/run/12")
     try:
         deadline = time.monotonic() + 30
-        while (
-            not (found := kill_marked("MARK=/run/12")) and time.monotonic() < deadline
-        ):  # a child bears its parent's until it execs
+        # Until it execs, a child has its parent's environment.
+        while not (found := kill_marked("MARK=/run/12")) and time.monotonic() < deadline:
             time.sleep(0.01)
         assert [process.pid for process in found] == [marked.pid]
         assert gone(marked) and all(process.poll() is None for process in [*others, child])

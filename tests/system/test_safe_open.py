@@ -1,4 +1,4 @@
-"""Files are judged once they are open: their kind, their owner, the directory that they lie in."""
+"""Tests of `safe_open`: the kind, the owner and the directory of open files are checked."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ KINDS = ("FIFO", "socket", "directory", "symbolic link", "device")
 
 
 def put(kind: str, path: Path, target: Path) -> None:
-    """Puts something that is no file at `path`."""
+    """Creates something at `path` that is not a regular file."""
     path.unlink(missing_ok=True)
     if kind == "FIFO":
         os.mkfifo(path)
@@ -70,7 +70,7 @@ def put(kind: str, path: Path, target: Path) -> None:
 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> RunDir:
-    """A run that is over, with a file of each name."""
+    """A run that has ended, with each of its files."""
     made = make_run_dir(str(tmp_path / "base"), "run")
     rank = made.rank(0, 0)
     rank.path.mkdir(parents=True)
@@ -91,7 +91,7 @@ def run_dir(tmp_path: Path) -> RunDir:
 
 
 def ways_to_read(run_dir: RunDir) -> dict[str, tuple[Path, object]]:
-    """Each file of a run, and a reader of it that must neither hang nor read something else."""
+    """The files of a run, each with a reader that must neither hang nor read something else."""
     run, rank = ice.attach(run_dir.path), run_dir.rank(0, 0)
     run.state
     return {
@@ -144,7 +144,7 @@ def ways_to_read(run_dir: RunDir) -> dict[str, tuple[Path, object]]:
         "search",
     ],
 )
-def test_what_is_no_file_is_neither_waited_for_nor_read(name, kind, run_dir, tmp_path):
+def test_reading_a_non_file_neither_hangs_nor_reads_it(name, kind, run_dir, tmp_path):
     path, read = ways_to_read(run_dir)[name]
     elsewhere = tmp_path / "elsewhere"
     elsewhere.write_text("secret")
@@ -157,7 +157,7 @@ def test_what_is_no_file_is_neither_waited_for_nor_read(name, kind, run_dir, tmp
         assert "secret" not in str(found)
 
 
-def test_the_message_says_what_lies_there(run_dir, tmp_path):
+def test_error_names_the_kind_of_a_non_file(run_dir, tmp_path):
     for kind in KINDS[:4]:
         put(kind, run_dir.checkpoint, tmp_path / "nowhere")
         with pytest.raises(
@@ -167,7 +167,7 @@ def test_the_message_says_what_lies_there(run_dir, tmp_path):
         run_dir.checkpoint.rmdir() if kind == "directory" else run_dir.checkpoint.unlink()
 
 
-def test_a_file_behind_a_linked_directory_is_not_read(run_dir, tmp_path):
+def test_file_behind_a_linked_directory_is_not_read(run_dir, tmp_path):
     (tmp_path / "elsewhere" / "0").mkdir(parents=True)
     (tmp_path / "elsewhere" / "0" / "stdout.log").write_text("secret")
     run_dir.attempt(0).rename(tmp_path / "moved")
@@ -177,7 +177,7 @@ def test_a_file_behind_a_linked_directory_is_not_read(run_dir, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["file", "symbolic link"])
-def test_a_request_is_written_into_no_file(kind, run_dir, tmp_path):
+def test_request_is_not_written_into_a_regular_file(kind, run_dir, tmp_path):
     mine = tmp_path / "precious"
     mine.write_text("precious")
     run_dir.control.unlink()
@@ -193,7 +193,7 @@ def test_a_request_is_written_into_no_file(kind, run_dir, tmp_path):
     assert mine.read_text() == "precious"
 
 
-def test_looking_at_a_run_makes_no_file_behind_a_link(run_dir, tmp_path):
+def test_attaching_creates_no_file_behind_a_link(run_dir, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (run_dir.path / "watchers").symlink_to(tmp_path / "elsewhere")
     run = ice.attach(run_dir.path)
@@ -205,7 +205,7 @@ def test_looking_at_a_run_makes_no_file_behind_a_link(run_dir, tmp_path):
 
 @as_root
 @pytest.mark.parametrize("name", ["spec", "journal", "sources", "board", "result"])
-def test_a_file_of_somebody_else_is_not_read(name, run_dir):
+def test_file_of_another_user_is_not_read(name, run_dir):
     path, read = ways_to_read(run_dir)[name]
     os.chown(path, STRANGER, STRANGER)
     try:
@@ -215,7 +215,7 @@ def test_a_file_of_somebody_else_is_not_read(name, run_dir):
 
 
 @as_root
-def test_what_a_rank_wrote_as_another_user_is_shown(run_dir):
+def test_logs_and_metrics_of_a_rank_that_changed_its_user_are_read(run_dir):
     rank = run_dir.rank(0, 0)
     for path in (rank.stdout, rank.metrics):
         os.chown(path, STRANGER, STRANGER)
@@ -224,7 +224,7 @@ def test_what_a_rank_wrote_as_another_user_is_shown(run_dir):
 
 
 class Planted:
-    """Says so when it is unpickled."""
+    """Creates the directory `mark` when it is unpickled."""
 
     def __reduce__(self):
         return os.mkdir, (str(self.mark),)
@@ -234,14 +234,14 @@ class Planted:
 
 
 def plant(run_dir: RunDir, at: Path, mark: Path, owner: int) -> None:
-    """A directory like a run's whose result is a trap."""
+    """Creates a copy of a run's directory whose result is a `Planted`."""
     subprocess.run(["cp", "-a", run_dir.path, at], check=True)
     packing.dump(Planted(mark), RunDir(at).rank(0, 0).result)
     for path in (at, *at.rglob("*")):
         os.chown(path, owner, owner)
 
 
-def test_a_directory_of_ones_own_in_a_runs_place_is_not_that_run(run_dir, tmp_path):
+def test_replaced_run_directory_is_refused(run_dir, tmp_path):
     run = ice.attach(run_dir.path)
     assert run.state == "SUCCEEDED"
     plant(run_dir, tmp_path / "other", tmp_path / "trap", os.geteuid())
@@ -255,9 +255,7 @@ def test_a_directory_of_ones_own_in_a_runs_place_is_not_that_run(run_dir, tmp_pa
 
 
 @as_root
-def test_who_swaps_directories_and_files_while_a_result_is_read_gets_nothing_unpickled(
-    run_dir, tmp_path
-):
+def test_swapping_directories_while_a_result_is_read_unpickles_nothing_planted(run_dir, tmp_path):
     mark, other, spare = tmp_path / "trap", tmp_path / "other", tmp_path / "spare"
     plant(run_dir, other, mark, STRANGER)
     over = threading.Event()
@@ -280,7 +278,7 @@ def test_who_swaps_directories_and_files_while_a_result_is_read_gets_nothing_unp
         for _ in range(1000):
             try:
                 read += packing.load(run_dir.rank(0, 0).result, run_dir) == "the result"
-            except IcelaunchError:  # the other's, or nothing at that moment
+            except IcelaunchError:  # it was the other's file, or none was there at that moment
                 refused += 1
     finally:
         over.set()
@@ -289,7 +287,7 @@ def test_who_swaps_directories_and_files_while_a_result_is_read_gets_nothing_unp
     assert read + refused == 1000
 
 
-def test_a_log_dir_that_others_may_write_to_is_said(tmp_path):
+def test_log_dir_that_others_may_write_to_is_reported(tmp_path):
     tmp_path.chmod(0o755)
     base = tmp_path / "base"
     base.mkdir(mode=0o700)
@@ -303,7 +301,7 @@ def test_a_log_dir_that_others_may_write_to_is_said(tmp_path):
 
 
 @as_root
-def test_a_log_dir_of_a_group_or_of_somebody_else_is_said(tmp_path):
+def test_log_dir_of_a_group_or_another_user_is_reported(tmp_path):
     tmp_path.chmod(0o775)
     assert writable_by_others(tmp_path) == ""  # a group of the owner's own
     os.chown(tmp_path, -1, STRANGER)
@@ -313,7 +311,7 @@ def test_a_log_dir_of_a_group_or_of_somebody_else_is_said(tmp_path):
     assert "belongs to user 12345" in writable_by_others(tmp_path / "base")
 
 
-def test_a_launch_says_it_once(tmp_path):
+def test_launch_warns_of_a_shared_log_dir_once(tmp_path):
     base = tmp_path / "open"
     base.mkdir()
     base.chmod(0o777)
@@ -321,12 +319,11 @@ def test_a_launch_says_it_once(tmp_path):
         run = ice.launch(int, nproc_per_node=1, devices="cpu", log_dir=str(base))
     assert [warning.filename for warning in caught] == [__file__]
     assert run.result(60) == {0: 0}
-    ice.launch(int, nproc_per_node=1, devices="cpu", log_dir=str(base)).result(
-        60
-    )  # another warning would be an error
+    # Another warning would be an error.
+    ice.launch(int, nproc_per_node=1, devices="cpu", log_dir=str(base)).result(60)
 
 
-def test_so_does_one_in_this_process(tmp_path):
+def test_inline_launch_warns_of_a_shared_log_dir(tmp_path):
     tmp_path.chmod(0o777)
     with pytest.warns(SharedLogDirWarning, match="no sticky bit") as caught:
         ice.launch(int, inline=True, devices="cpu", log_dir=str(tmp_path / "runs"))
@@ -342,7 +339,7 @@ def test_so_does_one_in_this_process(tmp_path):
     st.binary(max_size=5),
     st.integers(0, 8),
 )
-def test_lines_are_the_files_lines(tmp_path_factory, lines, rest, longest):
+def test_read_lines_yields_each_line_and_its_end(tmp_path_factory, lines, rest, longest):
     rest = rest.replace(b"\n", b"")
     path = tmp_path_factory.getbasetemp() / "lines"
     path.write_bytes(b"".join(line + b"\n" for line in lines) + rest)
@@ -356,7 +353,7 @@ def test_lines_are_the_files_lines(tmp_path_factory, lines, rest, longest):
     assert len(rest) <= longest or found[-1] == (b"", path.stat().st_size)
 
 
-def test_lines_that_pieces_cut_are_whole(tmp_path, monkeypatch):
+def test_lines_across_chunks_are_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(safe_open, "_CHUNK", 7)
     (tmp_path / "x").write_bytes(b"one\ntwotwotwotwo\n\nthree\nfo")
     fd = os.open(tmp_path / "x", os.O_RDONLY)
@@ -376,7 +373,7 @@ def bytes_read() -> int:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 @pytest.mark.parametrize("name", ["journal", "metrics", "spec", "checkpoint", "sources"])
-def test_a_sparse_gigabyte_is_not_read(name, run_dir):
+def test_hole_of_a_gigabyte_is_not_read(name, run_dir):
     path, read = ways_to_read(run_dir)[name]
     with open(path, "ab") as file:
         file.truncate(1 << 30)
@@ -389,7 +386,7 @@ def test_a_sparse_gigabyte_is_not_read(name, run_dir):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 64 << 10
     if name == "journal":
         assert [event.name for event in found[0]] == ["agent", "attempt", "end"], (
-            "what stands before the hole is told"
+            "events before the hole are read"
         )
         JournalWriter(path).write(TimelineEvent(kind="x", text="after"))
         events, end = read_events(path, found[1])
