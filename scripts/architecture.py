@@ -4,8 +4,8 @@
     python scripts/architecture.py --write    puts them between their markers in ARCHITECTURE.md
 
 A table's rows are the code's own: the fields, types and docstrings of the records in
-`icelaunch_nb.rundir` and `icelaunch_nb.launching`, the paths of `RunDir` and `RankDir`, and the rooms
-of tests/test_rooms.py. Who writes a file and when it goes stands here alone, in `FILES`.
+`icelaunch_nb.rundir` and `icelaunch_nb.launching`, the paths of `RunDir` and `RankDir`, and the
+rooms of tests/test_rooms.py. Only `FILES` here says who writes a file and when it is removed.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class File(NamedTuple):
     Attributes:
         writer: Which process writes to it.
         content: What it holds.
-        end: When it goes.
+        end: When it is removed.
     """
 
     writer: str
@@ -60,7 +60,7 @@ class File(NamedTuple):
     end: str = STAYS
 
 
-# By the name of the property or the method that gives the path.
+# The key is the name of the property or the method that returns the path.
 FILES = {
     "spec": File("kernel", "What was asked: a `RunSpec`."),
     "call": File(
@@ -128,7 +128,7 @@ FILES = {
         "rank", "What children of the rank by spawn or forkserver run first, and what that loads."
     ),
 }
-# Those that name no file of their own.
+# The properties that name no file of their own.
 _FOLDERS = {
     "path",
     "identity",
@@ -143,7 +143,7 @@ _FOLDERS = {
 
 
 def tables() -> dict[str, str]:
-    """Every table in Markdown, by name."""
+    """Returns every table in Markdown, by name."""
     return {
         "rooms": _rooms(),
         "paths": _paths(),
@@ -163,10 +163,10 @@ def tables() -> dict[str, str]:
 
 
 def filled_in(document: str) -> str:
-    """A document with its tables as they should be.
+    """Returns a document with its tables filled in from the code.
 
     Raises:
-        KeyError: It has a marker of a table that there is not.
+        KeyError: The document has a marker of an unknown table.
     """
     found = tables()
     return _MARKED.sub(lambda match: f"{match[1]}{found[match[2]]}\n{match[3]}", document)
@@ -201,7 +201,7 @@ def _quoted(names: Iterable[str]) -> str:
 
 
 def _summary(thing: Any) -> str:
-    """The first paragraph of a docstring, as one line."""
+    """Returns the first paragraph of a docstring, as one line."""
     text = inspect.cleandoc(thing.__doc__ or "").partition("\n\n")[0]
     return re.sub(r"``(.+?)``", r"`\1`", " ".join(text.split()))
 
@@ -240,7 +240,7 @@ def _shown(path: Path) -> str:
 
 
 def _aliases() -> list[tuple[str, Any]]:
-    """The types of fields that have a name."""
+    """Returns the field types of `records` that have a name."""
     return [
         (name, hint) for name, hint in vars(records).items() if typing.get_origin(hint) is Annotated
     ]
@@ -257,7 +257,7 @@ def _must_be(hint: Any) -> str:
 
 
 def _type(hint: Any) -> str:
-    """A field's type in words."""
+    """Returns a field's type in words."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         for name, alias in _aliases():
@@ -273,7 +273,7 @@ def _type(hint: Any) -> str:
 
 
 def _named(base: type[records.Record]) -> Iterator[type[records.Record]]:
-    """The records that have a name of their own on the line, in the order of their definition."""
+    """Yields the records that name themselves in their line, in the order of their definition."""
     for kind in base.__subclasses__():
         if getattr(kind, "name", ""):
             yield kind
@@ -286,12 +286,13 @@ def _records(
     *,
     leave_out: type[records.Record] | None = None,
 ) -> str:
-    """A table of records and their fields.
+    """Returns a table of records and their fields.
 
     Args:
         what: The head of the first column.
         kinds: The records.
-        leave_out: A base whose fields all of them have; the text around the table names these.
+        leave_out: A base class whose fields the table leaves out. All its subclasses have them, and
+            the text around the table names them.
     """
     common = {one.name for one in fields(leave_out)} if leave_out else set()
     rows = []
@@ -308,18 +309,23 @@ def _records(
                 meaning,
             ]
         )
-        hints, said = typing.get_type_hints(kind, include_extras=True), _attributes(kind)
+        hints, meanings = typing.get_type_hints(kind, include_extras=True), _attributes(kind)
         left_out = common if leave_out and issubclass(kind, leave_out) else set()
         for one in fields(kind):
             if one.name not in left_out:
                 rows.append(
-                    [f"`{one.name}`", _type(hints[one.name]), _default(one), said.get(one.name, "")]
+                    [
+                        f"`{one.name}`",
+                        _type(hints[one.name]),
+                        _default(one),
+                        meanings.get(one.name, ""),
+                    ]
                 )
     return _table([what, "type", "default", "meaning"], rows)
 
 
 def _default(one: Any) -> str:
-    """What a field is that a line leaves out, as JSON; empty for one that no line may leave out."""
+    """Returns a field's default as JSON, or an empty string if every line must have the field."""
     if one.default is MISSING and one.default_factory is MISSING:
         return ""
     value = one.default if one.default_factory is MISSING else one.default_factory()
@@ -331,7 +337,7 @@ def _default(one: Any) -> str:
 
 
 def _attributes(kind: type) -> dict[str, str]:
-    """What a class's docstring says of each attribute."""
+    """Returns what a class's docstring says of each attribute."""
     text = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")[2].partition("\n\n")[0]
     found = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", text, re.MULTILINE)
     return {
@@ -350,7 +356,7 @@ def _flags() -> str:
 
 
 def main() -> int:
-    """Prints the tables, or writes them."""
+    """Prints the tables, or writes them into ARCHITECTURE.md."""
     parser = argparse.ArgumentParser(
         prog="python scripts/architecture.py",
         description="The tables of ARCHITECTURE.md, from the code.",

@@ -1,7 +1,8 @@
-"""Checks the front end's types and its format: ``python scripts/check_frontend.py``; ``--format`` formats it instead.
+"""Checks the front end's types and format: ``python scripts/check_frontend.py``.
 
-The comments of the sources declare the types. TypeScript and prettier are installed into a copy, because the build
-installs without development dependencies.
+With ``--format``, it formats the sources instead. The comments of the sources declare the types.
+TypeScript and prettier are installed into a copy, because the build installs without development
+dependencies.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ FRONTEND = Path(__file__).parents[1] / "icelaunch_nb" / "notebook" / "frontend"
 
 
 def main() -> int:
-    """Returns the exit code of the first command that fails, or 0."""
+    """Runs npm's commands, and returns the exit code of the first that fails, or 0."""
     formats = sys.argv[1:] == ["--format"]
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(

@@ -1,8 +1,9 @@
-"""Executes a notebook in a fresh kernel of this environment, keeps it as HTML, and says how well its network reads.
+"""Executes a notebook in a new kernel of this environment, and prints its network's accuracy.
 
     python scripts/demo.py notebooks/01_quickstart.ipynb build/demo
 
-Ends with an error where a cell fails or the accuracy that the notebook prints isn't above 0.95.
+It writes the executed notebook as HTML too. It ends with an error if a cell fails, or if the
+accuracy that the notebook prints isn't above 0.95.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-# The kernel of this environment, even where the user's own folder has a `python3` kernel too.
+# Jupyter chooses this environment's kernel, even if the user's own folder has a `python3` kernel.
 os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
 
 import nbformat
@@ -25,7 +26,7 @@ ENOUGH = 0.95
 
 
 def main(notebook: Path, target: Path) -> None:
-    """Executes `notebook`, writes it to the folder `target` as HTML and as a notebook."""
+    """Executes `notebook`, and writes it to the folder `target` as HTML and as a notebook."""
     book = nbformat.read(notebook, as_version=4)
     client = NotebookClient(
         book,
@@ -33,7 +34,7 @@ def main(notebook: Path, target: Path) -> None:
         kernel_name="python3",
         coalesce_streams=True,
         resources={"metadata": {"path": str(notebook.parent)}},
-        # ipykernel 7 warns of its own TCP connection at every start; that is no news of this notebook.
+        # ipykernel 7 warns of its own TCP connection at every start. That isn't about the notebook.
         extra_arguments=["--IPKernelApp.log_level=40"],
     )
     started = time.monotonic()
@@ -42,7 +43,9 @@ def main(notebook: Path, target: Path) -> None:
     except CellExecutionError as error:
         sys.exit(f"{notebook} failed:\n{error}")
     finally:
-        html = _write(book, notebook.stem, target)  # a failed one shows where
+        html = _write(
+            book, notebook.stem, target
+        )  # a failed notebook too, since it shows where it failed
         print(f"executed notebook: {html}", flush=True)
     accuracy = _accuracy(book)
     print(f"test accuracy: {accuracy:.4f}, after {time.monotonic() - started:.0f} s")

@@ -1,10 +1,12 @@
-"""``make matrix``: the tests on every Python and torch that the package declares; a table in Markdown.
+"""``make matrix``: runs the tests on every Python and torch that the package declares.
 
-Each environment has its torch from PyPI, some gigabytes. uv links files that several environments share, so they lie on disk once.
-What can't be had on this machine stands in the table with the reason, and doesn't count as a failure.
+It prints a table in Markdown. Each environment has its torch from PyPI, some gigabytes. uv links
+the files that several environments share, so they are on disk once. The table gives a reason for
+what can't be installed on this machine. That doesn't count as a failure.
 
-All of it takes hours. So the tests run in parts; what came of each part is kept beside the environments, with the day
-and the commit, until that part runs again there. ``--table`` prints what is kept, and says which parts a row lacks.
+All of it takes hours, so the tests run in parts. The result of each part is stored beside the
+environments, with the day and the commit, until that part runs again. ``--table`` prints the stored
+results, and says which parts a row lacks.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ ROOT = Path(__file__).parent.parent
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 BETWEEN = "2.10.0"
 PYTHONS = ("3.10", "3.12", "3.13", "3.14")
-# The browser's tests and the notebooks ask nothing of torch or Python that the kernel's don't; the kill matrix is one of the slow tests.
+# The browser's tests and the notebooks are left out, because they use nothing of torch or Python that
+# the kernel's tests don't use. The kill matrix is left out, because it is one of the slow tests.
 PARTS = {
     "units": ["tests", "--ignore=tests/end_to_end"],
     **{name: [f"tests/end_to_end/{name}"] for name in ("ranks", "kernel", "idioms", "gpu")},
@@ -41,14 +44,14 @@ _NO_TORCH = "No module named 'torch'"
 
 @dataclass
 class Part:
-    """What came of one part of the tests in one environment.
+    """The result of one part of the tests in one environment.
 
     Attributes:
-        counts: How many tests passed, failed, were skipped, or need the torch that isn't there.
-        failed: The tests that failed.
-        seconds: What they took.
+        counts: How many tests passed, failed, were skipped, or need the torch that is missing.
+        failed: The names of the tests that failed.
+        seconds: How long the part took.
         when: The day, as ``2026-11-28``.
-        commit: What was tested; a ``+`` after it: the tree had changes beyond that.
+        commit: The commit that was tested. A ``+`` follows it if the tree had further changes.
     """
 
     counts: dict[str, int] = field(default_factory=dict)
@@ -60,15 +63,15 @@ class Part:
 
 @dataclass
 class Row:
-    """One environment, and what came of it.
+    """One environment, and the results of the tests in it.
 
     Attributes:
-        python: Which Python, as ``3.12``.
-        torch: Which torch, as ``2.6.0``; empty: the newest there is for this Python.
-        floor: Whether all that the package depends on is as old as it declares.
-        found: The versions that were found, of Python and of torch.
-        parts: By their names in `PARTS`; other tests by what pytest was told.
-        note: Why there is less to show.
+        python: The version of Python, as ``3.12``.
+        torch: The version of torch, as ``2.6.0``. Empty for the newest one for this Python.
+        floor: Whether all dependencies are the oldest that the package declares.
+        found: The versions of Python and torch that are installed.
+        parts: The results, by the name in `PARTS`, or by pytest's arguments for other tests.
+        note: Why results are missing.
     """
 
     python: str
@@ -79,12 +82,12 @@ class Row:
     note: str = ""
 
     def name(self) -> str:
-        """What its folder is called, and how `--only` finds it."""
+        """Returns the name of its folder, which ``--only`` matches."""
         return f"python{self.python}-torch{self.torch or 'newest'}"
 
 
 def rows() -> list[Row]:
-    """The versions of torch on this Python, and the other Pythons with their newest torch."""
+    """Returns a row for each torch on this Python, and one for each other Python."""
     declared = re.search(r'"torch>=([\d.]+)"', (ROOT / "pyproject.toml").read_text())
     assert declared is not None
     floor = declared[1] + ".0" * (2 - declared[1].count("."))
@@ -97,7 +100,7 @@ def rows() -> list[Row]:
 
 
 def interpreter(python: str) -> str | None:
-    """A Python that starts: ``python3.X`` of the path, or one of pyenv's."""
+    """Returns a Python that starts: ``python3.X`` of the path, or one of pyenv's."""
     for path in _interpreters(python):
         done = subprocess.run(
             [path, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
@@ -120,11 +123,11 @@ def _interpreters(python: str) -> Iterator[str]:
 
 
 class Environment:
-    """A virtual environment for a row, made once for the same requirements.
+    """A row's virtual environment, which is made again only when the requirements change.
 
     Args:
-        folder: Where it lies.
-        row: What it is for.
+        folder: The environment's folder.
+        row: The row.
     """
 
     def __init__(self, folder: Path, row: Row) -> None:
@@ -132,7 +135,10 @@ class Environment:
         self.python = str(folder / "bin" / "python")
 
     def make(self, interpreter: str) -> None:
-        """Installs all that the tests need; without torch where it can't be had, which the row's note then says."""
+        """Installs all that the tests need.
+
+        If torch can't be installed, the rest is, and the row's note says so.
+        """
         row, ready = self._row, self._folder / ".ready"
         wanted = hashlib.sha256(
             b"".join(
@@ -161,7 +167,7 @@ class Environment:
 
     @staticmethod
     def _requirements() -> list[str]:
-        """What `make test` installs, whatever torch that names."""
+        """Returns what ``make setup`` installs, without the torch that it names."""
         lines = [
             line.partition("#")[0].strip()
             for line in (ROOT / "requirements-dev.txt").read_text().splitlines()
@@ -186,25 +192,27 @@ class Environment:
         )
 
     def versions(self) -> tuple[str, str]:
-        """Of Python and of torch; the latter is empty where there is none."""
-        code = "import platform; print(platform.python_version()); import torch; print(torch.__version__)"
-        said = subprocess.run(
+        """Returns the versions of Python and of torch, the latter empty if torch is missing."""
+        code = (
+            "import platform; print(platform.python_version()); "
+            "import torch; print(torch.__version__)"
+        )
+        printed = subprocess.run(
             [self.python, "-c", code], capture_output=True, text=True, check=False
         ).stdout.split()
-        return said[0], said[1] if len(said) > 1 else ""
+        return printed[0], printed[1] if len(printed) > 1 else ""
 
 
 def test(environment: Environment, tests: Sequence[str], *, has_torch: bool) -> Part:
-    """Runs some tests, and takes down what came of them."""
+    """Runs some tests, and returns their result."""
     part = Part(when=datetime.date.today().isoformat(), commit=_commit())
     env = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "PATH": os.pathsep.join([str(Path(environment.python).parent), os.environ["PATH"]]),
     }
-    env.pop(
-        "PYTHONDONTWRITEBYTECODE", None
-    )  # uv installs sources alone: each kernel and each host would compile all of torch anew
+    # uv installs sources only, so each kernel and each host would compile all of torch again.
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
     with tempfile.TemporaryDirectory(prefix="matrix-", ignore_cleanup_errors=True) as scratch:
         report = Path(scratch) / "report.xml"
         began = time.monotonic()
@@ -237,22 +245,22 @@ def test(environment: Environment, tests: Sequence[str], *, has_torch: bool) -> 
 
 
 def _count(part: Part, case: ElementTree.Element, has_torch: bool) -> None:
-    troubles = [*case.iter("failure"), *case.iter("error")]
-    what = "failed" if troubles else "skipped" if case.find("skipped") is not None else "passed"
+    failures = [*case.iter("failure"), *case.iter("error")]
+    outcome = "failed" if failures else "skipped" if case.find("skipped") is not None else "passed"
     if (
-        troubles
+        failures
         and not has_torch
-        and all(_NO_TORCH in "".join(trouble.itertext()) for trouble in troubles)
+        and all(_NO_TORCH in "".join(failure.itertext()) for failure in failures)
     ):
-        what = "need torch"
-    part.counts[what] = part.counts.get(what, 0) + 1
+        outcome = "need torch"
+    part.counts[outcome] = part.counts.get(outcome, 0) + 1
     name = f"{case.get('classname')}::{case.get('name')}"
-    if what == "failed" and name not in part.failed:
+    if outcome == "failed" and name not in part.failed:
         part.failed.append(name)
 
 
 def _commit() -> str:
-    said = [
+    revision, changes = [
         subprocess.run(
             ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
         ).stdout.strip()
@@ -261,22 +269,28 @@ def _commit() -> str:
             ["status", "--porcelain", "--untracked-files=no"],
         )
     ]
-    return said[0] + ("+" if said[1] else "")
+    return revision + ("+" if changes else "")
 
 
 def run(row: Row, folder: Path, tests: Sequence[str]) -> None:
-    """Makes a row's environment and tests there: these parts, or what else pytest takes; without any, each part."""
+    """Makes a row's environment, runs tests in it, and stores their results.
+
+    Args:
+        row: The row. Its parts are filled in.
+        folder: Where the environments and the results are.
+        tests: Names in `PARTS`, or other arguments of pytest. If empty, every part runs.
+    """
     found = interpreter(row.python)
     if found is None:
         row.note = f"there is no python{row.python} on this machine's path"
-        keep(row, folder)
+        store(row, folder)
         return
     environment = Environment(folder / row.name(), row)
     try:
         environment.make(found)
     except subprocess.CalledProcessError as error:
         row.note = f"no environment: {_last_line(error.stderr)}"
-        keep(row, folder)
+        store(row, folder)
         return
     row.found = environment.versions()
     named = [name for name in PARTS if name in tests or not tests]
@@ -286,22 +300,22 @@ def run(row: Row, folder: Path, tests: Sequence[str]) -> None:
         *([(" ".join(others), others)] if others else []),
     ]:
         row.parts[name] = test(environment, some, has_torch=bool(row.found[1]))
-        keep(row, folder)
+        store(row, folder)
 
 
-def keep(row: Row, folder: Path) -> None:
-    """Writes what came of a row's parts beside its environment, and leaves what is kept of the others."""
-    together = asdict(row)
-    together["parts"] = {
-        **asdict(kept(replace(row), folder))["parts"],
-        **{name: part for name, part in together["parts"].items() if name in PARTS},
+def store(row: Row, folder: Path) -> None:
+    """Stores the results of a row's parts, and keeps those that are stored of its other parts."""
+    content = asdict(row)
+    content["parts"] = {
+        **asdict(stored(replace(row), folder))["parts"],
+        **{name: part for name, part in content["parts"].items() if name in PARTS},
     }
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{row.name()}.json").write_text(json.dumps(together, indent=1))
+    (folder / f"{row.name()}.json").write_text(json.dumps(content, indent=1))
 
 
-def kept(row: Row, folder: Path) -> Row:
-    """The row with the parts that were kept of it."""
+def stored(row: Row, folder: Path) -> Row:
+    """Returns the row with its stored results."""
     try:
         found = json.loads((folder / f"{row.name()}.json").read_text())
     except FileNotFoundError:
@@ -316,18 +330,18 @@ def _last_line(text: str) -> str:
 
 
 def table(done: Sequence[Row], wanted: Collection[str]) -> str:
-    """The rows in Markdown, and below them the tests that failed.
+    """Returns the rows in Markdown, and below them the tests that failed.
 
     Args:
-        done: In their order.
-        wanted: The parts without which a row isn't whole.
+        done: The rows, in the table's order.
+        wanted: The parts that a whole row has.
     """
     lines = [
         "| Python | torch | passed | failed | skipped | minutes | day | commit | |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in done:
-        parts, counts = row.parts.values(), _together(row)
+        parts, counts = row.parts.values(), _sum_counts(row)
         python, torch = (
             row.found[0] or row.python,
             row.found[1].partition("+")[0] or ("–" if row.found[0] else row.torch or "newest"),
@@ -336,8 +350,8 @@ def table(done: Sequence[Row], wanted: Collection[str]) -> str:
             [
                 *(str(counts[what]) for what in ("passed", "failed", "skipped")),
                 f"{sum(part.seconds for part in parts) / 60:.0f}",
-                _span(part.when for part in parts),
-                _span(part.commit for part in parts),
+                _join_distinct(part.when for part in parts),
+                _join_distinct(part.commit for part in parts),
             ]
             if parts
             else ["–"] * 6
@@ -362,17 +376,17 @@ def table(done: Sequence[Row], wanted: Collection[str]) -> str:
     return "\n".join(lines)
 
 
-def _together(row: Row) -> Counter[str]:
+def _sum_counts(row: Row) -> Counter[str]:
     return sum((Counter(part.counts) for part in row.parts.values()), Counter())
 
 
-def _span(found: Iterable[str]) -> str:
-    """Each of them once, in their order."""
-    return ", ".join(dict.fromkeys(found))
+def _join_distinct(texts: Iterable[str]) -> str:
+    """Joins the texts, each once, in the order of their first appearance."""
+    return ", ".join(dict.fromkeys(texts))
 
 
 def main() -> None:
-    """Runs the rows one after the other; the exit code says whether a test failed."""
+    """Runs the rows one after the other, and exits with 1 if a test failed."""
     parser = argparse.ArgumentParser(
         prog="python scripts/matrix.py",
         description="the tests on every Python and torch that is declared",
@@ -399,7 +413,7 @@ def main() -> None:
     options = parser.parse_args()
     chosen = [row for row in rows() if options.only in row.name()]
     if options.table:
-        print(table([kept(row, options.folder) for row in chosen], PARTS))
+        print(table([stored(row, options.folder) for row in chosen], PARTS))
         return
     for row in chosen:
         print(f"\n{row.name()}", file=sys.stderr, flush=True)

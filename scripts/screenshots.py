@@ -1,6 +1,6 @@
-"""Takes the README's pictures of the panel: a real JupyterLab, a real browser, light and dark.
+"""Takes the README's pictures of the panel, in JupyterLab in a real browser, light and dark.
 
-Usage: ``python scripts/screenshots.py [folder]``; build/screenshots, if none is named.
+Usage: ``python scripts/screenshots.py [folder]``. The default folder is build/screenshots.
 """
 
 from __future__ import annotations
@@ -25,8 +25,11 @@ def train(epochs, batches):
         for batch in ctx.steps(range(batches)):
             step = epoch * batches + batch
             loss = 2.3 / (1 + step / 25) + noise.gauss(0, 0.04)
-            ctx.report(loss=loss, accuracy=1 - math.exp(-step / 70) + noise.gauss(0, 0.01), tokens_per_s=8192 * noise.gauss(1, 0.02))
-            print(f"\\x1b[36mepoch {epoch} step {step:3}\\x1b[0m  loss {loss:.4f}  {8192 / (1 + ctx.rank % 3 / 50):,.0f} tokens/s")
+            accuracy = 1 - math.exp(-step / 70) + noise.gauss(0, 0.01)
+            ctx.report(loss=loss, accuracy=accuracy, tokens_per_s=8192 * noise.gauss(1, 0.02))
+            speed = 8192 / (1 + ctx.rank % 3 / 50)
+            head = f"\\x1b[36mepoch {epoch} step {step:3}\\x1b[0m"
+            print(f"{head}  loss {loss:.4f}  {speed:,.0f} tokens/s")
             if ctx.rank == 2 and step == 30 and ctx.restart_count == 0:
                 raise RuntimeError("NaN in the gradient of layer 7")
             if ctx.rank == 5 and step == 160:
@@ -37,7 +40,7 @@ def train(epochs, batches):
 
 
 def main(folder: Path) -> None:
-    """Takes the pictures: while it runs, all ranks with the events, and after a rank failed."""
+    """Takes three pictures: of a run, of all its ranks with the events, and of a failed rank."""
     folder.mkdir(parents=True, exist_ok=True)
     lab = _lab()
     with (
@@ -57,15 +60,15 @@ def main(folder: Path) -> None:
                 book.done(0, 60)
                 book.run(1)
                 book.sees(1, "step  60", 30)
-                _take(book, folder / f"running-{theme.lower()}.png")
+                _take_picture(book, folder / f"running-{theme.lower()}.png")
                 book.panel(1).get_by_role("tab", name="all").click()
                 book.panel(1).get_by_role("button", name="Events").click()
                 page.wait_for_timeout(700)  # a screenful of lines
-                _take(book, folder / f"all-{theme.lower()}.png")
+                _take_picture(book, folder / f"all-{theme.lower()}.png")
                 book.panel(1).get_by_role("button", name="Events").click()
                 book.wait_for_state(1, "FAILED", 30)
                 book.panel(1).get_by_role("tab", name="rank 5", selected=True).wait_for()
-                _take(book, folder / f"failed-{theme.lower()}.png")
+                _take_picture(book, folder / f"failed-{theme.lower()}.png")
                 page.close()
         finally:
             server.close_notebooks()
@@ -73,7 +76,7 @@ def main(folder: Path) -> None:
     print(f"the pictures are in {folder}")
 
 
-def _take(book: Any, path: Path) -> None:
+def _take_picture(book: Any, path: Path) -> None:
     book.panel(1).scroll_into_view_if_needed()
     book.panel(1).screenshot(path=str(path))
 
