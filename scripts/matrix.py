@@ -33,8 +33,8 @@ ROOT = Path(__file__).parent.parent
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 BETWEEN = "2.10.0"
 PYTHONS = ("3.10", "3.12", "3.13", "3.14")
-# The browser's tests and the notebooks are left out, because they use nothing of torch or Python that
-# the kernel's tests don't use. The kill matrix is left out, because it is one of the slow tests.
+# The browser's tests and the notebooks are left out, because they use nothing of torch or Python
+# that the kernel's tests don't use. The kill matrix is left out, because it is slow.
 PARTS = {
     "units": ["tests", "--ignore=tests/end_to_end"],
     **{name: [f"tests/end_to_end/{name}"] for name in ("ranks", "kernel", "idioms", "gpu")},

@@ -1,11 +1,18 @@
-"""The kill matrix: every process of a run, killed in every way, at every moment of its life.
+"""The kill matrix: every process of a run is killed in every way, at every moment of the run.
 
-    python tests/kill_matrix.py [--victims host,agent] [--signals KILL] [--moments running] [--at-once 4] [--ipykernel 6] [--one-of-each]
+    python tests/kill_matrix.py [--victims host,agent] [--signals KILL] [--moments running]
+                                [--at-once 4] [--ipykernel 6] [--one-of-each]
 
-Each cell launches two ranks from a real kernel, waits for the moment, signals the victim, and looks for what is promised
-(tests/kill/promise.py): within 5 s the run goes on as its config says, or none of its processes is left, DataLoader workers and
-subprocesses included; the journal's last line says who died and of what; what the ranks had written is on disk; the next launch
-in the same kernel works. Prints a table, and what broke below it.
+Each cell launches two ranks from a real kernel, waits for the moment, signals the victim, and
+checks what is promised (tests/kill/promise.py):
+
+- Within 5 s, the run goes on as its config says, or none of its processes is left. DataLoader
+  workers and subprocesses count too.
+- The journal's last line says who died and of what.
+- What the ranks had written is on disk.
+- The next launch in the same kernel works.
+
+It prints a table, and below it what broke.
 """
 
 from __future__ import annotations
@@ -30,25 +37,30 @@ Key = tuple[str, str, str]
 
 
 class Matrix:
-    """All cells, several at a time; each of the threads has a kernel, and another one where a cell killed or broke it.
+    """All cells, several at a time.
+
+    Each thread has a kernel. It starts another one after a cell that killed or broke it.
 
     Args:
-        cells: Victim, signal and moment of each.
-        ipykernel: Where another ipykernel lies than the installed one; None: that one.
+        cells: Victim, signal and moment of each cell.
+        ipykernel: The folder of another ipykernel. None for the installed one.
     """
 
     def __init__(self, cells: list[Key], ipykernel: Path | None) -> None:
         self._waiting: queue.SimpleQueue[Key] = queue.SimpleQueue()
         self._ipykernel = ipykernel
-        self.said: dict[Key, str] = {}
+        self.outcomes: dict[Key, str] = {}
         self.broken: dict[Key, str] = {}
         self._late: list[Key] = []
         for cell in cells:
             self._waiting.put(cell)
 
-    def look(self, at_once: int) -> None:
-        """Looks at all of them; at those that came late once more, alone: then it wasn't for their neighbours."""
-        threads = [threading.Thread(target=self._look_at_some) for _ in range(at_once)]
+    def check(self, at_once: int) -> None:
+        """Checks all cells, `at_once` at a time.
+
+        It checks a cell that was late again, alone, so that other cells can't make it late.
+        """
+        threads = [threading.Thread(target=self._check_waiting) for _ in range(at_once)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -57,9 +69,9 @@ class Matrix:
         for cell in late:
             print(f"once more, alone: {', '.join(cell)}: {self.broken.pop(cell)}", file=sys.stderr)
             self._waiting.put(cell)
-            self._look_at_some()
+            self._check_waiting()
 
-    def _look_at_some(self) -> None:
+    def _check_waiting(self) -> None:
         kernel: Kernel | None = None
         while True:
             try:
@@ -73,15 +85,18 @@ class Matrix:
                 kernel = None
             try:
                 kernel = kernel or Kernel(warm=not cold, python_path=self._ipykernel)
-                self.said[key] = Cell(kernel, *key).look()
+                self.outcomes[key] = Cell(kernel, *key).check()
             except Exception as error:
                 if isinstance(error, Broken) and error.late:
                     self._late.append(key)
-                self.said[key], self.broken[key] = "**broken**", f"{type(error).__name__}: {error}"
+                self.outcomes[key], self.broken[key] = (
+                    "**broken**",
+                    f"{type(error).__name__}: {error}",
+                )
                 if kernel is not None:
                     kernel.died = True
             print(
-                f"{', '.join(key)}: {self.broken.get(key, self.said[key])}",
+                f"{', '.join(key)}: {self.broken.get(key, self.outcomes[key])}",
                 file=sys.stderr,
                 flush=True,
             )
@@ -91,16 +106,19 @@ class Matrix:
 
 @contextlib.contextmanager
 def decoys() -> Iterator[list[bool]]:
-    """Processes that look like ours and aren't; whether each of them lived, once this is over."""
-    looks = (
+    """Starts processes whose command lines look like ours; yields a list.
+
+    At the end, the list gets for each of them whether it still lives.
+    """
+    command_lines = (
         ["-m", "icelaunch_nb.host", "3", "1"],
         ["--multiprocessing-fork", "tracker_fd=5", "pipe_handle=7"],
         ["rank 0"],
         ["agent"],
     )
     processes = [
-        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)", *look])
-        for look in looks
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)", *arguments])
+        for arguments in command_lines
     ]
     lived: list[bool] = []
     try:
@@ -146,7 +164,8 @@ def main() -> None:
     ]
     if chosen.one_of_each:
         pairs = [(victim, signum) for victim in chosen.victims for signum in chosen.signals]
-        # Shifted by one after each round, so that a victim meets other moments by another signal.
+        # Each round of the moments is shifted by one, so that a victim's signals differ in their
+        # moments.
         cells = [
             (*pair, chosen.moments[(at + at // len(chosen.moments)) % len(chosen.moments)])
             for at, pair in enumerate(pairs)
@@ -155,7 +174,7 @@ def main() -> None:
         sorted(cells, key=lambda cell: cell[2] == "starting" or cell[0] == "kernel"), ipykernel
     )
     with decoys() as lived:
-        matrix.look(chosen.at_once)
+        matrix.check(chosen.at_once)
     print(
         "| victim | signal | "
         + " | ".join(chosen.moments)
@@ -167,7 +186,7 @@ def main() -> None:
             print(
                 f"| {victim} | {signum} | "
                 + " | ".join(
-                    matrix.said.get((victim, signum, moment), "") for moment in chosen.moments
+                    matrix.outcomes.get((victim, signum, moment), "") for moment in chosen.moments
                 )
                 + " |"
             )

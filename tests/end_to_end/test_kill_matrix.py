@@ -11,7 +11,7 @@ import pytest
 MATRIX = Path(__file__).parent.parent / "kill_matrix.py"
 
 
-def look(ipykernel: str, *options: str) -> None:
+def check(ipykernel: str, *options: str) -> None:
     command = [sys.executable, MATRIX, "--ipykernel", ipykernel, *options]
     done = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False
@@ -22,10 +22,10 @@ def look(ipykernel: str, *options: str) -> None:
 
 @pytest.mark.slow
 def test_a_cell_of_each_kind_is_as_promised(request):
-    look(request.config.getoption("ipykernel"), "--one-of-each")
+    check(request.config.getoption("ipykernel"), "--one-of-each")
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_every_cell_is_as_promised(request):
-    look(request.config.getoption("ipykernel"))
+    check(request.config.getoption("ipykernel"))

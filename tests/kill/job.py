@@ -1,4 +1,4 @@
-"""What the runs of the kill matrix do: reach one moment, say that they are there, and stay until they may go on."""
+"""What the runs of the kill matrix do: each rank goes to one moment, says so, and waits there."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from typing import Any
 import icelaunch_nb as ice
 
 LINE = "line %08d\n"
-PATIENCE = 100.0  # seconds that a rank stays at its moment at most
+TIMEOUT = 100.0  # seconds that a rank waits at its moment at most
 
 
 def launch(folder: str, moment: str) -> None:
-    """In the kernel: launches, waits for the end, says what it saw, and launches once more."""
-    place = Path(folder)
-    go = str(place / "go")
+    """In the kernel: launches, waits for the end, writes down the outcome, and launches again."""
+    directory = Path(folder)
+    go = str(directory / "go")
     load = SlowToLoad(go) if moment == "starting" else None
     run = ice.launch(
         job,
         (folder, moment, load),
         nproc_per_node=2,
         run_id="matrix",
-        log_dir=str(place / "logs"),
+        log_dir=str(directory / "logs"),
         max_restarts=int(moment == "restarting"),
     )
-    write(place / "launched", run.log_dir)
+    write(directory / "launched", run.log_dir)
     try:
-        said = repr(sorted(run.result()))
+        outcome = repr(sorted(run.result()))
     except ice.IcelaunchError as error:
-        said = f"{type(error).__name__}: {error}"
-    write(place / "said", json.dumps([str(run.state), said]))
-    write(place / "next", json.dumps(ice.launch(rank_of, nproc_per_node=2).result(60)))
+        outcome = f"{type(error).__name__}: {error}"
+    write(directory / "outcome", json.dumps([str(run.state), outcome]))
+    write(directory / "next_outcome", json.dumps(ice.launch(rank_of, nproc_per_node=2).result(60)))
 
 
 def rank_of() -> int:
@@ -46,26 +46,29 @@ def rank_of() -> int:
 
 
 def job(folder: str, moment: str, _load: Any) -> Any:
-    """In a rank."""
-    ctx, place = ice.get_context(), Path(folder)
+    """In a rank: starts what has to end with it, and goes to its moment in the first attempt."""
+    ctx, directory = ice.get_context(), Path(folder)
     first = ctx.restart_count == 0
-    go = place / "go"
+    go = directory / "go"
     threading.Thread(
-        target=speak, args=(place / f"spoken.{ctx.restart_count}.{ctx.rank}",), daemon=True
+        target=print_lines,
+        args=(directory / f"printed.{ctx.restart_count}.{ctx.rank}",),
+        daemon=True,
     ).start()
     if first and moment in ("stopping", "restarting"):
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # so that it takes its time
-    start_children(place / f"children.{ctx.restart_count}.{ctx.rank}", loader=ctx.rank == 0)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # so that the moment lasts
+    start_children(directory / f"children.{ctx.restart_count}.{ctx.rank}", loader=ctx.rank == 0)
     if first:
-        return stay(moment, ctx, place, go)
+        return wait_at(moment, ctx, directory, go)
     return ctx.rank
 
 
-def stay(moment: str, ctx: Any, place: Path, go: Path) -> Any:
-    here = place / f"here.{ctx.rank}"
+def wait_at(moment: str, ctx: Any, directory: Path, go: Path) -> Any:
+    """Goes to a moment, marks that with a file, and waits there until the file `go` exists."""
+    reached = directory / f"reached.{ctx.rank}"
     match moment:
         case "in C":
-            here.touch()
+            reached.touch()
             while not go.exists():
                 ctypes.PyDLL(None).sleep(2)  # keeps the GIL
         case "collective":
@@ -73,36 +76,36 @@ def stay(moment: str, ctx: Any, place: Path, go: Path) -> Any:
 
             dist.init_process_group("gloo")
             dist.barrier()
-            here.touch()
+            reached.touch()
             if ctx.rank == 0:
                 until(go.exists)
             dist.barrier()
         case "restarting":
-            here.touch()
+            reached.touch()
             if ctx.rank == 0:
-                until((place / "here.1").exists)
+                until((directory / "reached.1").exists)
                 raise RuntimeError("again")
-            time.sleep(PATIENCE)
+            time.sleep(TIMEOUT)
         case "paused":
             for _ in ctx.steps(iter(int, 1)):
-                here.touch()
+                reached.touch()
                 if go.exists():
                     break
                 time.sleep(0.005)
         case "debugger":
-            here.touch()
+            reached.touch()
             breakpoint()
         case "writing":
-            here.touch()
+            reached.touch()
             return [os.urandom(4 << 20), SlowToWrite(str(go)), ctx.rank]
         case _:
-            here.touch()
+            reached.touch()
             until(go.exists)
     return ctx.rank
 
 
-def speak(count: Path) -> None:
-    """Writes numbered lines; how many were written whole stands in a file beside."""
+def print_lines(count: Path) -> None:
+    """Writes numbered lines to stdout, and writes to a file how many of them are whole."""
     fd = os.open(count, os.O_RDWR | os.O_CREAT, 0o600)
     number = 0
     while True:
@@ -113,7 +116,10 @@ def speak(count: Path) -> None:
 
 
 def start_children(note: Path, *, loader: bool) -> None:
-    """What a rank's death must take along: a program that heeds no SIGTERM, and a DataLoader's worker."""
+    """Starts what must end with the rank.
+
+    That is a program that ignores SIGTERM, and in one rank a DataLoader's worker.
+    """
     import torch
 
     pids = [subprocess.Popen(["sh", "-c", "trap '' TERM INT HUP; sleep 977; sleep 977"]).pid]
@@ -121,15 +127,15 @@ def start_children(note: Path, *, loader: bool) -> None:
         workers = iter(torch.utils.data.DataLoader(range(10**6), num_workers=1))
         next(workers)
         pids += [worker.pid for worker in workers._workers]
-        _kept.append(workers)
+        _workers.append(workers)
     write(note, json.dumps(pids))
 
 
-_kept: list[Any] = []
+_workers: list[Any] = []
 
 
 class SlowToLoad:
-    """An argument whose unpickling takes until a file is there."""
+    """An argument whose unpickling waits for a file."""
 
     def __init__(self, go: str) -> None:
         self.go = go
@@ -139,7 +145,7 @@ class SlowToLoad:
 
 
 class SlowToWrite:
-    """A value whose pickling takes until a file is there."""
+    """A value whose pickling waits for a file."""
 
     def __init__(self, go: str) -> None:
         self.go = go
@@ -154,13 +160,13 @@ def wait_for(path: str) -> None:
 
 
 def until(condition: Any) -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.005)
 
 
 def write(path: Path, text: str) -> None:
-    """A file that appears whole."""
+    """Writes a file that appears whole."""
     draft = path.with_name(f".{path.name}")
     draft.write_text(text)
     with contextlib.suppress(FileNotFoundError):

@@ -1,4 +1,4 @@
-"""A real kernel that a cell of the matrix may kill, and everybody who is there because of it."""
+"""A real kernel that a cell of the matrix may kill, and the processes that descend from it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ HERE = Path(__file__).parent
 
 
 class Kernel:
-    """An ipykernel with a TMPDIR of its own, which everything that it starts inherits.
+    """An ipykernel with a TMPDIR of its own, which every process that it starts inherits.
 
     Args:
         warm: Whether to wait until its host is warm.
-        python_path: Where an ipykernel lies that is not the installed one; None: that one.
+        python_path: The folder of another ipykernel. None for the installed one.
     """
 
     def __init__(self, *, warm: bool, python_path: Path | None) -> None:
@@ -45,23 +45,23 @@ class Kernel:
         self._client.start_channels(shell=True, iopub=False, stdin=False, hb=False, control=False)
         self.pid = int(self._manager.provisioner.pid)
         self.process = Process.of(self.pid)
-        self.does(
+        self.run_cell(
             f"import sys; sys.path.insert(0, {str(HERE)!r}); import job; "
             + ("job.ice.launch(job.rank_of).result(120)" if warm else "0")
         )
         self.died = False
 
-    def does(self, code: str) -> None:
+    def run_cell(self, code: str) -> None:
         """Runs a cell to its end."""
         reply = self._client.execute(code, reply=True, timeout=120)
         assert reply["content"]["status"] == "ok", reply["content"]
 
-    def begins(self, code: str) -> None:
+    def start_cell(self, code: str) -> None:
         """Starts a cell."""
         self._client.execute(code)
 
     def family(self) -> set[Process]:
-        """The kernel and every living process that descends from it."""
+        """Returns the kernel and every living process that descends from it."""
         mark, found = f"\0TMPDIR={self.home}\0".encode(), set()
         for pid in psutil.pids():
             with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
@@ -74,7 +74,7 @@ class Kernel:
         return found
 
     def host(self) -> psutil.Process | None:
-        """Its host."""
+        """Returns the kernel's host."""
         with contextlib.suppress(psutil.Error):
             for child in psutil.Process(self.pid).children():
                 if "icelaunch_nb.host" in child.cmdline():
@@ -82,7 +82,7 @@ class Kernel:
         return None
 
     def forkserver(self) -> psutil.Process | None:
-        """Its host's forkserver."""
+        """Returns the forkserver of the kernel's host."""
         with contextlib.suppress(psutil.Error):
             for child in host.children() if (host := self.host()) else []:
                 if "forkserver" in " ".join(child.cmdline()):
@@ -90,7 +90,7 @@ class Kernel:
         return None
 
     def close(self) -> None:
-        """Ends it and whoever is left."""
+        """Ends the kernel and every process that is left."""
         self._client.stop_channels()
         with contextlib.suppress(Exception):
             self._manager.shutdown_kernel(now=True)
@@ -103,7 +103,7 @@ class Kernel:
 
 
 def until(condition: Callable[[], object], seconds: float) -> bool:
-    """Waits for a condition; whether it came."""
+    """Waits for a condition, and returns whether it became true in time."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

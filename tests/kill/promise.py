@@ -1,11 +1,11 @@
-"""What is promised when a process of a run is killed at some moment of its life."""
+"""How a run has to end when one of its processes is killed at some moment."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 VICTIMS = ("kernel", "host", "forkserver", "agent", "one rank", "all ranks")
-SIGNALS = ("KILL", "TERM", "STOP")  # STOP: for a second, then CONT
+SIGNALS = ("KILL", "TERM", "STOP")  # CONT follows STOP after a second
 MOMENTS = (
     "starting",
     "running",
@@ -17,19 +17,19 @@ MOMENTS = (
     "stopping",
     "writing",
 )
-LIMIT = 5.0  # seconds until nothing is left, or the run goes on
-GRACE = 2.5  # that the stop of the moment "stopping" gives
-COLD_START = 10.0  # that a forkserver takes to import torch on a busy machine
+LIMIT = 5.0  # seconds until no process is left, or the run goes on
+GRACE = 2.5  # seconds of grace of the stop at the moment "stopping"
+COLD_START = 10.0  # seconds in which a forkserver imports torch on a busy machine
 
 
 @dataclass(frozen=True)
 class Promise:
-    """How a run ends.
+    """How a run has to end.
 
     Attributes:
-        states: One of these.
+        states: The run ends in one of these states.
         words: What the journal says of the end, as a regular expression.
-        seconds: Within this time.
+        seconds: The run ends within this time.
     """
 
     states: tuple[str, ...]
@@ -38,35 +38,39 @@ class Promise:
 
 
 def promise(victim: str, signum: str, moment: str) -> Promise:
-    """For one cell of the matrix."""
+    """Returns how the run of one cell of the matrix has to end.
+
+    Args:
+        victim: One of `VICTIMS`.
+        signum: One of `SIGNALS`.
+        moment: One of `MOMENTS`.
+    """
     stopping = moment == "stopping"
     seconds = LIMIT + GRACE * stopping
-    if signum == "STOP":  # nothing comes of it
+    if signum == "STOP":  # the run goes on as if nothing had happened
         return Promise(("STOPPED",) if stopping else ("SUCCEEDED",), "", seconds)
     name = f"SIG{signum}"
-    asked = "|it was asked to" * stopping
+    or_stopped = "|it was asked to" * stopping
     match victim:
         case "kernel":
-            return Promise(("STOPPED",), f"its kernel ended{asked}", seconds)
-        case "host" if moment == "starting":  # it has no agent yet, who could stop it
+            return Promise(("STOPPED",), f"its kernel ended{or_stopped}", seconds)
+        case "host" if moment == "starting":  # there is no agent yet that could stop the run
             return Promise(("LOST",), f"its host was killed by {name}", seconds)
         case "host":
-            return Promise(("STOPPED",), f"its host was killed by {name}{asked}", seconds)
-        case "forkserver" if moment == "starting":  # another one imports torch, and the run goes on
+            return Promise(("STOPPED",), f"its host was killed by {name}{or_stopped}", seconds)
+        case "forkserver" if moment == "starting":  # another one starts, and the run goes on
             return Promise(("SUCCEEDED",), "", seconds + COLD_START)
         case "forkserver":
             return Promise(
                 ("FAILED", "STOPPED") if stopping else ("FAILED",),
-                f"forkserver.* was killed by {name}{asked}",
+                f"forkserver.* was killed by {name}{or_stopped}",
                 seconds,
             )
         case "agent" if signum == "KILL":
             return Promise(("LOST",), f"its agent was killed by {name}", seconds)
         case "agent":
-            return Promise(("STOPPED",), f"its agent got {name}{asked}", seconds)
-        case _ if (
-            moment == "restarting"
-        ):  # it is about to be ended anyway, and the next attempt comes
+            return Promise(("STOPPED",), f"its agent got {name}{or_stopped}", seconds)
+        case _ if moment == "restarting":  # the agent ends the ranks anyway, and restarts them
             return Promise(("SUCCEEDED",), "", seconds)
         case _ if stopping:
             return Promise(("STOPPED",), "", seconds)
