@@ -1,14 +1,18 @@
-"""The board of a run: the flags and counters that kernel, agent and every rank see, in one small memory-mapped file.
+"""The board of a run: flags and counters that all its processes share, in a memory-mapped file.
 
-One byte per flag, one aligned 8-byte integer per counter. A flag or counter is written by a single store, which other processes see at
-once and never half; no reader or writer waits for a lock.
+A flag is one byte, a counter one aligned 8-byte integer. A single store writes either. Other
+processes see the store at once and never half, so no reader or writer waits for a lock.
 
-     0  magic         64  a byte per flag        128  eight progress bars, outermost first: done, total
-   256  how many bars are shown                  264  when a checkpoint was last finished, in µs since the epoch
-   512  numbers of the requests that the agent carried out last
+    offset  content
+         0  magic
+        64  a byte per flag
+       128  eight progress bars, outermost first: steps done, steps in all
+       256  how many bars are shown
+       264  when a checkpoint was last finished, in µs since the epoch
+       512  numbers of the requests that the agent carried out last
 
-The agent sets the flags that ask for something (`REQUESTS`), as the requests of `control` say; ranks set those that answer, and clear a
-request once they have carried it out.
+The agent sets the flags that ask for something (`REQUESTS`) when a request of `control` arrives.
+Ranks set the flags that answer. They clear a request once they have carried it out.
 """
 
 from __future__ import annotations
@@ -40,34 +44,37 @@ COUNTERS = ("progress_bar_iter", "progress_bar_total")
 BARS = 8
 
 _MAGIC = b"iceboard"
-_FLAGS_AT = 64
-_AT = {name: _FLAGS_AT + number for number, name in enumerate(FLAGS)}
-# Numbers of 8-byte words.
-FLAGS_WORD, BARS_WORD, DEPTH_WORD, CHECKPOINT_TIME_WORD, _DONE_WORD = (
-    _FLAGS_AT // 8,
+_FLAGS_OFFSET = 64
+_OFFSETS = {name: _FLAGS_OFFSET + number for number, name in enumerate(FLAGS)}
+# Indexes of 8-byte words.
+FLAGS_WORD, BARS_WORD, DEPTH_WORD, CHECKPOINT_TIME_WORD, _REQUESTS_WORD = (
+    _FLAGS_OFFSET // 8,
     128 // 8,
     32,
     33,
     64,
 )
-_DONE = 64  # requests whose numbers are kept
+# How many requests have their numbers kept.
+_KEPT_REQUESTS = 64
 _SIZE = 4096
-_LATEST = 1e11  # seconds since the epoch, beyond which no calendar goes
+# Seconds since the epoch. A later time is no time: no calendar goes so far.
+_MAX_TIME = 1e11
 
 
 class Board:
-    """A board as this process has mapped it.
+    """A board, mapped into this process.
 
     Args:
-        path: Its file. None: memory of this process and its forked children, until `move_to` gives it a file.
+        path: The board's file. None: the board lies in memory that this process shares with its
+            forked children, until `move_to` gives it a file.
 
     Attributes:
-        path: Its file; None: it has none yet.
+        path: The board's file. None: it has none yet.
         words: The board as 8-byte integers.
 
     Raises:
-        OSError: There is no such file, or something else lies there.
-        ValueError: It is no board.
+        OSError: There is no such file, or it isn't a regular file.
+        ValueError: The file is no board.
     """
 
     words: memoryview
@@ -76,56 +83,68 @@ class Board:
         self.path = path
         if path is None:
             private = mmap.mmap(-1, _SIZE)
-            private[:] = _fresh()
+            private[:] = _empty_content()
             self._map(private)
         else:
             self._map(_open(path))
 
     def _map(self, board: mmap.mmap) -> None:
-        # A memoryview's item is read and written by one 8-byte move; struct.pack_into clears the bytes first.
+        # A memoryview reads and writes an item by one 8-byte move. struct.pack_into would clear the
+        # bytes first, and others could see that.
         self._bytes, self.words = board, memoryview(board).cast("q")
 
     def is_set(self, flag: str) -> bool:
         """Whether a flag is set."""
-        return self._bytes[_AT[flag]] == 1
+        return self._bytes[_OFFSETS[flag]] == 1
 
     def set(self, flag: str) -> None:
         """Sets a flag."""
-        self._bytes[_AT[flag]] = 1
+        self._bytes[_OFFSETS[flag]] = 1
 
     def clear(self, flag: str) -> None:
         """Clears a flag."""
-        self._bytes[_AT[flag]] = 0
+        self._bytes[_OFFSETS[flag]] = 0
 
     def flags(self) -> list[str]:
-        """The flags that are set."""
+        """Lists the flags that are set."""
         return [name for name in FLAGS if self.is_set(name)] if self.words[FLAGS_WORD] else []
 
     @property
     def bars(self) -> list[tuple[int, int]]:
-        """The progress bars that are shown, outermost loop first: steps done, and steps in all (0: not known)."""
+        """The progress bars that are shown, that of the outermost loop first.
+
+        Each is steps done and steps in all, where 0 in all means that the number isn't known.
+        """
         words, shown = self.words, min(BARS, max(1, self.words[DEPTH_WORD]))
         return [(words[at], words[at + 1]) for at in range(BARS_WORD, BARS_WORD + 2 * shown, 2)]
 
     @property
     def checkpoint_finished(self) -> float | None:
-        """When ranks last finished a checkpoint, in seconds since the epoch; None: never."""
+        """When ranks last finished a checkpoint, in seconds since the epoch. None: never."""
         finished = self.words[CHECKPOINT_TIME_WORD] / 1e6
-        return finished if 0 < finished <= _LATEST else None
+        return finished if 0 < finished <= _MAX_TIME else None
 
     def is_done(self, number: int) -> bool:
-        """Whether the agent has carried out the request of that number."""
-        return bool(self.words[_DONE_WORD + number % _DONE] == number)
+        """Whether the agent has carried out the request with this number."""
+        return bool(self.words[_REQUESTS_WORD + number % _KEPT_REQUESTS] == number)
 
     def mark_done(self, number: int) -> None:
-        """Says so."""
-        self.words[_DONE_WORD + number % _DONE] = number
+        """Notes that the agent has carried out the request with this number."""
+        self.words[_REQUESTS_WORD + number % _KEPT_REQUESTS] = number
 
     def move_to(self, path: Path) -> None:
-        """Gives this board the file `path`, with what was set so far; done once, when a run takes the board over.
+        """Gives this board the file `path`, with all that is set. A run does so as it begins.
 
-        A later run that is given the same board shares it; a stop was meant for the run before, and is cleared, and so is a
-        resume that resumes nothing.
+        A board that already has a file belonged to an earlier run, and both runs share it. A stop
+        was meant for the earlier run, so it is cleared. A resume is cleared where nothing is
+        paused.
+
+        Args:
+            path: The new file.
+
+        Raises:
+            FileExistsError: Something lies there already.
+            OSError: The file can't be made.
         """
         if self.path != path and not self.is_set("pause"):
             self.clear("resume")
@@ -140,7 +159,9 @@ class Board:
                 return
             except FileExistsError:
                 raise
-            except OSError:  # the first run's directory is gone, or lies on another file system: a new board from here on
+            # The first run's directory is gone, or lies on another file system. The board is a new
+            # one from here on.
+            except OSError:
                 pass
         content = bytes(self._bytes)
         self.path = path
@@ -148,16 +169,21 @@ class Board:
 
     @contextlib.contextmanager
     def locked(self, timeout: float = 1.0) -> Iterator[None]:
-        """Keeps others that ask for this out meanwhile; only for the rare steps that change several things at once.
+        """Locks the board against other callers, for the rare changes of several things at once.
 
-        Goes on without it after `timeout` seconds: a rank that a debugger or SIGSTOP halts must not halt the kernel.
+        After `timeout` seconds the body runs without the lock: a rank that a debugger or SIGSTOP
+        halts must not halt the kernel.
+
+        Args:
+            timeout: Seconds.
         """
         if self.path is None:
             yield
             return
         try:
             fd = safe_open.open_file(self.path, os.O_RDWR)
-        except OSError:  # the run directory is gone
+        # The run directory is gone.
+        except OSError:
             yield
             return
         try:
@@ -176,11 +202,11 @@ class Board:
 
 
 def flags_mask(*names: str) -> int:
-    """A mask for the word of all flags: one read tells whether any of these is set."""
+    """The mask of some flags in the word of all flags, so that one read tests them all."""
     return int.from_bytes(bytes(name in names for name in FLAGS), sys.byteorder)
 
 
-def _fresh() -> bytes:
+def _empty_content() -> bytes:
     return _MAGIC + b"\0" * (_SIZE - len(_MAGIC))
 
 

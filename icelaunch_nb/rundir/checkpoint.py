@@ -1,4 +1,4 @@
-"""``checkpoint.json``: the newest checkpoint that a rank told of."""
+"""``checkpoint.json``: the newest checkpoint that a rank reported."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from icelaunch_nb.system import safe_open
 
 @dataclass(eq=False, repr=False)
 class Checkpoint(Record):
-    """A checkpoint.
+    """A checkpoint that a rank reported.
 
     Attributes:
-        path: Where it lies.
-        time: When that was told, in seconds since the epoch.
-        rank: By which rank.
-        step: At which step.
+        path: Where the checkpoint lies.
+        time: When it was reported, in seconds since the epoch.
+        rank: The global rank that reported it.
+        step: The step that it belongs to.
     """
 
     path: Annotated[str, text(1 << 16)]
@@ -28,7 +28,7 @@ class Checkpoint(Record):
 
 
 def read_checkpoint(run_dir: RunDir) -> Checkpoint | None:
-    """The newest checkpoint; None: there is none that can be read."""
+    """Reads the newest checkpoint. None: there is none, or it can't be read."""
     try:
         data = safe_open.read_whole(
             run_dir.open(run_dir.checkpoint, any_owner=True), run_dir.checkpoint
@@ -39,9 +39,9 @@ def read_checkpoint(run_dir: RunDir) -> Checkpoint | None:
 
 
 def write_checkpoint(run_dir: RunDir, checkpoint: Checkpoint) -> None:
-    """Tells of a checkpoint.
+    """Writes the newest checkpoint, which replaces the one before.
 
     Raises:
-        OSError: It can't be written.
+        OSError: The file can't be written.
     """
     run_dir.write_json(run_dir.checkpoint, checkpoint.to_json())

@@ -1,7 +1,8 @@
-"""Requests to a run's agent: a class each, one way to send them, one way to read them.
+"""Requests to a run's agent: one class each, one way to send them, one way to read them.
 
-They go through the run's control FIFO, a JSON object a line: ``{"request": "stop", "grace": 30.0}``. The agent carries them out in the order
-in which they come; it alone sets the flags of the board that ask ranks for something.
+They go through the run's control FIFO, a JSON object per line: ``{"request": "stop", "grace":
+30.0}``. The agent carries them out in the order in which they arrive. It alone sets the flags of
+the board that ask ranks for something.
 """
 
 from __future__ import annotations
@@ -30,10 +31,14 @@ from icelaunch_nb.rundir.records import (
     whole,
 )
 
-GRACE = 30.0  # seconds that ranks get to return after a stop
-_LONGEST = select.PIPE_BUF  # bytes of a line that a FIFO takes whole or not at all; 4096 on Linux
-_ANSWER = 1.0  # seconds that an agent may take to carry a request out; one that is just starting goes on without an answer
-_POLL = 0.0001
+# Seconds that ranks get to return after a stop.
+GRACE = 30.0
+# Bytes. A FIFO takes a line of this length whole or not at all. It is 4096 on Linux.
+_MAX_LINE = select.PIPE_BUF
+# Seconds that `send_and_wait` waits for the agent.
+_WAIT_TIMEOUT = 1.0
+# Seconds.
+_POLL_INTERVAL = 0.0001
 
 FlagName = Annotated[str, Check(lambda flag: flag in FLAGS, f"one of {', '.join(FLAGS)}")]
 
@@ -43,7 +48,8 @@ class Request(Record):
     """Something that an agent is asked for.
 
     Attributes:
-        number: By which the board says that it is done; 0: nobody waits for that.
+        number: The number that the board shows once the request is carried out. 0: nobody waits
+            for that.
     """
 
     number: Annotated[int, whole(0, (1 << 62) - 1)] = 0
@@ -62,7 +68,7 @@ class Stop(Request, name="stop"):
 
     Attributes:
         grace: Seconds that ranks get to return by themselves.
-        reason: Why, as the run's end tells it.
+        reason: Why, as the note of the run's end.
     """
 
     grace: Annotated[float, number(0, 1_000_000)] = GRACE
@@ -71,27 +77,27 @@ class Stop(Request, name="stop"):
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class Kill(Request, name="kill"):
-    """End the ranks now, by SIGKILL."""
+    """Kill the ranks now, by SIGKILL."""
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class Detach(Request, name="detach"):
-    """Outlive the kernel."""
+    """Let the run outlive its kernel."""
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class Pause(Request, name="pause"):
-    """Have loops over ``ctx.steps`` pause before one and the same step."""
+    """Have the loops over ``ctx.steps`` of all ranks pause before the same step."""
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class Resume(Request, name="resume"):
-    """Have paused ranks go on."""
+    """Have paused ranks continue."""
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class SaveCheckpoint(Request, name="save_checkpoint"):
-    """Have every rank save a checkpoint at one and the same step."""
+    """Have every rank save a checkpoint at the same step."""
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -99,8 +105,8 @@ class SetFlag(Request, name="set_flag"):
     """Set or clear one flag of the board.
 
     Attributes:
-        flag: Its name.
-        value: Whether it shall be set.
+        flag: The flag's name.
+        value: True sets the flag, false clears it.
     """
 
     flag: FlagName
@@ -119,10 +125,10 @@ class WriteEvent(Request, name="write_event"):
 
 
 def parse_request(line: bytes) -> Request:
-    """The request of a line.
+    """Parses a line of the FIFO.
 
     Raises:
-        ValueError: It is none, or one of its values can't be.
+        ValueError: The line is no request, or a field has a wrong value.
     """
     data = parse_line(line)
     kind = Request._names.get(name) if isinstance(name := data.pop("request", None), str) else None
@@ -134,25 +140,27 @@ def parse_request(line: bytes) -> Request:
 
 
 def send(run_dir: RunDir, request: Request, *, strict: bool = False) -> bool:
-    """Sends a request to a run's agent; whether it is on its way.
+    """Sends a request to a run's agent.
 
-    Never waits, and never raises for an agent that is gone or doesn't read.
+    It never waits, and never raises for an agent that is gone or doesn't read.
 
     Args:
         run_dir: The run.
-        request: What is asked for.
+        request: The request.
         strict: Whether something else in the FIFO's place is an error.
 
+    Returns:
+        Whether the request was written to the FIFO.
+
     Raises:
-        UntrustedFileError: Something else lies there, and `strict` is set.
-        ValueError: It is so long that a FIFO wouldn't take it whole, between the lines of others.
+        UntrustedFileError: Something else lies in the FIFO's place, and `strict` is set.
+        ValueError: The request is longer than a FIFO takes whole, so it could mix with other lines.
     """
     line = json.dumps({"request": request.name, **request.to_json()})
-    data = (
-        b"\n" + line.encode() + b"\n"
-    )  # the first newline ends what somebody else has left unfinished
-    if len(data) > _LONGEST:
-        raise ValueError(f"a request of {len(data)} bytes: at most {_LONGEST}")
+    # The first newline ends a line that another sender left unfinished.
+    data = b"\n" + line.encode() + b"\n"
+    if len(data) > _MAX_LINE:
+        raise ValueError(f"a request of {len(data)} bytes: at most {_MAX_LINE}")
     try:
         fd = run_dir.open(run_dir.control, os.O_WRONLY, fifo=True)
     except UntrustedFileError:
@@ -170,24 +178,31 @@ def send(run_dir: RunDir, request: Request, *, strict: bool = False) -> bool:
 
 
 def send_and_wait(run_dir: RunDir, board: Board, request: Request) -> None:
-    """Sends a request that changes flags, and returns once they are changed; without an agent (an inline run), changes them itself.
+    """Sends a request that changes flags, and returns once they are changed.
 
-    Waits for a second at most: an agent that is just starting, or was halted, carries it out later.
+    Without an agent (an inline run) it changes the flags itself. It waits for a second at most: an
+    agent that is just starting, or is halted, carries the request out later.
+
+    Args:
+        run_dir: The run.
+        board: The run's board.
+        request: The request. It gets a number of its own.
     """
     request.number = random.getrandbits(62) or 1
     if not send(run_dir, request):
         change_flags(board, request)
         return
-    deadline = time.monotonic() + _ANSWER
+    deadline = time.monotonic() + _WAIT_TIMEOUT
     while not board.is_done(request.number) and time.monotonic() < deadline:
-        time.sleep(_POLL)
+        time.sleep(_POLL_INTERVAL)
 
 
 def change_flags(board: Board, request: Request) -> None:
-    """What a request does to the flags of a board; of one that changes none, nothing."""
+    """Changes the flags of a board as a request says. Some requests change none."""
     match request:
         case Pause():
-            with board.locked():  # else `paused` could still tell of a pause before this one
+            # Without the lock, `paused` could still be that of an earlier pause.
+            with board.locked():
                 board.clear("resume")
                 board.set("pause")
         case Resume():
@@ -195,7 +210,8 @@ def change_flags(board: Board, request: Request) -> None:
                 board.clear("pause")
                 board.set("resume")
         case SaveCheckpoint():
-            with board.locked():  # else the end of an earlier request could be taken for this one's
+            # Without the lock, the end of an earlier request could be taken for this one's.
+            with board.locked():
                 board.clear("finished_save_checkpoint")
                 board.set("trigger_save_checkpoint")
         case SetFlag():
@@ -207,32 +223,37 @@ def change_flags(board: Board, request: Request) -> None:
 class RequestReader:
     """Reads requests from a run's control FIFO.
 
-    A line that can't be read is passed over: whoever may write to the FIFO can't make the run unstoppable.
+    A line that can't be parsed is skipped, so nobody who may write to the FIFO can make the run
+    unstoppable.
 
     Args:
         run_dir: The run.
-        complain: Called with a line that is passed over, and why.
+        on_skipped: Called with each line that is skipped, and the reason.
+
+    Raises:
+        UntrustedFileError: Something else lies in the FIFO's place.
+        OSError: The FIFO can't be opened.
     """
 
-    def __init__(self, run_dir: RunDir, complain: Any) -> None:
-        # Read and write: so the FIFO never reports its end while kernels come and go.
+    def __init__(self, run_dir: RunDir, on_skipped: Any) -> None:
+        # For reading and writing: so the FIFO never reports its end while kernels come and go.
         self._fd = run_dir.open(run_dir.control, os.O_RDWR, fifo=True)
-        self._complain = complain
+        self._on_skipped = on_skipped
         self._pending, self._too_long = b"", False
 
     def fileno(self) -> int:
-        """The FIFO's descriptor, readable when there is something."""
+        """The FIFO's descriptor, which is readable while there is something to read."""
         return self._fd
 
     def read(self) -> list[Request]:
-        """The requests that have come whole by now."""
+        """Reads the requests that have arrived whole. It never waits."""
         requests = []
         for line in self._lines():
             if line:
                 try:
                     requests.append(parse_request(line))
                 except Exception as error:
-                    self._complain(line, f"{type(error).__name__}: {error}")
+                    self._on_skipped(line, f"{type(error).__name__}: {error}")
         return requests
 
     def _lines(self) -> list[bytes]:
@@ -242,8 +263,8 @@ class RequestReader:
         if self._too_long and lines:
             self._too_long = False
             del lines[0]
-        if len(self._pending) > _LONGEST:
+        if len(self._pending) > _MAX_LINE:
             if not self._too_long:
-                self._complain(self._pending, f"a line of more than {_LONGEST} bytes")
+                self._on_skipped(self._pending, f"a line of more than {_MAX_LINE} bytes")
             self._pending, self._too_long = b"", True
         return lines

@@ -1,4 +1,4 @@
-"""The socket of a rank's debugger: where it lies, who may speak, and the messages that are spoken."""
+"""The socket of a rank's debugger: its address, who may connect, and its messages."""
 
 from __future__ import annotations
 
@@ -17,20 +17,29 @@ from icelaunch_nb.rundir.paths import RunDir
 from icelaunch_nb.rundir.records import InvalidValueError, Record, Text, items, parse_line, whole
 from icelaunch_nb.system import safe_open
 
-_ADDRESS = 100  # bytes; Linux takes 108, macOS 104, with a zero at the end
-_LONGEST = 1 << 20  # bytes of a line; more is nonsense
+# Bytes. Linux takes 108, macOS 104, with a zero at the end.
+_MAX_ADDRESS = 100
+# Bytes. A longer line is no message.
+_MAX_LINE = 1 << 20
 
 Position = Annotated[int, whole(0, 1 << 62)]
 
 
 def listen(path: Path) -> socket.socket:
-    """A listening socket at `path`, its owner's alone; a file that is there is replaced."""
+    """Opens a listening socket at `path` that only its owner may connect to.
+
+    A file that lies there is replaced.
+
+    Raises:
+        OSError: The socket can't be made there.
+    """
     path.unlink(missing_ok=True)
     server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         with _address(path) as address:
             server.bind(address)
-        path.chmod(0o600)  # nobody can connect before the next line
+        # In time: nobody can connect before `listen`.
+        path.chmod(0o600)
         server.listen()
     except BaseException:
         server.close()
@@ -39,10 +48,14 @@ def listen(path: Path) -> socket.socket:
 
 
 def connect(path: Path, timeout: float | None = None) -> socket.socket:
-    """A connection to the debugger at `path`.
+    """Connects to the debugger at `path`.
+
+    Args:
+        path: The socket.
+        timeout: Seconds that the connecting and each later call may take. None: no limit.
 
     Raises:
-        OSError: Nobody listens there, or it is another user.
+        OSError: Nobody listens there, or another user does.
     """
     client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     client.settimeout(timeout)
@@ -57,12 +70,15 @@ def connect(path: Path, timeout: float | None = None) -> socket.socket:
 
 
 def check_peer(connection: socket.socket) -> None:
-    """Refuses another user, whatever the rights of the directory say; root may do all that the user may.
+    """Refuses a connection to another user, whatever the directory's permissions allow.
+
+    Root is accepted, since root may do all that the user may.
 
     Raises:
         PermissionError: The other end belongs to another user.
     """
-    if not hasattr(socket, "SO_PEERCRED"):  # macOS: the directory's rights alone protect it
+    # On macOS the directory's permissions alone protect the socket.
+    if not hasattr(socket, "SO_PEERCRED"):
         return
     _pid, uid, _gid = struct.unpack(
         "3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
@@ -72,7 +88,10 @@ def check_peer(connection: socket.socket) -> None:
 
 
 def in_debugger(run_dir: RunDir, attempt: int) -> set[int]:
-    """Local ranks of an attempt that are in the debugger now: they, or children of theirs, hold the lock."""
+    """The local ranks of an attempt that are in the debugger now, by their locks.
+
+    A child that is in the debugger holds the lock of its rank.
+    """
     return {
         rank_dir.local_rank
         for rank_dir in run_dir.ranks(attempt)
@@ -87,14 +106,15 @@ def _is_held(lock: Path) -> bool:
             return False
     except BlockingIOError:
         return True
-    except OSError:  # gone with its run
+    # The lock is gone with its run.
+    except OSError:
         return False
 
 
 @contextlib.contextmanager
 def _address(path: Path) -> Iterator[str]:
     """A name of `path` that fits into a socket's address, however deep the run directory lies."""
-    if len(os.fsencode(path)) <= _ADDRESS:
+    if len(os.fsencode(path)) <= _MAX_ADDRESS:
         yield str(path)
         return
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -106,7 +126,7 @@ def _address(path: Path) -> Iterator[str]:
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class DebugMessage(Record):
-    """What is said on the socket: a JSON object a line, ``{"message": "command", "command": "p x"}``."""
+    """A message on the socket, as a line of JSON: ``{"message": "command", "command": "p"}``."""
 
     name: ClassVar[str] = ""
     _names: ClassVar[dict[str, type[DebugMessage]]] = {}
@@ -118,25 +138,25 @@ class DebugMessage(Record):
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class Command(DebugMessage, name="command"):
-    """To the rank: carry out one line of pdb's."""
+    """To the rank: run one pdb command."""
 
     command: Text
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class Complete(DebugMessage, name="complete"):
-    """To the rank: what does TAB offer at the end of this line?"""
+    """To the rank: complete the end of this line, as for TAB."""
 
     line: Text
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class Output(DebugMessage, name="output"):
-    """From the rank: text.
+    """From the rank: text of the debugger.
 
     Attributes:
         text: The text.
-        start: Where in the rank's stdout that begins which is said first, in bytes.
+        start: Where in the rank's stdout log this connection's first text begins, in bytes.
     """
 
     text: Text
@@ -149,8 +169,8 @@ class Prompt(DebugMessage, name="prompt"):
 
     Attributes:
         prompt: ``(Pdb) ``.
-        answered: How many commands of this connection it has carried out.
-        end: Where in the rank's stdout that ends which was said, in bytes.
+        answered: How many commands of this connection the rank has run.
+        end: Where in the rank's stdout log the text so far ends, in bytes.
     """
 
     prompt: Text
@@ -160,7 +180,7 @@ class Prompt(DebugMessage, name="prompt"):
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class Completions(DebugMessage, name="completions"):
-    """From the rank: what TAB offers, and where in the line that begins."""
+    """From the rank: the completions, and where in the line they begin."""
 
     found: Annotated[list[Text], items(0, 100_000)]
     start: Position
@@ -168,10 +188,10 @@ class Completions(DebugMessage, name="completions"):
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class Left(DebugMessage, name="left"):
-    """From the rank, last of all: it goes on.
+    """From the rank, as its last message: it continues.
 
     Attributes:
-        end: Where in the rank's stdout that ends which was said, in bytes.
+        end: Where in the rank's stdout log the text so far ends, in bytes.
     """
 
     end: Position
@@ -187,10 +207,10 @@ def send(connection: socket.socket, message: DebugMessage) -> None:
 
 
 def parse_message(line: bytes) -> DebugMessage:
-    """The message of a line.
+    """Parses a line of the socket.
 
     Raises:
-        ValueError: It is none, or one of its values can't be.
+        ValueError: The line is no message, or a field has a wrong value.
     """
     data = parse_line(line)
     kind = DebugMessage._names.get(str(data.pop("message", None)))
@@ -200,10 +220,14 @@ def parse_message(line: bytes) -> DebugMessage:
 
 
 class MessageReader:
-    """Puts what comes from a connection together to messages.
+    """Reads messages from a connection.
+
+    Args:
+        connection: The connection.
 
     Attributes:
-        commands: How many commands came, and were carried out.
+        connection: The connection.
+        commands: How many commands of this connection were run. The reader's owner counts them.
     """
 
     def __init__(self, connection: socket.socket) -> None:
@@ -211,13 +235,18 @@ class MessageReader:
         self._rest = b""
 
     def read(self) -> list[DebugMessage] | None:
-        """Reads what is there, waiting for something; the messages that are whole now, None at the end."""
+        """Waits for data, and reads it. A message that can't be parsed is skipped.
+
+        Returns:
+            The messages that are complete now. None: the connection has ended, or a line is too
+            long.
+        """
         try:
             data = self.connection.recv(65536)
         except (ConnectionError, InterruptedError):
             data = b""
         *lines, self._rest = (self._rest + data).split(b"\n")
-        if not data or len(self._rest) > _LONGEST:
+        if not data or len(self._rest) > _MAX_LINE:
             return None
         messages = []
         for line in lines:

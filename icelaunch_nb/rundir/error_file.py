@@ -1,6 +1,6 @@
-"""``error.json`` of a rank: what it said itself of its failure, in torch elastic's layout, with our fields beside torch's.
+"""``error.json``: how a rank failed, in torch elastic's layout, with our fields beside torch's.
 
-A program's ranks write it by torch's ``@record``, ours by `worker.results`.
+The ranks of a program write it by torch's ``@record``, those of a function by `worker.results`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _Text = Annotated[str, text(1 << 20)]
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class RankError(Record):
-    """How a rank failed, in its own words.
+    """How a rank failed, as the rank itself reports it.
 
     Attributes:
         kind: As `Failure.kind`.
         type_name: Name of the exception.
-        message: What it says.
+        message: The exception's message.
         traceback: The rank's own traceback, as its user should read it.
         time: When, in seconds since the epoch, by the rank's clock.
         incurable: Whether a retry can't help.
@@ -38,10 +38,10 @@ class RankError(Record):
 
 
 def format_error(error: RankError, stack: str) -> bytes:
-    """The file's content.
+    """The content of an error file.
 
     Args:
-        error: What is to be said.
+        error: How the rank failed.
         stack: Python's own traceback, which torch elastic shows.
     """
     extra = {"py_callstack": stack, "timestamp": str(int(error.time or 0))}
@@ -50,7 +50,7 @@ def format_error(error: RankError, stack: str) -> bytes:
 
 
 def read_error(rank_dir: RankDir) -> RankError | None:
-    """What a rank said; None: nothing, or nothing that can be read."""
+    """Reads a rank's error file. None: there is none, or it can't be read."""
     try:
         data = parse_json(
             safe_open.read_whole(
@@ -58,33 +58,35 @@ def read_error(rank_dir: RankDir) -> RankError | None:
             )
         )
         return RankError.parse(
-            data["icelaunch"] if isinstance(data, dict) and "icelaunch" in data else _by_torch(data)
+            data["icelaunch"]
+            if isinstance(data, dict) and "icelaunch" in data
+            else _from_record(data)
         )
     except (OSError, ValueError):
         return None
 
 
-def _by_torch(data: Any) -> dict[str, Any]:
-    """Our fields, from what ``@record`` in a program wrote; a program may have written anything there.
+def _from_record(data: Any) -> dict[str, Any]:
+    """Our fields, from what ``@record`` in a program wrote. A program may write anything there.
 
     Raises:
-        ValueError: There are no words in it.
+        ValueError: There is no message in it.
     """
     message = data.get("message") if isinstance(data, dict) else None
-    said, extra = (
+    summary, extra = (
         (message.get("message"), message.get("extraInfo"))
         if isinstance(message, dict)
         else (message, None)
     )
-    if not isinstance(said, str) or not said:
+    if not isinstance(summary, str) or not summary:
         raise ValueError("no words")
     extra = extra if isinstance(extra, dict) else {}
-    kind, _, rest = said.partition(": ")
+    kind, _, rest = summary.partition(": ")
     stack, when = extra.get("py_callstack"), extra.get("timestamp")
     return {
         "kind": "raised",
         "type_name": kind,
         "message": rest,
-        "traceback": stack if isinstance(stack, str) else said,
+        "traceback": stack if isinstance(stack, str) else summary,
         "time": float(when) if isinstance(when, int | float | str) else None,
     }
