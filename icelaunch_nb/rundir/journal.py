@@ -1,4 +1,4 @@
-"""The journal of a run: what happened, a JSON object a line. `journal_events` says which."""
+"""The journal of a run: its events, a JSON object per line. `journal_events` defines them."""
 
 from __future__ import annotations
 
@@ -17,18 +17,26 @@ from icelaunch_nb.rundir.paths import RunDir
 from icelaunch_nb.rundir.records import parse_line
 from icelaunch_nb.system import safe_open
 
-_RESERVED = (
-    64 << 10
-)  # bytes for a journal: some attempts and failures, whose tracebacks are clipped at 20,000 characters
-
-_LONGEST_LINE = 32 << 20  # bytes: some hundred ranks that failed with a traceback each
-_AT_ONCE = 1 << 28  # bytes that one look reads; of what no run has written, the rest can wait
+# Bytes: some attempts and failures, whose tracebacks are clipped at 20,000 characters.
+_RESERVED = 64 << 10
+# Bytes: some hundred ranks that failed with a traceback each.
+_MAX_LINE = 32 << 20
+# Bytes that one call reads at most. No run writes so much; of a made-up journal the rest can wait.
+_MAX_READ = 1 << 28
 
 
 class JournalWriter:
-    """Appends what happened, a JSON object a line, each in one write.
+    """Appends events to a journal, each in one write.
 
-    The agent is the writer; after its end the host adds what the agent couldn't say, and the kernel what the host couldn't.
+    The agent is the writer. After its end the host adds an end that the agent couldn't write, and
+    the kernel one that the host couldn't.
+
+    Args:
+        path: The journal, which is made if it doesn't exist.
+
+    Raises:
+        UntrustedFileError: The file belongs to another user, or isn't a regular file.
+        OSError: The file can't be opened.
     """
 
     def __init__(self, path: Path) -> None:
@@ -36,13 +44,14 @@ class JournalWriter:
         self._fd = safe_open.open_file(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         size = os.fstat(self._fd).st_size
         if size and os.pread(self._fd, 1, size - 1) != b"\n":
-            os.write(self._fd, b"\n")  # the writer before this one died within a line
+            # The writer before this one died within a line.
+            os.write(self._fd, b"\n")
 
     def write(self, event: Event) -> None:
-        """Adds an event, with the time of now.
+        """Appends an event, and sets its time to now.
 
         Raises:
-            OSError: The disk is full; what was written of the line is taken back.
+            OSError: The line can't be written whole, and nothing of it is left in the journal.
         """
         event.t = time.time()
         line = json.dumps(event.to_line(), ensure_ascii=True).encode() + b"\n"
@@ -56,16 +65,16 @@ class JournalWriter:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def reserve(self) -> None:
-        """Sets space aside for what may happen, so that it can be written while ranks fill the disk."""
+        """Reserves space, so that later events can be written while ranks fill the disk."""
         disk_reserve.preallocate(self._fd, _RESERVED)
 
     def release(self) -> None:
-        """Gives back what was not needed of it."""
+        """Gives back the reserved space that wasn't needed."""
         with contextlib.suppress(OSError), self._lock:
             os.ftruncate(self._fd, os.fstat(self._fd).st_size)
 
     def close(self) -> None:
-        """Nothing more will happen."""
+        """Closes the journal."""
         os.close(self._fd)
 
     def __enter__(self) -> JournalWriter:
@@ -76,22 +85,27 @@ class JournalWriter:
 
 
 def read_events(path: Path, offset: int, run_dir: RunDir | None = None) -> tuple[list[Event], int]:
-    """The events after `offset`, and the offset after them.
+    """Reads the events after `offset`.
 
-    A last line without its newline isn't finished yet and is left for the next call. A finished line that is no JSON object (a
-    torn write, before a crash), or an event with a value that can't be, is passed over.
+    A last line without its newline isn't finished yet, and is left for the next call. A finished
+    line is skipped if it is no JSON object (a torn write, before a crash) or if a field of its
+    event has a wrong value.
 
     Args:
-        path: The journal.
+        path: The journal. One that doesn't exist yet has no events.
         offset: Where to begin, in bytes.
-        run_dir: The run whose journal it is, as it was when it was attached; None: whatever lies at `path`.
+        run_dir: The run's directory, with its identity at the time when it was attached. None: read
+            whatever lies at `path`.
+
+    Returns:
+        The events, and the offset after them.
 
     Raises:
-        UntrustedFileError: It belongs to somebody else, or is no file.
-        OSError: It can't be read.
+        UntrustedFileError: The journal belongs to another user, or isn't a regular file.
+        OSError: The journal can't be read.
     """
     try:
-        # A look that finds nothing new is all that most looks are, and this is its whole cost.
+        # Most calls find nothing new, and this is all that they cost.
         found = os.stat(path, follow_symlinks=False)
         if found.st_size <= offset and stat.S_ISREG(found.st_mode):
             return [], offset
@@ -100,12 +114,12 @@ def read_events(path: Path, offset: int, run_dir: RunDir | None = None) -> tuple
         return [], offset
     events: list[Event] = []
     try:
-        began = offset
-        for line, offset in safe_open.read_lines(fd, began, _LONGEST_LINE):
+        first = offset
+        for line, offset in safe_open.read_lines(fd, first, _MAX_LINE):
             with contextlib.suppress(ValueError):
                 if line and (event := parse_event(parse_line(line))) is not None:
                     events.append(event)
-            if offset - began > _AT_ONCE:
+            if offset - first > _MAX_READ:
                 break
     finally:
         os.close(fd)

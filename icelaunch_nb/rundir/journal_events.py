@@ -1,7 +1,8 @@
 """The events of a run's journal: one class each, written by the agent and read by everybody.
 
-A line is ``{"t": 1795875081.2, "event": "restart", "attempt": 1, …}``; fields at their defaults are left out. What an older version called
-otherwise is read by its old name, and an event of a newer version is kept as `UnknownEvent`.
+A line is ``{"t": 1795875081.2, "event": "restart", "attempt": 1, …}``. Fields at their defaults are
+left out. An event that has another name in an older version is read by that name too. An event of a
+newer version is kept as `UnknownEvent`.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ from icelaunch_nb.rundir.records import (
 )
 from icelaunch_nb.system.processes import Process
 
-_RENAMED = {"moment": "timeline"}  # events that an older version called otherwise
+# The names of today, by those of older versions.
+_RENAMED = {"moment": "timeline"}
 _RENAMED_KINDS = {"heard": "recovered"}
 _IN_DEBUGGER = ("debugger_start", "debugger_step", "debugger_end")
 
@@ -44,8 +46,8 @@ class Event(Record):
     """Something that happened.
 
     Attributes:
-        t: When, in seconds since the epoch; the journal's writer says so.
-        node: On which node of the run.
+        t: When, in seconds since the epoch. The journal's writer sets it.
+        node: The node of the run on which it happened.
     """
 
     t: Time = 0.0
@@ -60,7 +62,7 @@ class Event(Record):
             Event._names[name] = cls
 
     def to_line(self) -> dict[str, Any]:
-        """The object of the journal's line; a field at its default isn't there."""
+        """The JSON object of the journal's line, without the fields at their defaults."""
         body = self.to_json()
         for one in fields(self):
             default = one.default if one.default_factory is MISSING else one.default_factory()
@@ -75,16 +77,16 @@ class Event(Record):
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class UnknownEvent(Event):
-    """An event of a newer version, in `Record.unknown`."""
+    """An event of a newer version, whose object is in `Record.unknown`."""
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class AgentStarted(Event, name="agent"):
-    """An agent is at work.
+    """An agent has started.
 
     Attributes:
-        pid: Its process.
-        started: When that started, in seconds since the machine did.
+        pid: The agent's pid.
+        started: When its process started, in seconds since the machine's boot.
     """
 
     pid: Pid
@@ -92,7 +94,7 @@ class AgentStarted(Event, name="agent"):
 
     @property
     def process(self) -> Process:
-        """Its process."""
+        """The agent's process."""
         return Process(self.pid, self.started)
 
 
@@ -103,10 +105,10 @@ class RankEntry(Record):
     Attributes:
         rank: Global rank.
         local_rank: Rank on its node.
-        pid: Its process.
-        started: When that started, in seconds since the machine did.
+        pid: The rank's pid.
+        started: When its process started, in seconds since the machine's boot; -1: not known.
         device: ``"cpu"``, ``"cuda:1"``.
-        node: Its node.
+        node: The rank's node.
     """
 
     rank: Rank
@@ -118,7 +120,7 @@ class RankEntry(Record):
 
     @property
     def process(self) -> Process:
-        """Its process."""
+        """The rank's process."""
         return Process(self.pid, self.started)
 
 
@@ -127,10 +129,10 @@ class AttemptStarted(Event, name="attempt"):
     """All ranks of an attempt were started.
 
     Attributes:
-        attempt: Its number, from 0.
+        attempt: The attempt's number, from 0.
         restart_count: How often the ranks have been restarted.
         world_size: Number of ranks on all nodes.
-        ranks: Those of this node; of a `RunState`, those of all nodes.
+        ranks: The ranks of the event's node. In a `RunState`, the ranks of all nodes.
     """
 
     attempt: Attempt
@@ -140,7 +142,7 @@ class AttemptStarted(Event, name="attempt"):
 
     @classmethod
     def parse(cls, data: Any, where: str = "") -> AttemptStarted:
-        """As `Record.parse`; no rank may stand there twice."""
+        """As `Record.parse`. A rank that is listed twice is an error too."""
         found = super().parse(data, where)
         for name in ("rank", "local_rank"):
             if len({getattr(entry, name) for entry in found.ranks}) < len(found.ranks):
@@ -148,7 +150,7 @@ class AttemptStarted(Event, name="attempt"):
         return found
 
     def local_ranks(self, node: int = 0) -> list[RankEntry]:
-        """The ranks of one node."""
+        """Lists the ranks of one node."""
         return [entry for entry in self.ranks if entry.node == node]
 
     def entry(self, rank: int) -> RankEntry | None:
@@ -158,7 +160,7 @@ class AttemptStarted(Event, name="attempt"):
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class FailedRank(Record):
-    """A `Failure`, as the journal keeps it."""
+    """A `Failure` as a record of the journal."""
 
     rank: Rank
     local_rank: LocalRank
@@ -176,11 +178,11 @@ class FailedRank(Record):
 
     @classmethod
     def of(cls, failure: Failure) -> FailedRank:
-        """The journal's entry of a failure."""
+        """Makes the record of a failure."""
         return cls(**vars(failure))
 
     def failure(self) -> Failure:
-        """The failure of this entry."""
+        """The failure that this record holds."""
         return Failure(**{one.name: getattr(self, one.name) for one in fields(self)})
 
 
@@ -194,13 +196,13 @@ class RanksFailed(Event, name="failure"):
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class Restarted(Event, name="restart"):
-    """The ranks are started anew.
+    """The ranks are restarted.
 
     Attributes:
         attempt: Number of the attempt that begins.
         cause: Why.
-        rank: Whose failure it was; None: nobody's, nodes came or went.
-        failed_at: When that was.
+        rank: The rank whose failure is the cause; None: nodes joined or left.
+        failed_at: When that rank failed, in seconds since the epoch.
     """
 
     attempt: Attempt
@@ -214,14 +216,14 @@ class TimelineEvent(Event, name="timeline"):
     """What happens beside the attempts: a pause, a checkpoint, a rank in the debugger.
 
     Attributes:
-        kind: One word for what it is.
-        text: A short sentence.
-        rank: Whom it is about; None: the run.
+        kind: The event's kind, in one word.
+        text: What happened, in a short sentence.
+        rank: The rank that it is about; None: the run.
         left_out: How many events before it were not written, since there were too many.
-        ranks: Whom it is about, of the kinds ``silent`` and ``recovered``.
-        where: Where in the user's code: ``cell 5, line 7``.
-        function: In which function a rank waits in the debugger.
-        why: Why it does: ``breakpoint``, or the exception.
+        ranks: The ranks that it is about, for the kinds ``silent`` and ``recovered``.
+        where: The location in the user's code: ``cell 5, line 7``.
+        function: The function in which a rank waits in the debugger.
+        why: Why the rank waits: ``breakpoint``, or the exception.
         who: Which thread or child of the rank waits; empty: its main thread.
     """
 
@@ -237,7 +239,7 @@ class TimelineEvent(Event, name="timeline"):
 
     @classmethod
     def parse(cls, data: Any, where: str = "") -> TimelineEvent:
-        """As `Record.parse`; a kind that says how a rank stands must name it."""
+        """As `Record.parse`. An event about a rank must say which one, and where it waits."""
         if type(data) is dict and type(data.get("kind")) is str:
             data = {**data, "kind": _RENAMED_KINDS.get(data["kind"], data["kind"])}
         found = super().parse(data, where)
@@ -256,7 +258,7 @@ class RankUnkillable(Event, name="unkillable"):
 
     Attributes:
         pid: The process.
-        started: When that started; -1: not known.
+        started: When it started, in seconds since the machine's boot; -1: not known.
     """
 
     pid: Pid
@@ -265,10 +267,10 @@ class RankUnkillable(Event, name="unkillable"):
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class Stopping(Event, name="stopping"):
-    """Ranks were told to end.
+    """The ranks were asked to end.
 
     Attributes:
-        grace: Seconds that they are given.
+        grace: Seconds that they get to end by themselves.
         reason: Why.
     """
 
@@ -281,8 +283,8 @@ class Ended(Event, name="end"):
     """The run is over.
 
     Attributes:
-        state: How: the name of a `State` that is over.
-        note: What there is to say about it.
+        state: How it ended: the name of a `State` that is over.
+        note: What else the user should know about it.
     """
 
     state: Word
@@ -290,19 +292,19 @@ class Ended(Event, name="end"):
 
 
 def unreadable_end(when: float | None, note: str) -> Ended:
-    """The end of a run that can't be read.
+    """Makes the end of a run that can't be read.
 
     Args:
-        when: When that was, in seconds since the epoch, if that is known.
+        when: The time of the end, in seconds since the epoch. None: not known, so it is now.
         note: What can't be read.
     """
     return Ended(t=time.time() if when is None else when, state="UNREADABLE", note=note)
 
 
 def parse_event(data: Mapping[str, Any]) -> Event | None:
-    """The event of a line; None: one whose values can't be.
+    """Parses the object of a line. None: a field has a wrong value.
 
-    An end always is one, since it says that the run is over, even where it can't be read how.
+    An end is never None. It says that the run is over, even if it can't be read how.
     """
     name = data.get("event")
     if type(name) is not str:
