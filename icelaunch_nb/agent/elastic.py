@@ -1,14 +1,18 @@
-"""torch's LocalElasticAgent with ranks of our own.
+"""torch's LocalElasticAgent, with our own way to start, watch and end ranks.
 
-torch decides what elastic means: rendezvous, rank assignment, restarts, membership changes. What is replaced is how ranks are
-started, watched and ended:
+torch decides about rendezvous, rank assignment, restarts and membership changes. `IceAgent` differs
+from it in these ways:
 
-* torch looks at the ranks every ``monitor_interval`` (30 s by default); here a rank's end wakes the agent.
-* torch waits up to 30 s for ranks that can't take SIGTERM after another failed, and reports only the first failure.
-* torch takes KeyboardInterrupt and SystemExit in a rank for success and then waits for ever for its value (pytorch#194439).
-* torch pickles the arguments of all ranks once per rank; here ranks read one file.
+* torch checks the ranks every ``monitor_interval``, 30 s by default. Here a rank's end wakes the
+  agent.
+* After a failure, torch waits up to 30 s for ranks that ignore SIGTERM, and it reports only the
+  first failure. Here they get 3 s, and every failure is reported.
+* torch treats KeyboardInterrupt and SystemExit in a rank as success, and then waits for ever for
+  its value (pytorch#194439).
+* torch pickles the arguments of all ranks once per rank. Here all ranks read one file.
 
-The private names of torch that this overrides or reads are listed in ``TORCH_NAMES``; ``tests/system/test_cpython.py`` checks them.
+``TORCH_NAMES`` lists the private names of torch that this module overrides or reads.
+``tests/system/test_cpython.py`` checks them.
 """
 
 from __future__ import annotations
@@ -34,7 +38,13 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from torch.distributed.elastic.utils import macros
 
 from icelaunch_nb.agent.control import ControlListener, term_patience
-from icelaunch_nb.agent.failures import OomWatch, adopt_reserve, by_cause, failure_of, is_incurable
+from icelaunch_nb.agent.failures import (
+    OomKillCounter,
+    convert_reserve,
+    is_incurable,
+    make_failure,
+    sort_by_cause,
+)
 from icelaunch_nb.agent.hang_detector import HangDetector
 from icelaunch_nb.agent.rank_processes import PreforkedRanks, RankProcesses
 from icelaunch_nb.errors import Failure, group_failures
@@ -67,42 +77,56 @@ TORCH_NAMES = (
     "_worker_watchdog",
     "_health_check_server",
 )
-_JOINING = 1.0  # seconds within which a rank starts to look for a stop once another one does
-PATIENCE = (
-    3.0  # seconds between SIGTERM and SIGKILL when ranks are ended because another one failed
-)
+# Seconds after a stop within which every rank listens for stops, if one of them does. A rank
+# listens if its code checks for stops by itself.
+_LISTEN_DELAY = 1.0
+# Seconds between SIGTERM and SIGKILL for ranks that are ended because another one failed.
+PATIENCE = 3.0
 
 
 def ask_no_dns() -> None:
-    """torch asks DNS for this machine's full name at every event it records: seconds where no DNS answers."""
+    """Keeps torch from asking DNS for this machine's full name.
+
+    torch does so at every event that it records. It takes seconds where no DNS answers.
+    """
     assert callable(_api._get_fq_hostname)
     _api._get_fq_hostname = socket.gethostname
 
 
 def record_no_events() -> None:
-    """torch copies and serialises an event for each rank's start and end, 0.3 ms each, for a handler that drops it."""
+    """Keeps torch from recording events.
+
+    torch copies and serialises an event for each rank's start and end, 0.3 ms each, for a handler
+    that drops it.
+    """
     assert callable(_api.record)
     _api.record = lambda event, destination="null": None
 
 
 class Stopped(Exception):
-    """Somebody asked the run to stop; its ranks are gone."""
+    """The run was asked to stop, and its ranks are gone."""
 
 
 class IceAgent(LocalElasticAgent):
-    """One run's agent.
+    """The agent of one run.
 
     Args:
-        spec: torch's worker spec; its ``monitor_interval`` must be tiny, the waiting is done here.
+        spec: torch's worker spec. Its ``monitor_interval`` must be tiny, since `_monitor_workers`
+            waits by itself.
         run_dir: The run.
         board: Its flags.
-        journal: Where to say what happens.
+        journal: Where the attempts and failures are recorded.
         environment: The launching process, for the ranks.
-        run_spec: What was asked.
-        control: Says when to stop.
+        run_spec: The run as it was asked for.
+        control: Its `stop_fd` is readable when the run shall stop.
         close_fds: Descriptors that ranks forked from this process must close.
         preforked: Ranks that were started ahead.
-        hang_detector: Looks for ranks that hang.
+        hang_detector: Watches the ranks of each attempt.
+
+    Attributes:
+        failures: The failures of the newest attempt, the likely cause first.
+        incurable: Whether a retry can't help.
+        stopped_itself: Whether loops ended by ``stop_all_tasks`` and every rank returned.
     """
 
     def __init__(
@@ -123,22 +147,19 @@ class IceAgent(LocalElasticAgent):
         )
         self._run_dir, self._board, self._journal = run_dir, board, journal
         self._environment, self._run_spec = environment, run_spec
-        self._control, self._close_fds, self._preforked, self._hang_detector = (
-            control,
-            close_fds,
-            preforked,
-            hang_detector,
-        )
+        self._control, self._close_fds = control, close_fds
+        self._preforked, self._hang_detector = preforked, hang_detector
         self._ranks: RankProcesses | None = None
         self._attempt = -1
-        self._with_result: set[int] = set()  # local ranks of this attempt that ended with a value
+        # Local ranks of this attempt that ended and left a value.
+        self._with_result: set[int] = set()
         self._cause: Failure | None = None
-        self._oom = OomWatch()
+        self._oom_kills = OomKillCounter()
         self.failures: list[Failure] = []
         self.incurable = False
-        self.stopped_itself = False  # whether loops ended by stop_all_tasks and every rank returned
+        self.stopped_itself = False
 
-    # torch calls the following four.
+    # torch calls the following four methods.
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         self._attempt += 1
@@ -177,9 +198,8 @@ class IceAgent(LocalElasticAgent):
                     device=self._run_spec.devices[local_rank],
                     set_device=self._run_spec.set_device,
                     post_mortem=self._run_spec.post_mortem,
-                    close_fds=self._close_fds
-                    if self._start_method == "fork"
-                    else [],  # others have descriptors of their own there
+                    # Only a forked rank has the agent's descriptors at these numbers.
+                    close_fds=self._close_fds if self._start_method == "fork" else [],
                 )
             )
         self._ranks = ranks = RankProcesses(launches, self._start_method, self._preforked)
@@ -222,10 +242,9 @@ class IceAgent(LocalElasticAgent):
             return self._failed(worker_group)
         if None in codes.values():
             return RunResult(state=WorkerState.HEALTHY)
-        self._end_ranks(0)  # what the ranks had started and left behind
-        if not self._run_spec.program and len(self._with_result) < len(
-            codes
-        ):  # a value couldn't be packed
+        self._end_ranks(0)  # ends what the ranks have started and left behind
+        # A rank whose value can't be pickled has an error file in place of its result.
+        if not self._run_spec.program and len(self._with_result) < len(codes):
             return self._failed(worker_group)
         self.stopped_itself = bool(step_board.stopped_ranks(self._run_dir.steps(self._attempt)))
         return RunResult(
@@ -233,7 +252,7 @@ class IceAgent(LocalElasticAgent):
             return_values={w.global_rank: None for w in worker_group.workers},
         )
 
-    # `is_restart` is torch 2.6's, `timeout` that of 2.11 and later.
+    # torch 2.6 passes `is_restart`, torch 2.11 and later pass `timeout`.
 
     def _stop_workers(self, worker_group: WorkerGroup, is_restart: bool = False) -> None:
         self._end_ranks(PATIENCE)
@@ -251,27 +270,34 @@ class IceAgent(LocalElasticAgent):
         if self._ranks is not None:
             self._end_ranks(self._control.grace if self._control.stop_requested() else PATIENCE)
 
-    # Ours.
+    # The following methods are ours.
 
     def _restart_count(self) -> int:
         return self._worker_group.spec.max_restarts - self._remaining_restarts
 
     def _returned(self, local_rank: int, code: int) -> bool:
-        """Whether a rank that ended has done its work. A program's exit code says so; a function's is no proof."""
+        """Whether a rank that ended has returned.
+
+        The exit code shows that for a program. A function must have left a result as well, or an
+        error file that says why there is none.
+        """
         if self._run_spec.program:
             return code == 0
         if local_rank in self._with_result:
             return True
         rank_dir = self._run_dir.rank(self._attempt, local_rank)
         if not rank_dir.result.exists():
-            adopt_reserve(rank_dir)
+            convert_reserve(rank_dir)
             return code == 0 and rank_dir.error.exists()
         if code == 0:
             self._with_result.add(local_rank)
         return code == 0
 
     def _renew_flags(self) -> None:
-        """What the attempt before can't keep to any more: nobody is paused, and a checkpoint that was under way is asked for again."""
+        """Clears the flags that the last attempt's ranks had set, since these are gone.
+
+        A checkpoint that not all of them had saved is requested again.
+        """
         self._board.clear("paused")
         self._board.clear("debugger_start")
         with contextlib.suppress(OSError, ValueError):
@@ -287,44 +313,45 @@ class IceAgent(LocalElasticAgent):
         )
 
     def _stop_gracefully(self, worker_group: WorkerGroup) -> None:
-        """Lets ranks that look for a stop return, and ends the others by SIGTERM; all within the grace, and SIGKILL after it."""
+        """Lets ranks that listen for stops return, and sends SIGTERM to the others.
+
+        SIGKILL ends the ranks that are left after the grace. If one of them listens, they get
+        SIGTERM and `term_patience` first.
+        """
         assert self._ranks is not None
         ranks, grace, board = self._ranks, self._control.grace, self._run_dir.steps(self._attempt)
         deadline = time.monotonic() + grace
-        # Where some ranks look for a stop already, the others may be about to.
-        deaf_until = min(
-            deadline, time.monotonic() + (_JOINING if step_board.listening_ranks(board) else 0)
+        # If some ranks listen for stops already, the others may be about to.
+        terminate_at = min(
+            deadline, time.monotonic() + (_LISTEN_DELAY if step_board.listening_ranks(board) else 0)
         )
-        told: set[int] = set()
+        terminated: set[int] = set()
         while (now := time.monotonic()) < deadline:
             codes = ranks.exitcodes()
             running = {rank for rank, code in codes.items() if code is None}
-            if not running or any(self._fell(rank, code) for rank, code in codes.items()):
+            if not running or any(self._has_failed(rank, code) for rank, code in codes.items()):
                 break
-            if now >= deaf_until:
-                deaf = running - told - step_board.listening_ranks(board)
-                ranks.terminate(deaf)
-                told |= deaf
-            if ranks.wait(
-                (deadline if now >= deaf_until else deaf_until) - now, self._control.kill_fd
-            ):
+            if now >= terminate_at:
+                not_listening = running - terminated - step_board.listening_ranks(board)
+                ranks.terminate(not_listening)
+                terminated |= not_listening
+            next_step = deadline if now >= terminate_at else terminate_at
+            if ranks.wait(next_step - now, self._control.kill_fd):
                 self._end_ranks(0)
                 return
-        fell = any(self._fell(rank, code) for rank, code in ranks.exitcodes().items())
-        if fell:
+        failed = any(self._has_failed(rank, code) for rank, code in ranks.exitcodes().items())
+        if failed:
             ranks.collect_exits()
-        self._end_ranks(
-            PATIENCE
-            if fell
-            else term_patience(grace)
-            if step_board.listening_ranks(board) - told
-            else 0
-        )
-        self._end_ranks(0)  # what the ranks had started and left behind
-        if fell:
+            patience = PATIENCE
+        else:
+            not_terminated = step_board.listening_ranks(board) - terminated
+            patience = term_patience(grace) if not_terminated else 0
+        self._end_ranks(patience)
+        self._end_ranks(0)  # ends what the ranks have started and left behind
+        if failed:
             self._collect_failures(worker_group)
 
-    def _fell(self, local_rank: int, code: int | None) -> bool:
+    def _has_failed(self, local_rank: int, code: int | None) -> bool:
         """Whether a rank ended in failure by itself."""
         assert self._ranks is not None
         return (
@@ -338,29 +365,29 @@ class IceAgent(LocalElasticAgent):
         for process in self._ranks.end(patience, kill_fd=self._control.kill_fd):
             self._journal.write(RankUnkillable(pid=process.pid, started=process.started))
         for launch in self._ranks.launches:
-            if launch.local_rank not in self._with_result:  # those have removed their reserve
-                adopt_reserve(self._run_dir.rank(self._attempt, launch.local_rank))
+            if launch.local_rank not in self._with_result:  # these have no reserve any more
+                convert_reserve(self._run_dir.rank(self._attempt, launch.local_rank))
 
     def _collect_failures(self, worker_group: WorkerGroup) -> list[Failure]:
-        """Collects what every failed rank has to say, and writes it down."""
+        """Makes a `Failure` of each failed rank, and records them all."""
         assert self._ranks is not None
-        codes, pids, oom = self._ranks.exitcodes(), self._ranks.pids(), self._oom.news()
+        codes, pids, oom = self._ranks.exitcodes(), self._ranks.pids(), self._oom_kills.describe()
         failures = []
         for worker in worker_group.workers:
-            local_rank, rank_dir = (
-                worker.local_rank,
-                self._run_dir.rank(self._attempt, worker.local_rank),
-            )
+            local_rank = worker.local_rank
+            rank_dir = self._run_dir.rank(self._attempt, local_rank)
             code = codes[local_rank]
-            ours = local_rank in self._ranks.ended_by_us and local_rank not in self._ranks.unwatched
+            ended_by_us = (
+                local_rank in self._ranks.ended_by_us and local_rank not in self._ranks.unwatched
+            )
             if (self._run_spec.program and code == 0) or (
-                rank_dir.result.exists() and (code == 0 or ours)
+                rank_dir.result.exists() and (code == 0 or ended_by_us)
             ):
                 continue
-            if ours and not rank_dir.error.exists():
+            if ended_by_us and not rank_dir.error.exists():
                 continue
             failures.append(
-                failure_of(
+                make_failure(
                     worker.global_rank,
                     local_rank,
                     self._attempt,
@@ -372,7 +399,7 @@ class IceAgent(LocalElasticAgent):
                     local_rank in self._ranks.unwatched,
                 )
             )
-        self.failures = failures = by_cause(failures)
+        self.failures = failures = sort_by_cause(failures)
         self._journal.write(
             RanksFailed(
                 attempt=self._attempt, failures=[FailedRank.of(failure) for failure in failures]
@@ -381,7 +408,11 @@ class IceAgent(LocalElasticAgent):
         return failures
 
     def _failed(self, worker_group: WorkerGroup) -> RunResult:
-        """Decides whether a retry makes sense, and tells torch."""
+        """Collects the failures, and decides whether torch may retry.
+
+        Returns:
+            The failures, for torch.
+        """
         failures = self._collect_failures(worker_group)
         root = failures[0]
         self.incurable = all(
@@ -406,7 +437,7 @@ class IceAgent(LocalElasticAgent):
 
     def _rank_environ(self, group: WorkerGroup, worker: Any) -> dict[str, str]:
         spec, environ = group.spec, self._environment.environ
-        known: dict[str, Any] = {  # torch annotates what it fills in later as None
+        known: dict[str, Any] = {  # torch fills these in later and annotates them as None
             "master_addr": group.master_addr,
             "master_port": group.master_port,
             "group_rank": group.group_rank,

@@ -1,4 +1,4 @@
-"""Why a rank ended: read from its error file, its exit code and the machine's own records."""
+"""Finds out why a rank ended, from its error file, its exit code, its stderr and its cgroup."""
 
 from __future__ import annotations
 
@@ -16,24 +16,27 @@ from icelaunch_nb.rundir.paths import RankDir
 from icelaunch_nb.system import files, safe_open
 from icelaunch_nb.system.exit_codes import signal_name
 
-_LAST_WORDS = 12  # lines of stderr.log that speak for a rank that can't
+_STDERR_LINES = 12  # last lines of stderr.log that are shown for a rank without an error file
+_STDERR_BYTES = 16384  # of its end that are read
 
-
+# Messages of an error that another rank's end causes.
 _CONSEQUENCE = re.compile(
-    r"Connection closed by peer|Connection reset by peer|connectFullMesh failed|remote process exited|Broken pipe"
-    r"|NCCL communicator was aborted|remote error|wait timeout after|Stop_waiting response is expected",
+    r"Connection closed by peer|Connection reset by peer|connectFullMesh failed"
+    r"|remote process exited|Broken pipe|NCCL communicator was aborted|remote error"
+    r"|wait timeout after|Stop_waiting response is expected",
     re.IGNORECASE,
 )
-_HOME = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-_NOT_THEIRS = (
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+# How those lines of faulthandler's report begin that say nothing about the user's code.
+_LINES_TO_SKIP = (
     "Extension modules:",
-    f'  File "{_HOME}',
+    f'  File "{_PACKAGE}',
     f'  File "{os.path.dirname(multiprocessing.__file__)}',
     '  File "<string>"',
 )
 
 
-def failure_of(
+def make_failure(
     rank: int,
     local_rank: int,
     attempt: int,
@@ -44,18 +47,18 @@ def failure_of(
     oom: str,
     unwatched: bool,
 ) -> Failure:
-    """The failure of a rank that ended without returning.
+    """Makes the `Failure` of a rank that ended without returning.
 
     Args:
         rank: Global rank.
         local_rank: Local rank.
         attempt: Number of the attempt.
-        pid: Its process.
-        exitcode: As multiprocessing reports it.
+        pid: Its pid.
+        exitcode: Its exit code, as multiprocessing reports it.
         ended: When its end was noticed, in seconds since the epoch.
         rank_dir: Its folder.
-        unwatched: Whether its forkserver was killed, so that its exit code can't be had.
-        oom: What the cgroup says about memory (`OomWatch.news`), empty for nothing.
+        oom: A clause about the cgroup's out-of-memory kills (`OomKillCounter.describe`), or empty.
+        unwatched: Whether its forkserver was killed, so that nobody knows its exit code.
     """
     error, full = read_error(rank_dir), disk_reserve.disk_full_message(rank_dir.path)
     if error is not None:
@@ -86,7 +89,7 @@ def failure_of(
             "",
             _SIGNAL_HINTS["SIGKILL"].format(oom=oom),
         )
-    last_words, late = _last_words(rank_dir.stderr), rank_dir.result.exists()
+    last_lines, had_returned = _last_lines(rank_dir.stderr), rank_dir.result.exists()
     if exitcode is not None and exitcode < 0:
         name = signal_name(-exitcode)
         return Failure(
@@ -97,9 +100,9 @@ def failure_of(
             pid,
             "killed",
             exitcode,
-            f"killed by {name}" + " after it had returned" * late,
+            f"killed by {name}" + " after it had returned" * had_returned,
             "",
-            last_words,
+            last_lines,
             _SIGNAL_HINTS.get(name, "").format(oom=oom) or oom,
         )
     return Failure(
@@ -110,21 +113,24 @@ def failure_of(
         pid,
         "exited",
         exitcode,
-        f"exited with code {exitcode} {'after it had' if late else 'before it'} returned",
+        f"exited with code {exitcode} {'after it had' if had_returned else 'before it'} returned",
         "",
-        last_words,
-        full or _shadowed(rank_dir.stderr),
+        last_lines,
+        full or _hint_for_shadowed_module(rank_dir.stderr),
     )
 
 
-def adopt_reserve(rank_dir: RankDir) -> None:
-    """Makes an error file of what a rank that is gone could only write to its reserve, and removes that."""
+def convert_reserve(rank_dir: RankDir) -> None:
+    """Makes an error file of the reserve of a rank that is gone, and removes the reserve.
+
+    A rank writes its error there if the disk is too full for an error file.
+    """
     try:
         data = safe_open.read_whole(
             safe_open.open_file(rank_dir.error_reserve, any_owner=True), rank_dir.error_reserve
         ).rstrip(b"\0")
         rank_dir.error_reserve.unlink()
-    except OSError:  # there is none: it could say all that it had to say
+    except OSError:  # there is none, since the rank has written its files
         return
     if data and not rank_dir.error.exists():
         with contextlib.suppress(OSError):
@@ -134,14 +140,17 @@ def adopt_reserve(rank_dir: RankDir) -> None:
 
 
 def is_incurable(rank_dir: RankDir) -> bool:
-    """Whether a retry could not help: the code itself is wrong, or the call can't be carried."""
+    """Whether a retry can't help, since the code is wrong or the call can't be unpickled."""
     error = read_error(rank_dir)
     return error is not None and error.incurable
 
 
 def _hint_for(error: RankError) -> str:
     if error.kind == "loading" and error.type_name == "ModuleNotFoundError":
-        return "the rank imports what the notebook imports by its sys.path and working directory; is the module only in memory?"
+        return (
+            "the rank imports what the notebook imports by its sys.path and working directory; "
+            "is the module only in memory?"
+        )
     if error.type_name == "SystemExit":
         return "sys.exit() ends a rank without a value; return instead"
     if error.type_name == "OutOfMemoryError":
@@ -152,73 +161,86 @@ def _hint_for(error: RankError) -> str:
 _SIGNAL_HINTS = {
     "SIGKILL": "likely cause: out of memory, or somebody's kill -9{oom}",
     "SIGSEGV": "likely cause: a crash in C or C++ code; the stacks are in stderr.log",
-    "SIGBUS": "likely cause: /dev/shm is full (DataLoader workers use it), or a mapped file was truncated",
-    "SIGABRT": "likely cause: an assertion in C++ code (NCCL, CUDA, glibc); its words are in stderr.log",
+    "SIGBUS": (
+        "likely cause: /dev/shm is full (DataLoader workers use it), or a mapped file was truncated"
+    ),
+    "SIGABRT": (
+        "likely cause: an assertion in C++ code (NCCL, CUDA, glibc); its words are in stderr.log"
+    ),
     "SIGILL": "likely cause: a library built for another processor",
     "SIGFPE": "likely cause: an integer division by zero in C code",
     "SIGTERM": "likely cause: somebody ended it (a scheduler, kill)",
     "SIGINT": "likely cause: somebody interrupted it",
-    "SIGXCPU": "likely cause: it used up the processor time that its limit allows (RLIMIT_CPU, ulimit -t)",
+    "SIGXCPU": (
+        "likely cause: it used up the processor time that its limit allows (RLIMIT_CPU, ulimit -t)"
+    ),
     "SIGXFSZ": "likely cause: a file grew beyond what the limit allows (RLIMIT_FSIZE, ulimit -f)",
     "SIGSYS": "likely cause: a system call that a sandbox (seccomp) forbids",
 }
 
 
-def _end_of(stderr: Path) -> str:
+def _read_end(stderr: Path) -> str:
     try:
         with open(safe_open.open_file(stderr, any_owner=True), "rb") as file:
-            file.seek(max(0, file.seek(0, 2) - 16384))
+            file.seek(max(0, file.seek(0, 2) - _STDERR_BYTES))
             return file.read().decode(errors="replace")
     except OSError:
         return ""
 
 
-def _shadowed(stderr: Path) -> str:
-    """Which file in the working directory was imported in place of a module of the standard library, if its traceback tells so."""
-    _, traceback, told = _end_of(stderr).rpartition("Traceback (most recent call last):")
+def _hint_for_shadowed_module(stderr: Path) -> str:
+    """Names the file that hides a module of the standard library, if a traceback shows that.
+
+    Such a file lies in the working directory, so that it is imported in place of the module.
+    """
+    _, found, traceback = _read_end(stderr).rpartition("Traceback (most recent call last):")
     with contextlib.suppress(OSError):
-        for file in os.listdir() if traceback else ():
+        for file in os.listdir() if found else ():
             name, path = file.removesuffix(".py"), os.path.abspath(file)
             if name in sys.stdlib_module_names and (
-                path in told or f"'{name}" in told.splitlines()[-1]
+                path in traceback or f"'{name}" in traceback.splitlines()[-1]
             ):
-                return f"{path} was imported in place of the standard library's module {name!r}: give it another name"
+                return (
+                    f"{path} was imported in place of the standard library's module {name!r}: "
+                    "give it another name"
+                )
     return ""
 
 
-def _last_words(stderr: Path) -> str:
-    """The end of a rank's stderr; of a crash that faulthandler told, all of it but our own frames."""
-    text = _end_of(stderr)
-    _, crash, told = text.rpartition("Fatal Python error: ")
+def _last_lines(stderr: Path) -> str:
+    """The last lines of a rank's stderr, or faulthandler's report of a crash without our frames."""
+    text = _read_end(stderr)
+    _, crash, report = text.rpartition("Fatal Python error: ")
     if crash:
         lines = [
             line
-            for line in (crash + told).splitlines()
-            if line and not line.startswith(_NOT_THEIRS)
+            for line in (crash + report).splitlines()
+            if line and not line.startswith(_LINES_TO_SKIP)
         ]
-        return "\n".join(lines[: 2 * _LAST_WORDS])
-    lines = text.splitlines()[-_LAST_WORDS:]
+        return "\n".join(lines[: 2 * _STDERR_LINES])
+    lines = text.splitlines()[-_STDERR_LINES:]
     return "\n".join(["the last lines of its stderr:", *lines]) if lines else ""
 
 
-def by_cause(failures: list[Failure]) -> list[Failure]:
-    """In order of time, but what only tells of another rank's end comes after what doesn't.
+def sort_by_cause(failures: list[Failure]) -> list[Failure]:
+    """Sorts failures by time, but puts consequences of another rank's end last.
 
-    A rank's death closes its connections before anybody can notice it, so its peers' complaints carry the earlier time.
+    A rank's death closes its connections before anybody can notice the death. So the errors of its
+    peers have an earlier time than its own. This also sets `Failure.consequence`.
     """
     for failure in failures:
         failure.consequence = bool(_CONSEQUENCE.search(failure.message))
     return sorted(failures, key=lambda failure: (failure.consequence, failure.time))
 
 
-class OomWatch:
-    """Counts the cgroup's out-of-memory kills, so that a SIGKILL can be explained."""
+class OomKillCounter:
+    """Counts the out-of-memory kills of this process's cgroup, since these explain a SIGKILL."""
 
     def __init__(self) -> None:
         self._before = self._count()
 
-    def news(self) -> str:
-        """A clause about kills since this watch began, or nothing."""
+    def describe(self) -> str:
+        """A clause about the kills since this object was made. Empty if there were none."""
         now = self._count()
         if now is None or self._before is None or now <= self._before:
             return ""

@@ -24,7 +24,7 @@ from icelaunch_nb.agent import rendezvous
 from icelaunch_nb.agent.control import ControlListener
 from icelaunch_nb.agent.elastic import IceAgent, Stopped, ask_no_dns, record_no_events
 from icelaunch_nb.agent.event_recorder import EventRecorder
-from icelaunch_nb.agent.failures import OomWatch, by_cause, failure_of, is_incurable
+from icelaunch_nb.agent.failures import OomKillCounter, is_incurable, make_failure, sort_by_cause
 from icelaunch_nb.agent.hang_detector import HangDetector
 from icelaunch_nb.agent.rank_processes import PreforkedRanks
 from icelaunch_nb.config import LaunchConfig
@@ -184,8 +184,10 @@ def _prewarm_a_failure(rank_dir: RankDir) -> None:
     rank_dir.error.write_bytes(
         format_error(RankError(kind="raised", type_name="", message="", traceback="", time=0.0), "")
     )
-    failure = failure_of(0, 0, 0, os.getpid(), 1, 0.0, rank_dir, OomWatch().news(), False)
-    group_failures(by_cause([failure]))
+    failure = make_failure(
+        0, 0, 0, os.getpid(), 1, 0.0, rank_dir, OomKillCounter().describe(), False
+    )
+    group_failures(sort_by_cause([failure]))
     is_incurable(rank_dir)
     FailedRank.of(failure).to_json()
     Process(os.getpid(), 0.0).idle_cpu_time()
