@@ -1,4 +1,4 @@
-"""For all tests: nothing of them is written to the user's own directories."""
+"""For all tests: none of them writes to the user's own directories."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def ipykernel(request: pytest.FixtureRequest) -> dict[str, str]:
-    """The variables that a kernel starts with so that it runs on the ipykernel that was asked for."""
+    """Returns the environment variables that make a kernel run on the chosen ipykernel."""
     if request.config.getoption("ipykernel") == "7":
         return {}
     folder = Path(sys.prefix) / "ipykernel6"
@@ -34,8 +34,8 @@ def ipykernel(request: pytest.FixtureRequest) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def state_of_its_own() -> Iterator[None]:
-    """The list of runs lies in a temporary directory; kernels and scripts that tests start inherit that."""
+def own_state_directory() -> Iterator[None]:
+    """Puts the list of runs into a temporary directory, also for what the tests start."""
     folder = tempfile.mkdtemp(prefix="icelaunch-tests-")
     before = os.environ.get("XDG_STATE_HOME")
     os.environ["XDG_STATE_HOME"] = folder
@@ -48,5 +48,8 @@ def state_of_its_own() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Browser tests come last: playwright keeps an event loop running in this thread, and asyncio.run refuses to start another."""
+    """Puts browser tests last.
+
+    playwright keeps an event loop running in this thread, and asyncio.run refuses to start another.
+    """
     items.sort(key=lambda item: "browser" in item.path.parts)

@@ -1,4 +1,4 @@
-"""The documents say what the code says: tables, examples, and what they name."""
+"""The documents agree with the code: tables, examples, and the files and tests that they name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "CHANGELOG.md")
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
 SCRIPT = runpy.run_path(str(ROOT / "scripts" / "architecture.py"))
-# How each family is read, how its lines are written, and its base; a run has one spec.
+# By family: its parser, its writer and its base class. A run has one spec, so that has no base.
 FAMILIES = {
     "spec": (
         lambda line: parse_spec(parse_line(line)),
@@ -57,7 +57,7 @@ def examples(family: str) -> list[str]:
 
 
 def unknown(value) -> list[str]:
-    """Names of fields in a record, and in the records within it, that the code doesn't know."""
+    """Returns the names of unknown fields in a record and in the records within it."""
     if isinstance(value, list):
         return [name for one in value for name in unknown(one)]
     if isinstance(value, Record):
@@ -68,7 +68,7 @@ def unknown(value) -> list[str]:
     return []
 
 
-def test_the_tables_are_the_codes():
+def test_the_tables_agree_with_the_code():
     assert set(re.findall(r"<!-- table: (\w+) -->", ARCHITECTURE)) == set(SCRIPT["tables"]())
     assert SCRIPT["filled_in"](ARCHITECTURE) == ARCHITECTURE, (
         "python scripts/architecture.py --write"
@@ -90,7 +90,7 @@ def test_the_examples_are_lines_that_the_code_writes(family):
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_what_a_document_names_is_there(document):
+def test_every_file_and_test_that_a_document_names_exists(document):
     text = (ROOT / document).read_text()
     tests = re.findall(r"\b(tests/[\w/]+\.py)::(\w+)", text)
     assert [

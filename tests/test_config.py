@@ -1,4 +1,4 @@
-"""LaunchConfig: the seed's fields, and an answer to every wrong input before any process starts."""
+"""LaunchConfig: torch's fields, and an error for every wrong input before any process starts."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from icelaunch_nb.config import DEFAULT_RDZV_TIMEOUT
 ONE = {"min_nodes": 1, "max_nodes": 1, "nproc_per_node": 2}
 
 
-def one(**wrong) -> LaunchConfig:
-    return LaunchConfig(**{**ONE, **wrong})
+def make(**fields) -> LaunchConfig:
+    return LaunchConfig(**{**ONE, **fields})
 
 
-class Unspeakable:
-    """A value that can't even be shown."""
+class WithoutRepr:
+    """A value whose repr raises."""
 
     def __repr__(self) -> str:
         raise RuntimeError("no words")
 
 
-# The seed.
+# The fields, which are the seed's: torch's, in torch's order.
 
 SEED = [
     ("min_nodes", None),
@@ -37,10 +37,8 @@ SEED = [
     ("role", "default_role"),
     ("rdzv_endpoint", ""),
     ("rdzv_backend", "etcd"),
-    (
-        "rdzv_configs",
-        {"timeout": 900},
-    ),  # an empty dict, completed by the legacy timeout as torch does it
+    # The default is an empty dict. Like torch, LaunchConfig adds the legacy timeout to it.
+    ("rdzv_configs", {"timeout": 900}),
     ("rdzv_timeout", -1),
     ("max_restarts", 3),
     ("monitor_interval", 30),
@@ -98,7 +96,7 @@ def test_all_fields_can_be_given_by_position():
 
 
 def test_two_configs_share_no_default():
-    first, second = one(), one()
+    first, second = make(), make()
     first.rdzv_configs["x"] = 1
     first.metrics_cfg["x"] = "1"
     assert "x" not in second.rdzv_configs and "x" not in second.metrics_cfg
@@ -106,11 +104,11 @@ def test_two_configs_share_no_default():
 
 def test_a_callers_dict_is_left_as_it_was():
     mine = {"join_timeout": 3}
-    one(rdzv_configs=mine)
+    make(rdzv_configs=mine)
     assert mine == {"join_timeout": 3}
 
 
-# Wrong input. Each row: the fields, the field that the error must name, words of the remedy.
+# Wrong input. Each row has the fields, the field that the error must name, and words of its remedy.
 
 HUGE = 10**5000  # more digits than Python turns into text
 WRONG = [
@@ -133,7 +131,7 @@ WRONG = [
     ({"nproc_per_node": "auto"}, "nproc_per_node", "must be an int"),
     ({"nproc_per_node": math.inf}, "nproc_per_node", "must be an int"),
     ({"nproc_per_node": [2]}, "nproc_per_node", "must be an int"),
-    ({"nproc_per_node": Unspeakable()}, "nproc_per_node", "must be an int"),
+    ({"nproc_per_node": WithoutRepr()}, "nproc_per_node", "must be an int"),
     ({"max_restarts": -1}, "max_restarts", "at least 0"),
     ({"max_restarts": True}, "max_restarts", "must be an int"),
     ({"max_restarts": 2.5}, "max_restarts", "must be an int"),
@@ -271,9 +269,9 @@ WRONG = [
 @pytest.mark.parametrize(
     ("wrong", "field", "remedy"), WRONG, ids=[f"{i}-{row[1]}" for i, row in enumerate(WRONG)]
 )
-def test_wrong_input_is_answered_with_field_value_and_remedy(wrong, field, remedy):
+def test_the_error_for_wrong_input_names_field_value_and_remedy(wrong, field, remedy):
     with pytest.raises(ConfigError) as caught:
-        one(**wrong)
+        make(**wrong)
     error = caught.value
     assert error.field == field
     assert remedy in error.remedy
@@ -284,29 +282,29 @@ def test_wrong_input_is_answered_with_field_value_and_remedy(wrong, field, remed
     if field in ("rdzv_configs", "tee", "redirects") and (
         isinstance(wrong.get(field), dict) or "local rank " in remedy
     ):
-        assert isinstance(error.value, dict)  # as it was read, completed by the timeout, say
+        assert isinstance(error.value, dict)  # as it was parsed, perhaps with the timeout added
     elif field in wrong:
         value = wrong[field]
         assert error.value is value or error.value == value
-        if not isinstance(value, Unspeakable) and value is not HUGE:
+        if not isinstance(value, WithoutRepr) and value is not HUGE:
             assert repr(value)[:100] in message
 
 
 def test_wrong_input_is_a_value_error_too():
     with pytest.raises(ValueError):
-        one(nproc_per_node=0)
+        make(nproc_per_node=0)
 
 
 def test_a_log_dir_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="is a file, not a directory"):
-        one(log_dir=str(tmp_path / "file"))
+        make(log_dir=str(tmp_path / "file"))
 
 
 def test_a_log_dir_under_a_file_is_refused_naming_the_file(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError) as caught:
-        one(log_dir=tmp_path / "file" / "a" / "b")
+        make(log_dir=tmp_path / "file" / "a" / "b")
     assert caught.value.field == "log_dir" and f"{tmp_path / 'file'} is not a directory" in str(
         caught.value
     )
@@ -315,11 +313,11 @@ def test_a_log_dir_under_a_file_is_refused_naming_the_file(tmp_path):
 def test_a_log_dir_behind_a_dangling_link_is_refused(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     with pytest.raises(ConfigError, match="log_dir"):
-        one(log_dir=tmp_path / "link" / "x")
+        make(log_dir=tmp_path / "link" / "x")
 
 
 def test_a_log_dir_need_not_exist_and_checking_does_not_make_it(tmp_path):
-    config = one(log_dir=tmp_path / "a" / "b")
+    config = make(log_dir=tmp_path / "a" / "b")
     assert config.log_dir == str(tmp_path / "a" / "b")
     assert not (tmp_path / "a").exists()
 
@@ -327,21 +325,21 @@ def test_a_log_dir_need_not_exist_and_checking_does_not_make_it(tmp_path):
 def test_log_dir_is_made_absolute_and_knows_the_home_directory(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    assert one(log_dir="~/runs").log_dir == str(tmp_path / "runs")
-    assert one(log_dir="runs").log_dir == str(tmp_path / "runs")
+    assert make(log_dir="~/runs").log_dir == str(tmp_path / "runs")
+    assert make(log_dir="runs").log_dir == str(tmp_path / "runs")
 
 
-def test_rdzv_configs_nested_beyond_reason_are_refused():
+def test_rdzv_configs_that_are_nested_too_deeply_are_refused():
     deep: dict = {}
     for _ in range(100_000):
         deep = {"a": deep}
     with pytest.raises(ConfigError) as caught:
-        one(rdzv_configs=deep)
+        make(rdzv_configs=deep)
     assert caught.value.field == "rdzv_configs"
 
 
-def test_what_was_assigned_after_construction_is_checked_by_validate():
-    config = one()
+def test_validate_checks_what_was_assigned_after_construction():
+    config = make()
     config.nproc_per_node = -3
     with pytest.raises(ConfigError, match="nproc_per_node=-3"):
         config.validate()
@@ -349,10 +347,10 @@ def test_what_was_assigned_after_construction_is_checked_by_validate():
 
 def test_replace_checks_again():
     with pytest.raises(ConfigError, match="max_restarts"):
-        replace(one(), max_restarts=-1)
+        replace(make(), max_restarts=-1)
 
 
-def test_several_nodes_with_an_endpoint_are_fine():
+def test_several_nodes_with_an_endpoint_are_accepted():
     config = LaunchConfig(2, 4, 8, rdzv_endpoint="[fe80::1]:29400", rdzv_backend="c10d")
     assert (config.min_nodes, config.max_nodes) == (2, 4)
 
@@ -361,36 +359,36 @@ def test_several_nodes_with_an_endpoint_are_fine():
     "endpoint", ["localhost:0", "localhost", "h:65535", "[::1]:1", "[::1]", "10.0.0.1:29400"]
 )
 def test_common_endpoints_are_accepted(endpoint):
-    assert one(rdzv_endpoint=endpoint, rdzv_backend="c10d").rdzv_endpoint == endpoint
+    assert make(rdzv_endpoint=endpoint, rdzv_backend="c10d").rdzv_endpoint == endpoint
 
 
 def test_static_on_one_node_needs_no_rank():
-    assert one(rdzv_endpoint="localhost:1", rdzv_backend="static").rdzv_configs == {"timeout": 900}
+    assert make(rdzv_endpoint="localhost:1", rdzv_backend="static").rdzv_configs == {"timeout": 900}
 
 
-# The timeout and its legacy spelling.
+# The timeout, and `rdzv_timeout`, its legacy name.
 
 
-def test_the_timeout_is_900_when_nobody_says_anything():
+def test_the_timeout_is_900_by_default():
     assert DEFAULT_RDZV_TIMEOUT == 900
-    assert one().rdzv_configs["timeout"] == 900
+    assert make().rdzv_configs["timeout"] == 900
 
 
-def test_rdzv_timeout_is_the_legacy_spelling_of_the_timeout():
-    assert one(rdzv_timeout=60).rdzv_configs == {"timeout": 60}
+def test_rdzv_timeout_is_the_legacy_name_of_the_timeout():
+    assert make(rdzv_timeout=60).rdzv_configs == {"timeout": 60}
 
 
 def test_rdzv_configs_timeout_is_kept():
-    assert one(rdzv_configs={"timeout": 12.5, "join_timeout": 3}).rdzv_configs == {
+    assert make(rdzv_configs={"timeout": 12.5, "join_timeout": 3}).rdzv_configs == {
         "timeout": 12.5,
         "join_timeout": 3,
     }
 
 
-def test_the_legacy_spelling_wins_where_both_are_given_as_in_torch():
+def test_the_legacy_name_wins_where_both_are_given_as_in_torch():
     from torch.distributed.launcher.api import LaunchConfig as TorchConfig
 
-    ours = one(rdzv_timeout=60, rdzv_configs={"timeout": 5})
+    ours = make(rdzv_timeout=60, rdzv_configs={"timeout": 5})
     theirs = TorchConfig(1, 1, 2, rdzv_timeout=60, rdzv_configs={"timeout": 5})
     assert ours.rdzv_configs["timeout"] == theirs.rdzv_configs["timeout"] == 60
 
@@ -398,7 +396,7 @@ def test_the_legacy_spelling_wins_where_both_are_given_as_in_torch():
 # Std.
 
 
-def test_the_numbers_are_torchs():
+def test_the_numbers_of_std_are_torchs():
     from torch.distributed.elastic.multiprocessing import Std as TorchStd
 
     assert {s.name: int(s) for s in (Std.NONE, Std.OUT, Std.ERR, Std.ALL)} == {
@@ -462,7 +460,7 @@ def test_parse_names_the_field_that_it_was_given():
     ],
 )
 def test_teed_and_unset_streams_are_shown_redirected_ones_are_not(redirects, tee, shown):
-    config = one(redirects=redirects, tee=tee)
+    config = make(redirects=redirects, tee=tee)
     assert [config.shown(rank) for rank in range(2)] == shown
 
 
@@ -497,7 +495,7 @@ def test_a_config_survives_json(wanted):
 
 def test_mappings_that_are_no_dicts_survive_json():
     frozen = types.MappingProxyType({"handler": "null"})
-    config = one(
+    config = make(
         metrics_cfg=frozen,
         tee=types.MappingProxyType({0: 1}),
         rdzv_configs=types.MappingProxyType({"timeout": 3}),
@@ -512,4 +510,4 @@ def test_mappings_that_are_no_dicts_survive_json():
 
 def test_from_json_checks_too():
     with pytest.raises(ConfigError):
-        LaunchConfig.from_json({**one().to_json(), "nproc_per_node": 0})
+        LaunchConfig.from_json({**make().to_json(), "nproc_per_node": 0})

@@ -1,4 +1,4 @@
-"""The exceptions: what they say, and that they survive a trip through pickle."""
+"""The exceptions: their messages, and that pickle keeps them whole."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_every_exception_is_an_icelaunch_error():
     assert all(issubclass(cls, IcelaunchError) and cls.__doc__ for cls in found)
 
 
-def test_each_exception_is_also_what_python_would_have_raised():
+def test_each_exception_is_also_one_of_pythons():
     assert issubclass(ConfigError, ValueError)
     assert issubclass(PackingError, TypeError)
     assert issubclass(HostError, RuntimeError)
@@ -100,7 +100,7 @@ def test_a_long_value_is_cut():
     [10**5000, type("Mute", (), {"__repr__": lambda self: 1 / 0})()],
     ids=["5000 digits", "broken repr"],
 )
-def test_a_value_that_cant_be_shown_does_not_hide_the_error(value):
+def test_a_value_without_a_repr_does_not_hide_the_error(value):
     assert str(ConfigError("nproc_per_node", value, "must be at most 100000")).endswith(
         "must be at most 100000"
     )
@@ -116,7 +116,7 @@ def test_a_packing_error_says_path_type_and_reason():
 # Failure.
 
 
-def test_a_failure_survives_json_and_passes_over_unknown_fields():
+def test_a_failure_survives_json_and_ignores_unknown_fields():
     original = failure(3, traceback="File x\n", hint="a hint")
     data = json.loads(json.dumps(FailedRank.of(original).to_json()))
     assert FailedRank.parse(data).failure() == original
@@ -144,14 +144,14 @@ def test_signal_names():
     )
 
 
-def test_nearest_names_a_close_word_or_all():
+def test_nearest_suggests_a_close_name_or_lists_all():
     assert nearest("forksever", ("spawn", "fork", "forkserver")) == "did you mean 'forkserver'?"
     assert (
         nearest("--nproc", ("--role", "--nproc-per-node", "--no-wait"))
         == "did you mean '--nproc-per-node'?"
-    ), "a beginning"
+    ), "the start of one name"
     assert nearest("--no", ("--no-wait", "--no-panel", "--nodes")) == "did you mean '--nodes'?", (
-        "a beginning of several says nothing"
+        "the start of several names suggests none of them"
     )
     assert nearest("zzz", ("spawn", "fork")) == "known: spawn, fork"
 
@@ -214,7 +214,7 @@ def test_run_failed_without_a_traceback_ends_with_the_title_and_gives_the_hint()
     assert "likely cause: memory" in str(error)
 
 
-def test_run_failed_without_failures_says_the_note():
+def test_run_failed_without_failures_shows_the_note():
     assert (
         str(RunFailed([], note="the rendezvous timed out", log_dir="/l"))
         == "the rendezvous timed out\nlogs: /l"
@@ -222,7 +222,7 @@ def test_run_failed_without_failures_says_the_note():
     assert RunFailed([]).rank is None
 
 
-def test_ipython_shows_the_message_whole_with_the_error_last():
+def test_ipython_shows_the_whole_message_with_the_error_last():
     import re
 
     error = RunFailed(
@@ -232,7 +232,7 @@ def test_ipython_shows_the_message_whole_with_the_error_last():
     assert shown == ("RunFailed: " + str(error)).split("\n")
 
 
-def test_results_of_the_others_are_kept():
+def test_the_error_keeps_the_results_of_the_other_ranks():
     assert RunFailed([failure(0)], {1: "one"}).results == {1: "one"}
     assert RunStopped("stopped", {1: "one"}).results == {1: "one"}
     assert RunStopped("stopped").results == {}

@@ -33,8 +33,8 @@ NAMES = (
     "debugger_end",
 )
 
-# Does with a board what it is told on stdin, a Python expression a line, and answers each with its repr.
-OTHER = """
+# Evaluates each line of its stdin, a Python expression about the board, and prints its repr.
+OTHER_PROCESS = """
 import sys
 from icelaunch_nb import Events
 events = Events(sys.argv[1])
@@ -50,39 +50,39 @@ def board(tmp_path) -> Events:
     return events
 
 
-class Other:
-    """A second process that has the same board."""
+class OtherProcess:
+    """A second process that evaluates expressions about the same board."""
 
     def __init__(self, path: Path) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", OTHER, str(path)],
+            [sys.executable, "-c", OTHER_PROCESS, str(path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
 
-    def tell(self, expression: str) -> None:
+    def start(self, expression: str) -> None:
         self.process.stdin.write(expression + "\n")
         self.process.stdin.flush()
 
-    def answer(self):
+    def value(self):
         return eval(self.process.stdout.readline())
 
-    def ask(self, expression: str):
-        self.tell(expression)
-        return self.answer()
+    def evaluate(self, expression: str):
+        self.start(expression)
+        return self.value()
 
 
 @pytest.fixture
 def other(board):
-    other = Other(board._board.path)
+    other = OtherProcess(board._board.path)
     yield other
     other.process.stdin.close()
     other.process.wait(20)
     other.process.stdout.close()
 
 
-def test_the_vocabulary_is_the_seeds():
+def test_the_names_are_those_of_ice_learns_events():
     assert FLAGS == NAMES
     assert COUNTERS == ("progress_bar_iter", "progress_bar_total")
 
@@ -109,20 +109,20 @@ def test_flags_and_counters_do_not_touch_each_other():
 def test_two_processes_see_each_others_flags_and_counters(board, other):
     for name in NAMES:
         getattr(board, name).set()
-        assert other.ask(f"events.{name}.is_set()") is True
-        other.ask(f"events.{name}.clear()")
+        assert other.evaluate(f"events.{name}.is_set()") is True
+        other.evaluate(f"events.{name}.clear()")
         assert not getattr(board, name).is_set()
-    other.ask("setattr(events.progress_bar_total, 'value', 2**62)")
+    other.evaluate("setattr(events.progress_bar_total, 'value', 2**62)")
     board.progress_bar_iter.value = 41
     assert board.progress_bar_total.value == 2**62
-    assert other.ask("events.progress_bar_iter.value") == 41
+    assert other.evaluate("events.progress_bar_iter.value") == 41
 
 
 def test_waiting_ends_when_the_other_process_sets_the_flag(board, other):
-    other.tell("events.pause.wait(30)")
+    other.start("events.pause.wait(30)")
     board.pause.set()
-    assert other.answer() is True
-    other.tell("events.paused.set()")
+    assert other.value() is True
+    other.start("events.paused.set()")
     assert board.paused.wait(30) is True
 
 
@@ -133,7 +133,7 @@ def test_waiting_ends_with_the_timeout():
 
 
 @pytest.mark.parametrize("timeout", [0, -1])
-def test_a_timeout_of_nothing_only_looks(timeout):
+def test_a_timeout_of_zero_or_less_does_not_wait(timeout):
     events = Events()
     assert events.pause.wait(timeout) is False
     events.pause.set()
@@ -149,7 +149,7 @@ def test_waiting_without_timeout_in_a_thread_ends_with_the_flag():
     assert not waiter.is_alive()
 
 
-def test_a_board_that_a_run_takes_over_keeps_what_was_set(tmp_path):
+def test_a_board_that_moves_to_a_run_keeps_what_was_set(tmp_path):
     events = Events()
     events.pause.set()
     events.progress_bar_total.value = 7
@@ -157,7 +157,7 @@ def test_a_board_that_a_run_takes_over_keeps_what_was_set(tmp_path):
     events._board.move_to(tmp_path / "b")
     seen = Events(tmp_path / "b")
     assert seen.pause.is_set() and seen.progress_bar_total.value == 7
-    flag.clear()  # whoever held a flag before still holds the right one
+    flag.clear()  # a flag from before the move still belongs to the board
     assert not seen.pause.is_set()
 
 
@@ -171,7 +171,7 @@ def test_a_thread_that_waits_sees_a_flag_set_after_the_move(tmp_path):
     assert not waiter.is_alive()
 
 
-def test_a_resume_from_before_the_run_is_none_of_its_pauses(tmp_path):
+def test_a_resume_from_before_the_run_resumes_none_of_its_pauses(tmp_path):
     events = Events()
     for number in range(2):
         events.resume.set()
@@ -180,7 +180,9 @@ def test_a_resume_from_before_the_run_is_none_of_its_pauses(tmp_path):
     events.pause.set()
     events.resume.set()
     events._board.move_to(tmp_path / "2")
-    assert events.pause.is_set() and events.resume.is_set()  # a pause that was taken back
+    assert (
+        events.pause.is_set() and events.resume.is_set()
+    )  # a pause that was resumed before the run began
 
 
 def test_moving_to_where_it_is_changes_nothing(board):
@@ -196,7 +198,7 @@ def test_moving_never_overwrites_what_is_there(tmp_path):
     assert (tmp_path / "b").read_text() == "somebody's"
 
 
-def test_the_file_is_its_owners_alone(tmp_path):
+def test_only_its_owner_may_read_the_file(tmp_path):
     before = os.umask(0)
     try:
         Events()._board.move_to(tmp_path / "b")
@@ -224,7 +226,7 @@ def test_a_second_run_shares_the_board_after_the_first_ones_directory_was_remove
     assert board.resume.is_set()
 
 
-def test_a_second_run_may_lie_on_another_file_system(board):
+def test_a_second_run_may_be_on_another_file_system(board):
     if (
         not os.path.isdir("/dev/shm")
         or os.stat("/dev/shm").st_dev == os.stat(board._board.path).st_dev
@@ -239,7 +241,7 @@ def test_a_second_run_may_lie_on_another_file_system(board):
 # Pickles.
 
 
-def test_a_pickled_board_is_the_same_board(board):
+def test_a_pickled_or_copied_board_is_the_same_board(board):
     for again in (
         pickle.loads(pickle.dumps(board)),
         cloudpickle.loads(cloudpickle.dumps(board)),
@@ -251,7 +253,7 @@ def test_a_pickled_board_is_the_same_board(board):
         assert not board.pause.is_set()
 
 
-def test_a_board_that_belongs_to_no_run_cant_be_pickled_and_says_what_to_do():
+def test_a_board_without_a_run_cant_be_pickled_and_the_error_says_what_to_do():
     with pytest.raises(TypeError, match=r"give them to launch\(events=…\)"):
         pickle.dumps(Events())
 
@@ -275,14 +277,14 @@ def test_a_missing_board_is_an_error(tmp_path):
     [b"", b"iceboard", b"x" * 4096, b"\0" * 8192],
     ids=["empty", "torn", "another file", "too long"],
 )
-def test_a_file_that_is_no_board_is_refused_and_left_alone(content, tmp_path):
+def test_a_file_that_is_no_board_is_refused_and_left_as_it_was(content, tmp_path):
     (tmp_path / "b").write_bytes(content)
     with pytest.raises(ValueError, match="is no events board"):
         Events(tmp_path / "b")
     assert (tmp_path / "b").read_bytes() == content
 
 
-def test_a_counter_takes_whole_numbers_only():
+def test_a_counter_holds_whole_numbers_only():
     events = Events()
     events.progress_bar_iter.value = 3.9
     assert events.progress_bar_iter.value == 3
@@ -305,7 +307,7 @@ def test_boards_leave_no_descriptors_behind(tmp_path):
 # What `steps` adds to the board.
 
 
-def test_the_first_bar_is_the_seeds_counters():
+def test_the_first_bar_is_the_pair_of_public_counters():
     events = Events()
     assert events._board.bars == [(0, 0)]
     events.progress_bar_iter.value, events.progress_bar_total.value = 3, 9
@@ -323,7 +325,7 @@ def test_a_board_shows_as_many_bars_as_there_are_nested_loops(board):
     assert len(board._board.bars) == 8
 
 
-def test_a_stop_and_a_pause_belong_to_the_run_they_were_meant_for(board, tmp_path):
+def test_a_stop_and_a_pause_of_one_run_do_not_reach_the_next(board, tmp_path):
     board.stop_all_tasks.set()
     board.paused.set()
     board.progress_bar_iter.value = 3
@@ -339,7 +341,7 @@ def test_a_stop_that_was_set_before_the_first_launch_stays(tmp_path):
     assert Events(tmp_path / "b").stop_all_tasks.is_set()
 
 
-def test_a_rank_that_looks_for_a_stop_stands_on_the_board_of_steps(board, monkeypatch):
+def test_a_rank_that_checks_for_a_stop_registers_on_the_step_board(board, monkeypatch):
     run_dir = RunDir(board._board.path.parent)
     run_dir.attempt(1).mkdir()
     for name, value in (
@@ -357,7 +359,7 @@ def test_a_rank_that_looks_for_a_stop_stands_on_the_board_of_steps(board, monkey
     assert step_board.listening_ranks(run_dir.steps(1)) == {3}
 
 
-def test_who_holds_the_lock_for_ever_halts_nobody(board):
+def test_a_lock_that_is_never_released_blocks_nobody_for_ever(board):
     with board._board.locked():
         started = time.monotonic()
         with Events(board._board.path)._board.locked(timeout=0.05):
@@ -366,7 +368,7 @@ def test_who_holds_the_lock_for_ever_halts_nobody(board):
         pass
 
 
-def test_a_checkpoints_time_is_kept():
+def test_the_time_of_a_checkpoint_is_read_from_the_board():
     events = Events()
     assert events._board.checkpoint_finished is None
     events._board.words[CHECKPOINT_TIME_WORD] = 1_700_000_000_250_000
@@ -374,12 +376,13 @@ def test_a_checkpoints_time_is_kept():
 
 
 def test_a_counter_is_never_seen_half_written(board, other):
-    """struct.pack_into clears the bytes before it fills them; another process reads zero every now and then."""
+    """struct.pack_into clears the bytes before it fills them, so another process may read zero."""
     board.progress_bar_iter.value = -1
-    other.tell(
-        "[setattr(events.progress_bar_iter, 'value', n) for _ in range(100_000) for n in (2**62 - 1, -1)] and 1"
+    other.start(
+        "[setattr(events.progress_bar_iter, 'value', n)"
+        " for _ in range(100_000) for n in (2**62 - 1, -1)] and 1"
     )
     while board.progress_bar_iter.value == -1:
         pass
     assert {board.progress_bar_iter.value for _ in range(200_000)} <= {-1, 2**62 - 1}
-    assert other.answer() == 1
+    assert other.value() == 1

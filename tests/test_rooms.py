@@ -1,4 +1,4 @@
-"""The shape of the house: a folder is a process, and importing the front door is cheap."""
+"""Which folder may import which, and that importing icelaunch_nb is cheap."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import icelaunch_nb
 
 HOME = Path(icelaunch_nb.__file__).parent
 FILES = sorted(HOME.rglob("*.py"))
-# What each room may import, beside itself and the modules at the root that are for all. The first four are processes.
+# What each room may import, beside itself and the modules of FOR_ALL. The first four are processes.
 ROOMS = {
     "host": {"launching", "rundir", "system"},
     "agent": {"launching", "rundir", "system"},
@@ -35,11 +35,8 @@ AT_THE_ROOT = {
 }
 FOR_ALL = {"config", "errors", "events"}
 HEAVY = {"torch", "numpy", "IPython"}
-LATER = {
-    "psutil",
-    "html",
-    "secrets",
-}  # what only some need; psutil's import takes a tenth of the time of the package's
+# Only some launches need these. Importing psutil takes a tenth of the time of the package's import.
+LATER = {"psutil", "html", "secrets"}
 
 
 def _name(path: Path) -> str:
@@ -47,7 +44,10 @@ def _name(path: Path) -> str:
 
 
 def _imports(node: ast.AST, path: Path) -> set[str]:
-    """Full names of what a statement imports, relative ones resolved; ``from a import b`` imports ``a.b``."""
+    """Returns the full names that a statement imports.
+
+    Relative names are resolved, and ``from a import b`` imports ``a.b``.
+    """
     if isinstance(node, ast.Import):
         return {alias.name for alias in node.names}
     if isinstance(node, ast.ImportFrom):
@@ -58,12 +58,12 @@ def _imports(node: ast.AST, path: Path) -> set[str]:
 
 
 def all_imports(path: Path) -> set[str]:
-    """Those in functions too."""
+    """Returns what a file imports, in functions too."""
     return set().union(*(_imports(node, path) for node in ast.walk(ast.parse(path.read_text()))))
 
 
 def imports_at_import_time(path: Path) -> set[str]:
-    """Those that run when the module is imported: not in functions, not under TYPE_CHECKING."""
+    """Returns what importing a file imports: not in functions, not under TYPE_CHECKING."""
     found: set[str] = set()
 
     def visit(node: ast.AST) -> None:
@@ -89,7 +89,10 @@ MODULES = {module_name(path): path for path in FILES}
 
 
 def modules_imported(path: Path) -> set[str]:
-    """Modules of the package that a file imports, lazily or not: the module itself where a name of it is imported."""
+    """Returns the modules of the package that a file imports, lazily or not.
+
+    Where it imports a name of a module, that is the module.
+    """
     found = set()
     for name in all_imports(path):
         while name and name not in MODULES:
@@ -99,7 +102,7 @@ def modules_imported(path: Path) -> set[str]:
 
 
 def _room(module: str) -> str:
-    """The room of a module; of one at the root, its own name."""
+    """Returns the room of a module, or the own name of one at the root."""
     parts = module.split(".")[1:]
     return parts[0] if parts else "__init__"
 
@@ -111,9 +114,15 @@ def test_every_room_and_every_module_at_the_root_is_known():
     }
 
 
-def test_the_reading_of_imports_sees_every_spelling():
+def test_every_spelling_of_an_import_is_recognised():
     path = HOME / "agent" / "imaginary.py"
-    source = "def f():\n    from ..worker import main\nfrom . import control\nimport icelaunch_nb.host.gc_freeze as f\nfrom icelaunch_nb import notebook\n"
+    source = """
+def f():
+    from ..worker import main
+from . import control
+import icelaunch_nb.host.gc_freeze as f
+from icelaunch_nb import notebook
+"""
     found = set().union(*(_imports(node, path) for node in ast.walk(ast.parse(source))))
     assert {
         "icelaunch_nb.worker.main",
@@ -133,7 +142,7 @@ def test_a_module_imports_from_the_rooms_that_it_may(path):
     assert [name for name in sorted(modules_imported(path)) if _room(name) not in may] == []
 
 
-def test_no_module_imports_itself_by_way_of_others():
+def test_there_is_no_import_circle():
     graph = {name: modules_imported(path) for name, path in MODULES.items()}
     open_, done = [], set()
 
@@ -153,7 +162,7 @@ def test_no_module_imports_itself_by_way_of_others():
 @pytest.mark.parametrize(
     "path", [p for p in FILES if p.relative_to(HOME).parts[0] not in ("agent", "worker")], ids=_name
 )
-def test_what_a_kernel_or_a_host_imports_brings_no_torch(path):
+def test_nothing_that_a_kernel_or_a_host_imports_imports_torch(path):
     assert {name.split(".")[0] for name in imports_at_import_time(path)} & HEAVY == set()
 
 
@@ -164,8 +173,8 @@ def test_only_the_agents_room_knows_torch_elastic(path):
     assert [name for name in all_imports(path) if name.startswith("torch.distributed")] == []
 
 
-def test_a_run_reads_its_journal_and_whoever_knows_of_an_end_writes_it():
-    """The agent; the host for its agents; the host's parent for the host; a run without an agent."""
+def test_only_who_can_know_that_a_run_ended_writes_its_journal():
+    """An agent for itself, a host for its agents, a host's parent, and a run without an agent."""
     writers = {
         module_name(path).removeprefix("icelaunch_nb.")
         for path in FILES
@@ -183,7 +192,8 @@ def test_a_run_reads_its_journal_and_whoever_knows_of_an_end_writes_it():
     "statement",
     [
         "import icelaunch_nb",
-        "from icelaunch_nb.notebook import extension; from icelaunch_nb.client import host_pool, log_printer",
+        "from icelaunch_nb.notebook import extension; "
+        "from icelaunch_nb.client import host_pool, log_printer",
     ],
 )
 def test_importing_it_imports_nothing_heavy(statement):
@@ -202,8 +212,10 @@ def test_importing_it_starts_nothing_and_leaves_the_process_as_it_was():
     code = """
 import atexit, multiprocessing, os, signal, sys, threading
 def state():
-    return ({s: signal.getsignal(s) for s in signal.valid_signals()}, dict(os.environ), threading.active_count(),
-            multiprocessing.get_start_method(allow_none=True), os.getcwd(), sys.path[:], multiprocessing.active_children())
+    handlers = {s: signal.getsignal(s) for s in signal.valid_signals()}
+    method = multiprocessing.get_start_method(allow_none=True)
+    return (handlers, dict(os.environ), threading.active_count(), method, os.getcwd(), sys.path[:],
+            multiprocessing.active_children())
 before = state()
 import icelaunch_nb
 assert state() == before
@@ -211,13 +223,13 @@ assert state() == before
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_all_names_exist_are_sorted_and_stand_once():
+def test_all_lists_existing_names_sorted_and_once_each():
     names = icelaunch_nb.__all__
     assert names == sorted(set(names))
     assert [name for name in names if not hasattr(icelaunch_nb, name)] == []
 
 
-def test_tab_offers_the_public_names_alone():
+def test_tab_offers_only_the_public_names():
     assert sorted(dir(icelaunch_nb)) == icelaunch_nb.__all__
     helpers = {"hold", "has_shown", "leave_out", "show_plainly", "started_by"}
     assert not helpers & set(dir(icelaunch_nb.Run))

@@ -1,4 +1,4 @@
-"""Which rank gets which device, against a NVML that we make up and CUDA's rules."""
+"""Which rank gets which device, with a fake NVML and by CUDA's rules."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ UUIDS = ["GPU-aa11", "GPU-aa22", "GPU-bb33", "GPU-cc44"]
 
 
 class FakeNvml(types.ModuleType):
-    """Speaks the calls of ``pynvml`` that we use, and notes whether every init had its shutdown."""
+    """The functions of ``pynvml`` that we use. It counts the inits that had no shutdown yet."""
 
     class NVMLError(Exception):
         pass
@@ -109,9 +109,9 @@ def test_with_four_gpus(gpus, named, nproc, assigned):
     assert assign_devices(named, nproc, {}) == [f"cuda:{i}" for i in assigned]
 
 
-def test_cpu_stays_cpu_where_there_are_gpus_and_nobody_asks_for_them(gpus):
+def test_devices_cpu_stays_cpu_where_there_are_gpus(gpus):
     fake = gpus(4)
-    fake.nvmlInit = lambda: pytest.fail("NVML was asked")
+    fake.nvmlInit = lambda: pytest.fail("NVML was queried")
     assert assign_devices("cpu", 2, {}) == ["cpu", "cpu"]
     assert assign_devices("cpu:0-1", "auto", {}) == ["cpu", "cpu"]
 
@@ -169,7 +169,7 @@ def test_cpu_stays_cpu_where_there_are_gpus_and_nobody_asks_for_them(gpus):
     ],
     ids=ascii,
 )
-def test_wrong_devices_are_answered_with_field_and_remedy(gpus, named, nproc, field, remedy):
+def test_the_error_for_wrong_devices_names_field_and_remedy(gpus, named, nproc, field, remedy):
     gpus(4)
     with pytest.raises(ConfigError) as caught:
         assign_devices(named, nproc, {})
@@ -184,7 +184,7 @@ def test_asking_for_a_gpu_where_there_is_none_says_what_to_do(gpus, named):
         assign_devices(named, "auto", {})
 
 
-def test_elastic_users_get_gpus_where_there_are_enough(gpus):
+def test_launch_agent_gives_gpus_where_there_are_enough(gpus):
     gpus(2)
     assert gpus_or_cpu(2, {}) == ["cuda:0", "cuda:1"]
     assert gpus_or_cpu(1, {}) == ["cuda:0"]
@@ -214,9 +214,9 @@ def test_elastic_users_get_gpus_where_there_are_enough(gpus):
         ("GPU-bb33", 1),
         ("GPU-bb", 1),
         ("GPU-cc44,GPU-aa11", 2),
-        ("GPU-aa", 0),  # two begin like this
+        ("GPU-aa", 0),  # two UUIDs begin like this
         ("GPU-zz,0", 0),
-        ("0,GPU-aa11", 0),  # the same one twice
+        ("0,GPU-aa11", 0),  # the same GPU twice
         ("0,GPU-aa22", 2),
         ("MIG-1234", 1),
         ("MIG-1,MIG-2", 2),
@@ -238,7 +238,7 @@ def test_indices_count_the_visible_gpus(gpus):
         assign_devices([2], "auto", environ)
 
 
-def test_the_environment_asked_is_the_one_given(gpus, monkeypatch):
+def test_gpus_are_counted_in_the_given_environment(gpus, monkeypatch):
     gpus(4)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert count_gpus({}) == 4
@@ -256,13 +256,13 @@ def test_a_broken_driver_counts_as_no_gpu(gpus, how):
     assert fake.open == 0
 
 
-def test_nvml_is_asked_once_in_a_while(gpus, monkeypatch):
+def test_nvmls_answer_is_cached_for_a_while(gpus, monkeypatch):
     fake = gpus(2)
-    asked = []
-    fake.nvmlInit, init = lambda: asked.append(1) or init(), fake.nvmlInit
-    assert (count_gpus({}), count_gpus({"CUDA_VISIBLE_DEVICES": "1"}), len(asked)) == (2, 1, 1)
+    inits = []
+    fake.nvmlInit, init = lambda: inits.append(1) or init(), fake.nvmlInit
+    assert (count_gpus({}), count_gpus({"CUDA_VISIBLE_DEVICES": "1"}), len(inits)) == (2, 1, 1)
     monkeypatch.setattr("icelaunch_nb.client.devices._CACHE_SECONDS", -1.0)
-    assert (count_gpus({}), len(asked)) == (2, 2)
+    assert (count_gpus({}), len(inits)) == (2, 2)
 
 
 def test_nvml_is_closed_again(gpus):
@@ -276,7 +276,7 @@ def test_nvml_is_closed_again(gpus):
 
 @steady
 @given(st.lists(st.tuples(st.integers(0, 200), st.integers(0, 20)), min_size=1, max_size=8))
-def test_ranges_mean_what_they_say(pairs):
+def test_ranges_include_both_ends(pairs):
     text = ",".join(
         str(first) if length == 0 else f"{first}-{first + length}" for first, length in pairs
     )
@@ -291,7 +291,7 @@ def test_ranges_mean_what_they_say(pairs):
 
 @steady
 @given(st.text(max_size=30))
-def test_no_text_is_answered_by_anything_but_devices_or_a_config_error(text):
+def test_every_text_gives_devices_or_a_config_error(text):
     try:
         assigned = assign_devices(f"cpu:{text}", "auto", {})
     except ConfigError as error:
@@ -303,7 +303,7 @@ def test_no_text_is_answered_by_anything_but_devices_or_a_config_error(text):
 # Threads.
 
 
-def test_threads_are_the_share_of_each_rank_and_at_least_one():
+def test_each_rank_gets_its_share_of_the_threads_and_at_least_one():
     cpus = usable_cpus()
     assert cpus >= 1
     assert threads_per_rank(1) == cpus
@@ -324,7 +324,7 @@ def test_cpus_are_those_that_the_process_may_use():
 
 @steady
 @given(nproc=st.integers(1, 10_000))
-def test_ranks_together_take_no_more_threads_than_there_are(nproc):
+def test_ranks_together_have_no_more_threads_than_there_are_cpus(nproc):
     share = threads_per_rank(nproc)
     assert share >= 1
     assert share == 1 or share * nproc <= usable_cpus()

@@ -1,4 +1,4 @@
-"""What a notebook that nobody watches keeps of the ranks' lines: the first, the last, and how many are left out."""
+"""What a saved notebook keeps of the ranks' lines: the first, the last, and a count of the rest."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from icelaunch_nb import LaunchConfig
-from icelaunch_nb.client import log_printer as room
+from icelaunch_nb.client import log_printer
 from icelaunch_nb.client.log_excerpt import Excerpt
 from icelaunch_nb.client.log_printer import Printer
 from icelaunch_nb.rundir.journal_events import AttemptStarted, RankEntry
@@ -19,8 +19,8 @@ from icelaunch_nb.rundir.paths import RunDir
 from icelaunch_nb.rundir.spec import SAVED_OUTPUT
 
 
-class Saved:
-    """A run whose ranks we play, and the cell of a notebook that keeps what is printed."""
+class SavedRun:
+    """A run whose logs the test writes, and a notebook's cell that keeps what is printed."""
 
     def __init__(
         self,
@@ -43,10 +43,10 @@ class Saved:
                     "flush": lambda _: None,
                 },
             )
-            monkeypatch.setattr(room.sys, name, console())
-        self.begin()
+            monkeypatch.setattr(log_printer.sys, name, console())
+        self.begin_attempt()
 
-    def begin(self) -> None:
+    def begin_attempt(self) -> None:
         number = len(self.attempts)
         for rank in range(self.ranks):
             self.dir.rank(number, rank).path.mkdir(parents=True)
@@ -60,7 +60,7 @@ class Saved:
             )
         )
 
-    def says(self, rank: int, text: str, stream: str = "stdout") -> None:
+    def write(self, rank: int, text: str, stream: str = "stdout") -> None:
         with open(getattr(self.dir.rank(len(self.attempts) - 1, rank), stream), "ab") as file:
             file.write(text.encode())
 
@@ -68,7 +68,7 @@ class Saved:
         self.printer.show(self.attempts, final=final)
 
     def lines(self, rank: int, stream: str = "stdout") -> list[str]:
-        """What the notebook has of a stream, without the prefix."""
+        """Returns the notebook's lines of a stream, without the prefix."""
         text = "".join(text for name, text in self.pieces if name == stream)
         prefix = f"[default_role{rank}]:"
         return [line.removeprefix(prefix) for line in text.split("\n") if line.startswith(prefix)]
@@ -98,85 +98,85 @@ def own(lines: list[str]) -> list[str]:
 
 @pytest.fixture
 def saved(tmp_path, monkeypatch):
-    return lambda **options: Saved(tmp_path / "run", monkeypatch, **options)
+    return lambda **options: SavedRun(tmp_path / "run", monkeypatch, **options)
 
 
-def test_a_run_that_says_little_is_shown_as_ever(saved):
-    stage = saved(ranks=2)
+def test_a_run_that_prints_little_is_shown_whole(saved):
+    run = saved(ranks=2)
     for number in range(3):
         for rank in range(2):
-            stage.says(rank, f"line {number}\n")
-            stage.says(rank, f"warning {number}\n", "stderr")
-        stage.show()
-        assert stage.lines(1)[-1] == f"line {number}", "while the run goes on"
-    stage.show(final=True)
+            run.write(rank, f"line {number}\n")
+            run.write(rank, f"warning {number}\n", "stderr")
+        run.show()
+        assert run.lines(1)[-1] == f"line {number}", "while the run goes on"
+    run.show(final=True)
     for rank in range(2):
-        assert stage.lines(rank) == ["line 0", "line 1", "line 2"]
-        assert stage.lines(rank, "stderr") == ["warning 0", "warning 1", "warning 2"]
+        assert run.lines(rank) == ["line 0", "line 1", "line 2"]
+        assert run.lines(rank, "stderr") == ["warning 0", "warning 1", "warning 2"]
 
 
 @pytest.mark.parametrize(
     ("ranks", "line"), [(1, "x"), (2, "é" * 40), (8, '\x1b[31m\\"\t'), (3, "漢字" * 20)]
 )
-def test_every_stream_keeps_its_first_and_last_lines_and_the_sum_is_right(saved, ranks, line):
-    stage, count = saved(ranks=ranks), 6_000
-    for begin in range(0, count, 1000):
+def test_every_stream_keeps_its_first_and_last_lines_and_counts_the_rest(saved, ranks, line):
+    run, count = saved(ranks=ranks), 6_000
+    for start in range(0, count, 1000):
         for rank in range(ranks):
             for stream in ("stdout", "stderr"):
-                stage.says(
+                run.write(
                     rank,
-                    "".join(f"{number} {line}\n" for number in range(begin, begin + 1000)),
+                    "".join(f"{number} {line}\n" for number in range(start, start + 1000)),
                     stream,
                 )
-        stage.show()
-    stage.show(final=True)
+        run.show()
+    run.show(final=True)
     for rank in range(ranks):
         for stream in ("stdout", "stderr"):
-            lines = stage.lines(rank, stream)
+            lines = run.lines(rank, stream)
             shown = own(lines)
             assert (shown[0], shown[-1]) == (f"0 {line}", f"{count - 1} {line}")
             assert len(shown) + left_out(lines) == count
             gap = next(i for i, one in enumerate(lines) if "left out" in one)
             assert (
                 0 < gap < len(lines) - 1
-                and str(getattr(stage.dir.rank(0, rank), stream)) in lines[gap]
+                and str(getattr(run.dir.rank(0, rank), stream)) in lines[gap]
             )
-    assert stage.size() <= 100_000
+    assert run.size() <= 100_000
 
 
-def test_where_the_lines_lie_is_said_before_the_run_is_over(saved):
-    stage = saved(ranks=1)
-    stage.says(0, "".join(f"{number}\n" for number in range(10_000)))
-    stage.show()
-    assert str(stage.dir.rank(0, 0).stdout) in stage.lines(0)[-1]
-    stage.says(0, "the end")
-    stage.show(final=True)
-    assert stage.lines(0)[-1] == "the end"
+def test_the_path_of_the_log_is_shown_before_the_run_is_over(saved):
+    run = saved(ranks=1)
+    run.write(0, "".join(f"{number}\n" for number in range(10_000)))
+    run.show()
+    assert str(run.dir.rank(0, 0).stdout) in run.lines(0)[-1]
+    run.write(0, "the end")
+    run.show(final=True)
+    assert run.lines(0)[-1] == "the end"
 
 
 def test_all_attempts_share_one_limit(saved):
-    stage = saved(ranks=2)
+    run = saved(ranks=2)
     for attempt in range(5):
         for rank in range(2):
-            stage.says(rank, "".join(f"{attempt}: {number}\n" for number in range(5_000)))
-        stage.show()
-        stage.begin()
-    stage.show(final=True)
+            run.write(rank, "".join(f"{attempt}: {number}\n" for number in range(5_000)))
+        run.show()
+        run.begin_attempt()
+    run.show(final=True)
     for rank in range(2):
-        lines = stage.lines(rank)
+        lines = run.lines(rank)
         shown = own(lines)
         assert (shown[0], shown[-1], len(shown) + left_out(lines)) == ("0: 0", "4: 4999", 25_000)
         assert "/attempt_*/" in next(line for line in lines if "left out" in line)
-    assert stage.size() <= 100_000
+    assert run.size() <= 100_000
 
 
 def test_more_streams_than_there_is_room_for_are_counted(saved):
-    stage = saved(ranks=512)
+    run = saved(ranks=512)
     for rank in range(512):
-        stage.says(rank, "".join(f"{number}\n" for number in range(100)))
-    stage.show(final=True)
-    text = "".join(text for _, text in stage.pieces)
-    shown = [rank for rank in range(512) if stage.lines(rank)]
+        run.write(rank, "".join(f"{number}\n" for number in range(100)))
+    run.show(final=True)
+    text = "".join(text for _, text in run.pieces)
+    shown = [rank for rank in range(512) if run.lines(rank)]
     assert 0 < len(shown) < 512
     lost = re.search(
         r"… ([0-9,]+) lines of ([0-9]+) more streams left out; all are in (\S+) …", text
@@ -184,55 +184,55 @@ def test_more_streams_than_there_is_room_for_are_counted(saved):
     assert (int(lost[1].replace(",", "")), int(lost[2]), lost[3]) == (
         100 * (512 - len(shown)),
         512 - len(shown),
-        str(stage.dir.path),
+        str(run.dir.path),
     )
-    assert all(stage.lines(rank)[0] == "0" and stage.lines(rank)[-1] == "99" for rank in shown)
-    assert stage.size() <= 100_000
+    assert all(run.lines(rank)[0] == "0" and run.lines(rank)[-1] == "99" for rank in shown)
+    assert run.size() <= 100_000
 
 
-def test_a_long_line_is_cut_and_says_so(saved):
-    stage = saved(ranks=1)
-    stage.says(0, "a" * 3_000_000)
-    stage.show()
-    stage.says(0, "a" * 2_000_000 + "\nbetween\n" + "b" * 3_000_000 + "\n")
-    stage.show(final=True)
-    first, last = stage.lines(0)[0], stage.lines(0)[-1]
+def test_a_long_line_is_cut_and_shows_how_much_is_missing(saved):
+    run = saved(ranks=1)
+    run.write(0, "a" * 3_000_000)
+    run.show()
+    run.write(0, "a" * 2_000_000 + "\nbetween\n" + "b" * 3_000_000 + "\n")
+    run.show(final=True)
+    first, last = run.lines(0)[0], run.lines(0)[-1]
     for line, size in ((first, 5_000_000), (last, 3_000_000)):
         shown, missing = re.fullmatch(r"([ab]+)… \(([0-9,]+) characters more\)", line).groups()
         assert len(shown) + int(missing.replace(",", "")) == size
-    assert stage.size() <= 100_000
+    assert run.size() <= 100_000
 
 
 @pytest.mark.parametrize("character", ["\x1b", "漢", "\\"])
-def test_a_long_line_is_cut_by_what_a_notebook_needs_for_it(saved, character):
-    stage = saved(ranks=1)
+def test_a_long_line_is_cut_by_its_size_in_the_notebook(saved, character):
+    run = saved(ranks=1)
     for _ in range(2):
-        stage.says(0, character * 100_000 + "\n")
-    stage.show(final=True)
-    assert len(stage.lines(0)) == 3 and stage.lines(0)[-1].startswith(character * 1000)
-    assert stage.size() <= 100_000
+        run.write(0, character * 100_000 + "\n")
+    run.show(final=True)
+    assert len(run.lines(0)) == 3 and run.lines(0)[-1].startswith(character * 1000)
+    assert run.size() <= 100_000
 
 
-def test_a_progress_bar_leaves_its_last_state_alone(saved):
-    stage = saved(ranks=1)
+def test_only_the_last_state_of_a_progress_bar_is_kept(saved):
+    run = saved(ranks=1)
     for step in range(100):
-        stage.says(0, f"\r{step}%", "stderr")
-        stage.show()
-    stage.says(0, "\n", "stderr")
-    stage.show(final=True)
-    assert stage.lines(0, "stderr") == ["99%"]
+        run.write(0, f"\r{step}%", "stderr")
+        run.show()
+    run.write(0, "\n", "stderr")
+    run.show(final=True)
+    assert run.lines(0, "stderr") == ["99%"]
 
 
-def test_what_is_too_big_to_be_read_is_left_out_too(saved, monkeypatch):
-    monkeypatch.setattr(room, "_MAX_FINAL_BYTES", 10_000)
-    monkeypatch.setattr(room, "_FINAL_TAIL_BYTES", 100)
-    stage = saved(ranks=1)
-    stage.says(0, "first\n")
-    stage.show()
-    stage.says(0, "x" * 3_000_000 + "\nlast\n")
-    stage.show(final=True)
-    assert (stage.lines(0)[0], stage.lines(0)[-1]) == ("first", "last")
-    assert "3 MB left out" in "".join(stage.lines(0))
+def test_a_log_that_is_too_big_to_be_read_is_left_out_too(saved, monkeypatch):
+    monkeypatch.setattr(log_printer, "_MAX_FINAL_BYTES", 10_000)
+    monkeypatch.setattr(log_printer, "_FINAL_TAIL_BYTES", 100)
+    run = saved(ranks=1)
+    run.write(0, "first\n")
+    run.show()
+    run.write(0, "x" * 3_000_000 + "\nlast\n")
+    run.show(final=True)
+    assert (run.lines(0)[0], run.lines(0)[-1]) == ("first", "last")
+    assert "3 MB left out" in "".join(run.lines(0))
 
 
 @settings(deadline=None, max_examples=40)
@@ -246,11 +246,11 @@ def test_what_is_too_big_to_be_read_is_left_out_too(saved, monkeypatch):
     ),
     st.sampled_from([0, 1_000, 5_000, 20_000]),
 )
-def test_no_line_is_forgotten(said, limit):
+def test_every_line_is_shown_or_counted(printed, limit):
     excerpt = Excerpt(limit, Path("/run"))
     excerpt.begin_attempt(3)
     shown = []
-    for rank, line in said:
+    for rank, line in printed:
         shown.append(
             excerpt.add_line(
                 rank, "stdout", "", Path(f"/run/attempt_0/{rank}/stdout.log"), f":{line}"
@@ -263,4 +263,4 @@ def test_no_line_is_forgotten(said, limit):
         for line in lines
         if (match := re.match("… ([0-9,]+) lines? ", line))
     )
-    assert sum(line.startswith(":") for line in lines) + counted == len(said)
+    assert sum(line.startswith(":") for line in lines) + counted == len(printed)

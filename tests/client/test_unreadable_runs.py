@@ -1,4 +1,4 @@
-"""One run that can't be read is listed as that; runs(), attach() and clean() go on with the others."""
+"""A run that can't be read is listed as such, and the others are listed, attached and cleaned."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def spec_of(run_id: str, **more: object) -> dict:
     }
 
 
-def lay(base: Path, run_id: str, **more: object) -> RunDir:
+def make_run(base: Path, run_id: str, **more: object) -> RunDir:
     run_dir = make_run_dir(str(base), run_id)
     Board().move_to(run_dir.board)
     run_dir.write_json(run_dir.spec, spec_of(run_id, **more))
@@ -115,11 +115,11 @@ SPECS = {
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_a_spec_that_cant_be_read_is_told_and_harms_no_other(name, base):
-    lay(base, "first")
-    bad = lay(base, "bad")
+def test_an_unreadable_spec_is_reported_and_harms_no_other_run(name, base):
+    make_run(base, "first")
+    bad = make_run(base, "bad")
     bad.spec.write_bytes(SPECS[name].encode(errors="surrogateescape"))
-    lay(base, "last")
+    make_run(base, "last")
     found = ice.runs()
     assert [run.run_id for run in found] == ["last", "bad", "first"]
     assert [str(run.state) for run in found] == ["SUCCEEDED", "UNREADABLE", "SUCCEEDED"]
@@ -132,7 +132,7 @@ def test_a_spec_that_cant_be_read_is_told_and_harms_no_other(name, base):
             ice.attach(way)
     with pytest.raises(IcelaunchError):
         found[1].result(0)
-    assert len(ice.runs().clean(keep=0)) == 3, "an unreadable run goes like any that is over"
+    assert len(ice.runs().clean(keep=0)) == 3, "an unreadable run is removed like any that is over"
     assert os.listdir(base) == []
 
 
@@ -149,9 +149,9 @@ def test_a_spec_that_cant_be_read_is_told_and_harms_no_other(name, base):
     ],
     ids=str,
 )
-def test_an_end_of_a_newer_version_is_an_end_that_cant_be_read(end, base):
-    lay(base, "first")
-    bad = lay(base, "bad")
+def test_a_run_whose_end_cant_be_parsed_is_unreadable(end, base):
+    make_run(base, "first")
+    bad = make_run(base, "bad")
     lines = bad.journal.read_text().splitlines()[:-1]
     bad.journal.write_text(
         "\n".join([*lines, json.dumps({"t": 5.0, "event": "end", **end})]) + "\n"
@@ -167,15 +167,15 @@ def test_an_end_of_a_newer_version_is_an_end_that_cant_be_read(end, base):
 
 
 def test_a_journal_that_is_no_file_is_unreadable(base):
-    lay(base, "first")
-    bad = lay(base, "bad")
+    make_run(base, "first")
+    bad = make_run(base, "bad")
     bad.journal.unlink()
     bad.journal.symlink_to("/etc/hostname")
     assert [str(run.state) for run in ice.runs()] == ["UNREADABLE", "SUCCEEDED"]
 
 
 def test_a_run_of_a_newer_version_is_read_as_far_as_it_is_known(base):
-    run_dir = lay(base, "new", wings=2)
+    run_dir = make_run(base, "new", wings=2)
     spec = json.loads(run_dir.spec.read_text())
     run_dir.write_json(run_dir.spec, {**spec, "config": {**spec["config"], "feathers": [1]}})
     lines = run_dir.journal.read_text().splitlines()
@@ -194,7 +194,7 @@ def test_a_run_of_a_newer_version_is_read_as_far_as_it_is_known(base):
 
 
 def test_a_run_of_an_older_version_has_defaults_for_what_it_lacks(base):
-    run_dir = lay(base, "old")
+    run_dir = make_run(base, "old")
     run_dir.write_json(run_dir.spec, {"run_id": "old", "name": "f", "time": 5.0})
     run = ice.attach("old")
     assert (run.config.nproc_per_node, run.devices, run.state) == (1, {0: "cpu"}, "SUCCEEDED")
@@ -202,25 +202,25 @@ def test_a_run_of_an_older_version_has_defaults_for_what_it_lacks(base):
 
 
 def test_a_run_from_a_machine_with_other_directories_is_read(base):
-    lay(base, "moved", config={**spec_of("moved")["config"], "log_dir": "/proc/1/nowhere"})
+    make_run(base, "moved", config={**spec_of("moved")["config"], "log_dir": "/proc/1/nowhere"})
     assert ice.attach("moved").config.log_dir == "/proc/1/nowhere"
 
 
-def test_a_name_is_a_runs_id_first(base, tmp_path, monkeypatch):
-    run_dir, other = lay(base, "name"), lay(base, "other")
+def test_attach_reads_a_name_as_a_run_id_before_a_path(base, tmp_path, monkeypatch):
+    run_dir, other = make_run(base, "name"), make_run(base, "other")
     monkeypatch.chdir(tmp_path)
     other.path.rename(tmp_path / "name")
     assert ice.attach("name").log_dir == str(run_dir.path)
     assert ice.attach("./name").run_id == ice.attach(Path("name")).run_id == "other"
     run_dir.path.rename(tmp_path / "away")
-    assert ice.attach("name").run_id == "other", "and a directory where no run has that id"
+    assert ice.attach("name").run_id == "other", "the name is a directory where no run has that id"
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"half a boa", b"x" * 4096, None], ids=["empty", "short", "another", "missing"]
 )
-def test_a_damaged_events_board_is_told_and_the_run_can_be_read(content, base):
-    run_dir = lay(base, "damaged")
+def test_a_damaged_events_board_is_reported_and_the_run_can_be_read(content, base):
+    run_dir = make_run(base, "damaged")
     run_dir.board.unlink(missing_ok=True)
     if content is not None:
         run_dir.board.write_bytes(content)
@@ -289,8 +289,8 @@ BAD_EVENTS = [
 
 
 @pytest.mark.parametrize("event", BAD_EVENTS, ids=lambda event: json.dumps(event)[:60])
-def test_an_event_with_a_value_that_cant_be_is_passed_over(event, base):
-    run_dir = lay(base, "run")
+def test_an_event_with_an_impossible_value_is_ignored(event, base):
+    run_dir = make_run(base, "run")
     lines = run_dir.journal.read_text().splitlines()
     for line in (
         json.dumps({"t": 1.0, **event}),
@@ -361,7 +361,7 @@ EVENTS = [
 
 @st.composite
 def spoilt(draw, value):
-    """A value of which one part is another."""
+    """A value of which one part is replaced by any JSON."""
     if isinstance(value, dict) and value and draw(st.booleans()):
         name = draw(st.sampled_from(sorted(value)))
         return {
@@ -376,7 +376,7 @@ def spoilt(draw, value):
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
-def test_whatever_a_run_says_it_can_be_listed_shown_and_told(tmp_path_factory, data):
+def test_a_run_with_any_content_can_be_listed_and_shown(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "spoilt"
     path.mkdir(exist_ok=True)
     run_dir = RunDir(path)
@@ -431,7 +431,7 @@ def test_whatever_a_run_says_it_can_be_listed_shown_and_told(tmp_path_factory, d
 
 @settings(max_examples=300, deadline=None)
 @given(st.sampled_from(EVENTS).flatmap(spoilt))
-def test_no_event_is_read_that_a_runs_state_cant_hold(data):
+def test_every_event_that_can_be_parsed_fits_into_a_run_state(data):
     if not isinstance(data, dict):
         return
     event = parse_event({"t": 1.0, **data})
@@ -443,8 +443,8 @@ def test_no_event_is_read_that_a_runs_state_cant_hold(data):
         RunState().after(control.parse_request(line).event).hangs()
 
 
-def test_a_rank_that_ended_before_anybody_looked_is_a_rank():
-    """Its agent writes -1 for when it started; without that entry, what it returned would be lost."""
+def test_a_rank_that_ended_before_the_agent_read_its_start_time_counts():
+    """Its agent writes -1 as its start time. Without that entry, its result would be lost."""
     ranks = [{"rank": 0, "local_rank": 0, "pid": 7, "started": -1.0, "device": "cpu"}]
     assert (
         parse_event({"t": 1.0, "event": "attempt", "attempt": 0, "world_size": 1, "ranks": ranks})
