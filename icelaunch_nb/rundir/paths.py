@@ -1,20 +1,27 @@
 """The run directory: every path of a run.
 
-The directory is the interface between kernel, agent and ranks. The agent writes the journal; ranks write into their own
-folders; whoever looks on reads. Whole files appear by write-then-rename, so a reader never sees half of one.
+The directory is the interface between kernel, agent and ranks. The agent writes the journal, and
+each rank writes into its own folder. Everybody else only reads. Whole files appear by
+write-then-rename, so a reader never sees half of one.
+`scripts/architecture.py` lists who writes each file and when it is removed.
 
     <log_dir>/<run_id>_<random>/
-        spec.json  call.pkl  sources.json        what was asked (the kernel writes it; call.pkl goes when the run is over)
-        journal.jsonl  agent.log                 what happened (the agent)
-        events.board                             flags and counters that all of them see
-        disk.reserve                             space for the last words on a full disk, until the run is over
-        checkpoint.json                          the newest checkpoint that a rank told of (that rank)
-        control  agent_alive                     FIFOs: requests to the agent; the agent's life, for the ranks
-        watchers/                                a mark of each process that looks at the run (retention.py)
-        attempt_<k>/steps.board                  how the ranks of one attempt agree on a step (the agent makes it, of several)
-        attempt_<k>/<local_rank>/                stdout.log  stderr.log  error.json  error.pkl  result.pkl
-                                                 metrics.jsonl  stacks.txt  debugger.lock  debugger.sock
-                                                 error.reserve (while the rank lives)
+        spec.json  call.pkl  sources.json   what to run (written by the kernel;
+                                            call.pkl is removed at the end of the run)
+        journal.jsonl  agent.log            what happened (written by the agent)
+        events.board                        flags and counters that all processes see
+        disk.reserve                        space for the last records on a full disk,
+                                            until the end of the run
+        checkpoint.json                     the newest checkpoint that a rank reported
+        control                             a FIFO: requests to the agent
+        agent_alive                         a FIFO that closes when the agent ends
+        watchers/                           a mark for each handle on the run (retention.py)
+        attempt_<k>/steps.board             how the ranks of an attempt agree on a step; the agent
+                                            makes it if there are several ranks
+        attempt_<k>/<local_rank>/           stdout.log  stderr.log  error.json  error.pkl
+                                            result.pkl  metrics.jsonl  stacks.txt
+                                            debugger.lock  debugger.sock
+                                            error.reserve (while the rank lives)
 """
 
 from __future__ import annotations
@@ -33,13 +40,20 @@ from icelaunch_nb.system import safe_open
 from icelaunch_nb.system.files import write_atomically
 from icelaunch_nb.system.userdirs import own_dir, own_dirs, temporary_dirs
 
-RUN_DIR_VARIABLE = "ICELAUNCH_RUN_DIR"  # in the environment of every process of a run
+# In the environment of every process of a run.
+RUN_DIR_VARIABLE = "ICELAUNCH_RUN_DIR"
 _DISK_RESERVE = "disk.reserve"
 
 
 @dataclass(frozen=True)
 class RankDir:
-    """The folder of one rank in one attempt; stdout, stderr and error.json lie as torch elastic lays them."""
+    """The folder of one rank in one attempt.
+
+    stdout, stderr and error.json lie where torch elastic puts them.
+
+    Attributes:
+        path: The folder.
+    """
 
     path: Path
 
@@ -58,27 +72,27 @@ class RankDir:
 
     @property
     def error_reserve(self) -> Path:
-        """Open in the rank from its start, for an error file that can't be written; gone when the rank is."""
+        """Stands in for an error file that can't be written. The rank opens it at its start."""
         return self.path / "error.reserve"
 
     @property
     def disk_reserve(self) -> Path:
-        """The run's, which makes room where the rank finds the disk full."""
+        """The run's reserve, which the rank removes when it finds the disk full."""
         return self.run_dir.disk_reserve
 
     @property
     def exception(self) -> Path:
-        """The exception itself, packed."""
+        """The exception itself, pickled."""
         return self.path / "error.pkl"
 
     @property
     def result(self) -> Path:
-        """The returned value, packed."""
+        """The returned value, pickled."""
         return self.path / "result.pkl"
 
     @property
     def metrics(self) -> Path:
-        """What the rank reported, a JSON object a line."""
+        """The metrics that the rank reported, a JSON object per line."""
         return self.path / "metrics.jsonl"
 
     @property
@@ -87,12 +101,15 @@ class RankDir:
         return self.path / "stacks.txt"
 
     def child_main(self, number: int) -> tuple[Path, Path]:
-        """What the rank's children by spawn or forkserver run first, and what that loads."""
+        """The script that the rank's spawned children run first, and the file that it loads.
+
+        It is also for children of a forkserver.
+        """
         return self.path / f"child_main_{number}.py", self.path / f"child_main_{number}.pkl"
 
     @property
     def debugger(self) -> Path:
-        """The socket of the rank's debugger; there while the rank is in it."""
+        """The socket of the rank's debugger, which exists while the rank is in the debugger."""
         return self.path / "debugger.sock"
 
     @property
@@ -102,17 +119,17 @@ class RankDir:
 
     @property
     def attempt(self) -> int:
-        """Number of the attempt."""
+        """The attempt's number, from 0."""
         return int(self.path.parent.name.rpartition("_")[2])
 
     @property
     def local_rank(self) -> int:
-        """The rank whose folder it is."""
+        """The local rank whose folder it is."""
         return int(self.path.name)
 
     @property
     def debugger_lock(self) -> Path:
-        """Held while a thread or a process of the rank is in the debugger."""
+        """The file that is locked while a thread or child of the rank is in the debugger."""
         return self.path / "debugger.lock"
 
 
@@ -122,9 +139,10 @@ class RunDir:
 
     Attributes:
         path: The directory.
-        identity: Which directory that was when the run was made or attached; None: not asked yet. Whoever may rename in the base can
-            put another one there, and nothing is read from that. A descriptor would do the same, but each run that a notebook
-            shows would hold one.
+        identity: Which directory lay there when the run was made or attached. None: not known. Who
+            may rename in the parent directory can put another directory there, and nothing is read
+            from that one. A descriptor would do the same, but each run that a notebook shows would
+            hold one.
     """
 
     path: Path
@@ -132,12 +150,12 @@ class RunDir:
 
     @classmethod
     def at(cls, path: str | os.PathLike[str]) -> RunDir:
-        """The run directory that lies there now.
+        """The run directory that lies at `path` now, with its identity.
 
         Raises:
-            NotARunError: There is none.
-            UntrustedFileError: Somebody else owns it.
-            UnreadableRunError: It can't be opened.
+            NotARunError: There is no directory.
+            UntrustedFileError: The directory belongs to another user.
+            UnreadableRunError: The directory can't be opened.
         """
         try:
             fd = safe_open.open_directory(path)
@@ -157,17 +175,20 @@ class RunDir:
     def open(
         self, path: Path, flags: int = os.O_RDONLY, *, fifo: bool = False, any_owner: bool = False
     ) -> int:
-        """A descriptor of one of the run's files, sure to be that: see `safe_open`.
+        """Opens one of the run's files, and no other file in its place (see `safe_open`).
 
         Args:
             path: The file, below the directory.
             flags: As `os.open` takes them.
-            fifo: Whether it must be a FIFO; otherwise a regular file.
-            any_owner: Whether it may be another user's, since it is only shown.
+            fifo: Whether it must be a FIFO. Otherwise it must be a regular file.
+            any_owner: Whether it may belong to another user, since it is only shown.
+
+        Returns:
+            The descriptor.
 
         Raises:
-            UntrustedFileError: It is something else, or somebody else's.
-            OSError: It can't be opened.
+            UntrustedFileError: The file is of another kind, or belongs to another user.
+            OSError: The file can't be opened.
         """
         directory = safe_open.open_directory(self.path, self.identity)
         try:
@@ -178,20 +199,25 @@ class RunDir:
             os.close(directory)
 
     def open_log(self, path: Path) -> int:
-        """A descriptor of what a rank wrote for people to read, as `open`; a rank may have changed its user meanwhile.
+        """Opens a file that a rank wrote for people to read, as `open`.
+
+        It may belong to another user, since a rank can change its user.
+
+        Returns:
+            The descriptor.
 
         Raises:
-            UntrustedFileError: It is no file, or lies in a directory of somebody else's.
-            OSError: It can't be opened.
+            UntrustedFileError: It is no regular file, or lies in a directory of another user.
+            OSError: The file can't be opened.
         """
         return self.open(path, any_owner=True)
 
     def read(self, path: Path) -> bytes:
-        """All of one of the run's files.
+        """Reads one of the run's files whole.
 
         Raises:
-            UntrustedFileError: It is something else, somebody else's, or far too large.
-            OSError: It can't be opened.
+            UntrustedFileError: The file is of another kind, of another user, or far too large.
+            OSError: The file can't be opened.
         """
         return safe_open.read_whole(self.open(path), path)
 
@@ -221,7 +247,7 @@ class RunDir:
 
     @property
     def disk_reserve(self) -> Path:
-        """Space that makes room for the last words on a full disk."""
+        """The file whose removal makes room for the last records on a full disk."""
         return self.path / _DISK_RESERVE
 
     @property
@@ -239,11 +265,11 @@ class RunDir:
 
     @property
     def watchers(self) -> Path:
-        """Holds a mark of each process that looks at the run."""
+        """The folder with a mark for each handle that a process has on the run."""
         return self.path / "watchers"
 
     def node(self, node: int) -> Path:
-        """Where the files of a node lie; those of the first, the home node, in the directory itself."""
+        """The directory of a node's files. For node 0, the home node, it is the run directory."""
         return self.path / "nodes" / str(node) if node else self.path
 
     def journal_of(self, node: int) -> Path:
@@ -255,7 +281,7 @@ class RunDir:
         return self.node(node) / f"attempt_{number}"
 
     def steps(self, attempt: int, node: int = 0) -> Path:
-        """How the ranks of one attempt agree on a step."""
+        """The board by which the ranks of one attempt agree on a step."""
         return self.attempt(attempt, node) / "steps.board"
 
     def rank(self, attempt: int, local_rank: int, node: int = 0) -> RankDir:
@@ -263,7 +289,7 @@ class RunDir:
         return RankDir(self.attempt(attempt, node) / str(local_rank))
 
     def ranks(self, attempt: int, node: int = 0) -> list[RankDir]:
-        """The folders that an attempt has on a node."""
+        """Lists the ranks' folders of an attempt on a node."""
         try:
             names = os.listdir(self.attempt(attempt, node))
         except OSError:
@@ -275,7 +301,7 @@ class RunDir:
         ]
 
     def write(self, path: Path, text: str) -> None:
-        """Writes a whole file that appears at once, readable by its owner alone."""
+        """Writes a whole file, which appears at once and which only its owner can read."""
         write_atomically(path, text.encode())
 
     def write_json(self, path: Path, value: object) -> None:
@@ -287,11 +313,14 @@ def make_run_dir(log_dir: str | None, run_id: str) -> RunDir:
     """Makes the directory of a new run, with its FIFOs.
 
     Args:
-        log_dir: The base; None: a directory of the user's in the temporary one.
-        run_id: What the name begins with.
+        log_dir: The parent directory. None: `default_log_dir`.
+        run_id: The beginning of the directory's name, as far as its characters are fit for one.
+
+    Returns:
+        The directory, with its identity.
 
     Raises:
-        ConfigError: It can't be made there.
+        ConfigError: The directory can't be made there.
     """
     readable = re.sub(r"[^A-Za-z0-9._-]+", "-", run_id).strip(".-")[:60] or "run"
     base = Path(log_dir) if log_dir is not None else default_log_dir()
@@ -300,7 +329,8 @@ def make_run_dir(log_dir: str | None, run_id: str) -> RunDir:
         run_dir = RunDir(Path(tempfile.mkdtemp(prefix=f"{readable}_", dir=base)))
         for fifo in (run_dir.control, run_dir.agent_alive):
             os.mkfifo(fifo, 0o600)
-            os.chmod(fifo, 0o600)  # whatever the umask
+            # Whatever the umask is.
+            os.chmod(fifo, 0o600)
     except (OSError, ValueError) as error:
         raise ConfigError(
             "log_dir",
@@ -311,10 +341,12 @@ def make_run_dir(log_dir: str | None, run_id: str) -> RunDir:
 
 
 def make_private(path: Path) -> None:
-    """Makes a directory, and those above it that are missing, its owner's alone; mkdir(parents=True) would go by the umask.
+    """Makes a directory and its missing parents, which only their owner can enter.
+
+    `Path.mkdir(parents=True)` would let the umask decide about the parents.
 
     Raises:
-        OSError: It can't be made.
+        OSError: A directory can't be made.
     """
     for folder in (*reversed(path.parents), path):
         if not folder.is_dir():
@@ -322,42 +354,43 @@ def make_private(path: Path) -> None:
 
 
 def default_log_dir(*, shared: bool = False) -> Path:
-    """The user's own directory for runs in the temporary directory, made if need be.
+    """The user's own directory for runs in the temporary directory. It is made if it is missing.
 
-    Where that directory takes none, in the next one that Python would use.
+    If it can't be made there, it is made in the next temporary directory that Python would use.
 
     Args:
-        shared: In the machine's temporary directory, whatever TMPDIR says.
+        shared: Whether to use the machine's temporary directory, whatever TMPDIR says.
 
     Raises:
-        ConfigError: No temporary directory takes it.
+        ConfigError: It can't be made in any temporary directory.
     """
-    trouble = "there is none"
+    reason = "there is none"
     for folder in temporary_dirs(shared=shared):
         try:
             return own_dir(folder, _default_name())
         except OSError as error:
-            trouble = f"{folder}: {error.strerror}"
+            reason = f"{folder}: {error.strerror}"
     raise ConfigError(
         "log_dir",
         None,
-        f"a run's directory can't be made in a temporary directory ({trouble}); set log_dir",
+        f"a run's directory can't be made in a temporary directory ({reason}); set log_dir",
     )
 
 
 def default_log_dirs(*, shared: bool = False) -> list[Path]:
-    """The directories that `default_log_dir` may have answered; none is made."""
+    """Lists the directories that `default_log_dir` may have returned. It makes none of them."""
     found: list[Path] = []
     for folder in temporary_dirs(shared=shared):
         found += own_dirs(folder, _default_name())
         with contextlib.suppress(OSError):
             os.rmdir(tempfile.mkdtemp(dir=folder))
-            break  # nobody went further than this
+            # A directory can be made here, so `default_log_dir` never went on to the next folder.
+            break
     return found
 
 
 def is_default_log_dir(base: Path) -> bool:
-    """Whether runs in it are removed by themselves."""
+    """Whether a directory is a default one, in which old runs are removed automatically."""
     return base.name == _default_name() or base.name.startswith(f"{_default_name()}-")
 
 
