@@ -1,4 +1,4 @@
-"""Metrics that ranks report: a JSON object a line, in the rank's own folder."""
+"""Metrics that ranks report: a JSON object per line, in the rank's own folder."""
 
 from __future__ import annotations
 
@@ -18,53 +18,63 @@ from icelaunch_nb.system import safe_open
 from icelaunch_nb.system.files import open_private
 
 COLUMNS = ("attempt", "rank", "step", "time")
-_SPECIAL = ("inf", "-inf")
-_LATEST = 1e11  # seconds since the epoch
-_LONGEST_ROW = 1 << 20  # bytes
+_INFINITIES = ("inf", "-inf")
+# Seconds since the epoch.
+_MAX_TIME = 1e11
+# Bytes.
+_MAX_ROW = 1 << 20
 
 
 class Metrics:
-    """Writes rows as they come: one costs 4 µs, and none is lost whatever ends the rank.
+    """Writes each row at once: that costs 4 µs, and no row is lost, whatever ends the rank.
 
     Args:
-        path: The file, made with the first row.
+        path: The file. The first row makes it.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._fd: int | None = None
-        self._torn = False  # whether a full disk took only the head of the last row
+        # Whether only the beginning of the last row is in the file, since the disk was full.
+        self._torn = False
 
     def add(self, rank: int, step: Any, metrics: Mapping[str, Any]) -> None:
-        """Notes a row.
+        """Writes a row.
+
+        Args:
+            rank: Global rank.
+            step: A whole number, or an array or tensor with one.
+            metrics: Numbers by name, or arrays or tensors with one element.
 
         Raises:
             ValueError: A metric has the name of a column that every row has.
-            TypeError: A metric is no number, or the step no whole one.
+            TypeError: A metric is no number, or the step is no whole number.
         """
         row: dict[str, Any] = {
             "rank": rank,
-            "step": step if type(step) is int else _whole(step),
+            "step": step if type(step) is int else _step_number(step),
             "time": time.time(),
         }
         for name, value in metrics.items():
             if name in COLUMNS:
                 raise ValueError(
-                    f"report({name}=…): every row has a {name} of its own already; give the metric another name"
+                    f"report({name}=…): every row has a {name} of its own already; "
+                    "give the metric another name"
                 )
             found = value if type(value) in (int, float) else number(name, value)
-            # JSON has no word for these; null is NaN to pandas.
-            row[name] = found if type(found) is int or math.isfinite(found) else _special(found)
+            # JSON has neither NaN nor infinities. pandas reads null as NaN.
+            row[name] = (
+                found if type(found) is int or math.isfinite(found) else _not_finite_to_json(found)
+            )
         self._write(f"{json.dumps(row)}\n".encode())
 
     def _write(self, line: bytes) -> None:
-        """A disk that is full costs metrics, not the run."""
+        """Appends a line. A full disk costs metrics, not the run."""
         with contextlib.suppress(OSError):
             if self._fd is None:
                 self._fd = open_private(self._path, os.O_WRONLY | os.O_APPEND)
-                weakref.finalize(
-                    self, os.close, self._fd
-                ).atexit = False  # functions that run then may report too
+                # Not at exit, since functions that run then may report too.
+                weakref.finalize(self, os.close, self._fd).atexit = False
             line = b"\n" + line if self._torn else line
             self._torn = os.write(self._fd, line) < len(line)
 
@@ -72,27 +82,34 @@ class Metrics:
 def read(
     files: Iterable[tuple[int, Path]], open_file: Callable[[Path], int] = safe_open.open_file
 ) -> list[dict[str, Any]]:
-    """The rows of all files, in order of time.
+    """Reads the rows of several files, in order of time.
+
+    Rows that can't be parsed, and files that can't be opened, are skipped.
 
     Args:
-        files: Number of the attempt, and a rank's file.
-        open_file: Gives a descriptor of a file.
+        files: Pairs of the attempt's number and a rank's file.
+        open_file: Opens a file, and returns the descriptor.
+
+    Returns:
+        One dict per row: `COLUMNS`, and the metrics by name.
     """
     rows: list[dict[str, Any]] = []
     for attempt, path in files:
         try:
             fd = open_file(path)
-        except OSError:  # not reported, or no file
+        # The rank reported nothing, or something else lies in the file's place.
+        except OSError:
             continue
         try:
             for line in _lines(fd):
-                with contextlib.suppress(ValueError):  # the last line of a rank that was killed
+                # A rank that was killed may leave a torn last line.
+                with contextlib.suppress(ValueError):
                     row = parse(line)
                     rows.append(
                         {
                             "attempt": attempt,
                             **{
-                                name: _back(value)
+                                name: _from_json(value)
                                 for name, value in row.items()
                                 if name != "attempt"
                             },
@@ -104,26 +121,29 @@ def read(
 
 
 def _lines(fd: int) -> Iterator[bytes]:
-    """The lines of a file, and what follows the last newline: a full disk may have kept that out alone."""
+    """The lines of a file, and what follows the last newline.
+
+    That may be a whole row, of which only the newline didn't fit on a full disk.
+    """
     end = 0
-    for line, after in safe_open.read_lines(fd, 0, _LONGEST_ROW):
+    for line, after in safe_open.read_lines(fd, 0, _MAX_ROW):
         end = after
         yield line
-    yield os.pread(fd, _LONGEST_ROW, end)
+    yield os.pread(fd, _MAX_ROW, end)
 
 
 def parse(line: bytes) -> dict[str, Any]:
-    """A row as `Metrics` wrote it; of a metric whose value can't be, the row has none.
+    """Parses a row that `Metrics` wrote. A metric that has a wrong value is left out.
 
     Raises:
-        ValueError: It is no row.
+        ValueError: The line is no row.
     """
     row = parse_line(line)
     if (
         type(row.get("rank")) is not int
         or row["rank"] < 0
         or type(row.get("time")) not in (int, float)
-        or not 0 <= row["time"] <= _LATEST
+        or not 0 <= row["time"] <= _MAX_TIME
     ):
         raise InvalidValueError("a row has a rank and a time")
     if row.get("step") is not None and type(row["step"]) is not int:
@@ -131,15 +151,19 @@ def parse(line: bytes) -> dict[str, Any]:
     return {
         name: value
         for name, value in row.items()
-        if type(value) in (int, float) or value is None or value in _SPECIAL
+        if type(value) in (int, float) or value is None or value in _INFINITIES
     }
 
 
 def number(name: str, value: Any) -> float:
-    """A metric's value: a number, or an array or tensor with one element.
+    """Converts a metric's value: a number, or an array or tensor with one element.
+
+    Args:
+        name: The metric's name, for the message.
+        value: The value.
 
     Raises:
-        TypeError: It is none.
+        TypeError: The value is no number.
     """
     try:
         return float(value.item() if hasattr(value, "item") else value)
@@ -149,7 +173,7 @@ def number(name: str, value: Any) -> float:
         ) from None
 
 
-def _whole(step: Any) -> int:
+def _step_number(step: Any) -> int:
     try:
         return operator.index(step)
     except TypeError:
@@ -159,9 +183,9 @@ def _whole(step: Any) -> int:
     return int(found)
 
 
-def _special(value: float) -> str | None:
+def _not_finite_to_json(value: float) -> str | None:
     return None if math.isnan(value) else "inf" if value > 0 else "-inf"
 
 
-def _back(value: Any) -> Any:
+def _from_json(value: Any) -> Any:
     return math.nan if value is None else float(value) if isinstance(value, str) else value
