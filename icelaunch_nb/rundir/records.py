@@ -1,13 +1,13 @@
-"""Records: the JSON objects of the run directory and of the messages between processes, each a class with its fields' types.
+"""Records: JSON objects of the run directory and of messages, each a class with typed fields.
 
-A run's directory may come from somebody else, be damaged, or be written by another version. So a record is checked when it is read,
-field by field, and whatever stands behind it can rely on its values. Fields that this version doesn't know are kept in `Record.unknown`
-and not looked at.
+A run directory may come from another user, be damaged, or be written by another version. So each
+field of a record is checked when the record is read, and all later code can rely on its values.
+Fields that this version doesn't know are kept in `Record.unknown`, unchecked.
 
     @dataclass(eq=False, repr=False)
     class AgentStarted(Record):
         pid: Pid
-        started: Seconds = 0.0
+        started: Time = 0.0
 """
 
 from __future__ import annotations
@@ -19,15 +19,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Any, ClassVar, TypeVar, Union
 
-_RANKS = 100_000  # on one machine, as `LaunchConfig` has it
-_LONGEST_TEXT = 4 << 20  # characters
+# On one machine, as in `LaunchConfig`.
+_MAX_RANKS = 100_000
+# Characters.
+_MAX_TEXT = 4 << 20
 
 R = TypeVar("R", bound="Record")
 _Parser = Callable[[Any, str], Any]
 
 
 class InvalidValueError(ValueError):
-    """A value in a file of a run can't be. The message names it and says what would be right."""
+    """A value in a record is wrong. The message names it and says what would be right."""
 
 
 @dataclass(frozen=True)
@@ -43,18 +45,22 @@ class Check:
     remedy: str
 
     def parse(self, value: Any, name: str) -> Any:
-        """The value, if it is right.
+        """Returns the value if it is right.
+
+        Args:
+            value: The value.
+            name: The field's name, for the message.
 
         Raises:
-            InvalidValueError: It isn't.
+            InvalidValueError: The value is wrong.
         """
         if not self.accepts(value):
-            raise InvalidValueError(f"{name}={_short(value)}: must be {self.remedy}")
+            raise InvalidValueError(f"{name}={_short_ascii(value)}: must be {self.remedy}")
         return value
 
 
 def whole(least: int, most: int) -> Check:
-    """A whole number in a range."""
+    """The check for a whole number in a range."""
     return Check(
         lambda value: type(value) is int and least <= value <= most,
         f"a whole number from {least} to {most}",
@@ -62,15 +68,15 @@ def whole(least: int, most: int) -> Check:
 
 
 def number(least: float, most: float) -> Check:
-    """A number in a range; neither NaN nor infinite."""
+    """The check for a number in a range, which is neither NaN nor infinite."""
     return Check(
         lambda value: type(value) in (int, float) and least <= value <= most,
         f"a number from {least:g} to {most:g}",
     )
 
 
-def text(most: int = _LONGEST_TEXT) -> Check:
-    """A text of at most so many characters."""
+def text(most: int = _MAX_TEXT) -> Check:
+    """The check for a string of at most `most` characters."""
     return Check(
         lambda value: type(value) is str and len(value) <= most,
         f"a text of at most {most} characters",
@@ -78,7 +84,7 @@ def text(most: int = _LONGEST_TEXT) -> Check:
 
 
 def items(least: int, most: int) -> Check:
-    """A list with so many items, whose own type says what each must be."""
+    """The check for a list of some length. The type of its items says what each must be."""
     return Check(
         lambda value: type(value) is list and least <= len(value) <= most,
         f"a list of {least} to {most} items",
@@ -89,43 +95,47 @@ Bool = Annotated[bool, Check(lambda value: type(value) is bool, "true or false")
 Text = Annotated[str, text()]
 Word = Annotated[str, text(100)]
 Rank = Annotated[int, whole(0, (1 << 31) - 1)]
-LocalRank = Annotated[int, whole(0, _RANKS - 1)]
-Node = Annotated[int, whole(0, _RANKS - 1)]
+LocalRank = Annotated[int, whole(0, _MAX_RANKS - 1)]
+Node = Annotated[int, whole(0, _MAX_RANKS - 1)]
 Attempt = Annotated[int, whole(0, (1 << 31) - 1)]
-Pid = Annotated[
-    int, whole(1, (1 << 31) - 1)
-]  # 0 and less would mean groups of processes to kill(2)
-Time = Annotated[float, number(0, 1e11)]  # seconds since the epoch, or since the machine started
-Started = Annotated[
-    float, number(-1, 1e11)
-]  # seconds since the machine started; -1: it had ended before anybody could look it up
-Grace = Annotated[float, number(0, 1e9)]  # seconds
+# 0 and less would mean groups of processes to kill(2).
+Pid = Annotated[int, whole(1, (1 << 31) - 1)]
+# Seconds since the epoch, or since the machine's boot.
+Time = Annotated[float, number(0, 1e11)]
+# Seconds since the machine's boot. -1: the process had ended before its start could be looked up.
+Started = Annotated[float, number(-1, 1e11)]
+# Seconds.
+Grace = Annotated[float, number(0, 1e9)]
 Step = Annotated[int, Check(lambda step: type(step) is int, "a whole number")]
 ExitCode = Annotated[int, whole(-(1 << 31), (1 << 31) - 1)]
-Ranks = Annotated[list[Rank], items(0, _RANKS)]
-UpToRanks = items(0, _RANKS)
+Ranks = Annotated[list[Rank], items(0, _MAX_RANKS)]
+UpToRanks = items(0, _MAX_RANKS)
 
 
 class Record:
-    """One JSON object. A subclass is a dataclass, whose annotations say what each field must be."""
+    """One JSON object. A subclass is a dataclass whose annotations say what each field must be.
+
+    Attributes:
+        unknown: Fields of the object that this version doesn't know.
+    """
 
     unknown: Mapping[str, Any] = types.MappingProxyType({})
     _parsers: ClassVar[tuple[tuple[str, _Parser, bool], ...] | None] = None
 
     @classmethod
     def parse(cls: type[R], data: Any, where: str = "") -> R:
-        """The record that an object holds, checked.
+        """Makes a record of a JSON object, and checks each field.
 
         Args:
-            data: What was read.
-            where: What stands before a field's name in a message.
+            data: The JSON value that was read.
+            where: What precedes a field's name in a message.
 
         Raises:
-            InvalidValueError: A field is wrong or missing, or it is no object.
+            InvalidValueError: A field is wrong or missing, or `data` is no JSON object.
         """
         if type(data) is not dict:
             raise InvalidValueError(
-                f"{where.rstrip('.') or 'it'}={_short(data)}: must be a JSON object"
+                f"{where.rstrip('.') or 'it'}={_short_ascii(data)}: must be a JSON object"
             )
         values: dict[str, Any] = {}
         for name, parse, required in cls._fields():
@@ -142,7 +152,8 @@ class Record:
     def _fields(cls) -> tuple[tuple[str, _Parser, bool], ...]:
         found = cls.__dict__.get("_parsers")
         if found is None:
-            # At the first look and not when the class is made: a kernel that only imports the package needs none of them.
+            # On the first use, not as the class is made: a kernel that only imports the package
+            # needs none of them.
             hints = typing.get_type_hints(cls, include_extras=True)
             found = tuple(
                 (
@@ -156,27 +167,30 @@ class Record:
         return found
 
     def to_json(self) -> dict[str, Any]:
-        """The way back: what `json.dumps` takes."""
+        """The JSON object of the record, for `json.dumps`."""
         names = [one.name for one in fields(self)]  # type: ignore[arg-type]
-        return {name: _plain(getattr(self, name)) for name in names} | dict(self.unknown)
+        return {name: _to_json(getattr(self, name)) for name in names} | dict(self.unknown)
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and other.to_json() == self.to_json()  # type: ignore[attr-defined]
+        if type(other) is not type(self):
+            return False
+        return other.to_json() == self.to_json()  # type: ignore[attr-defined,no-any-return]
 
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.to_json().items())})"
+        shown = ", ".join(f"{name}={value!r}" for name, value in self.to_json().items())
+        return f"{type(self).__name__}({shown})"
 
 
-def _plain(value: Any) -> Any:
+def _to_json(value: Any) -> Any:
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_to_json(item) for item in value]
     return value.to_json() if hasattr(value, "to_json") else value
 
 
 def _parser(hint: Any) -> _Parser:
-    """What reads a value of an annotated type."""
+    """The function that checks a value of an annotated type, and converts it."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         check: Check = hint.__metadata__[0]
@@ -189,7 +203,7 @@ def _parser(hint: Any) -> _Parser:
         return _Optional(_parser(one))
     if isinstance(hint, type) and hasattr(hint, "parse"):
         return _Nested(hint.parse)
-    return _as_it_is
+    return _unchecked
 
 
 @dataclass(frozen=True)
@@ -225,7 +239,7 @@ class _Nested:
         return self.one(value, f"{name}.")
 
 
-def _as_it_is(value: Any, name: str) -> Any:
+def _unchecked(value: Any, name: str) -> Any:
     return value
 
 
@@ -235,10 +249,10 @@ def _remedy(parser: _Parser) -> str:
 
 
 def parse_json(data: str | bytes) -> Any:
-    """The value that a JSON text holds.
+    """Parses a JSON text.
 
     Raises:
-        ValueError: It is no JSON, no UTF-8, or nested too deeply.
+        ValueError: The text is no JSON, no UTF-8, or nested too deeply.
     """
     try:
         return json.loads(data if isinstance(data, str) else data.decode())
@@ -247,19 +261,19 @@ def parse_json(data: str | bytes) -> Any:
 
 
 def parse_line(data: str | bytes) -> dict[str, Any]:
-    """The object that a line of JSON holds.
+    """Parses a line that holds a JSON object.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The line is no JSON object.
     """
     found = parse_json(data)
     if type(found) is not dict:
-        raise InvalidValueError(f"{_short(found)}: must be a JSON object")
+        raise InvalidValueError(f"{_short_ascii(found)}: must be a JSON object")
     return found
 
 
 def parse_each(kind: type[R], data: Any) -> Iterator[tuple[str, R]]:
-    """The records of an object of records, by name; those that can't be are passed over."""
+    """Yields the records in a JSON object of records, with their names. Wrong ones are skipped."""
     for name, value in data.items() if type(data) is dict else ():
         try:
             yield name, kind.parse(value)
@@ -267,9 +281,10 @@ def parse_each(kind: type[R], data: Any) -> Iterator[tuple[str, R]]:
             continue
 
 
-def _short(value: Any, limit: int = 100) -> str:
+def _short_ascii(value: Any, limit: int = 100) -> str:
     try:
         shown = ascii(value)
-    except (RecursionError, ValueError):  # an int with more digits than Python turns into text
+    # An int may have more digits than Python converts to text.
+    except (RecursionError, ValueError):
         shown = f"<{type(value).__name__}>"
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"

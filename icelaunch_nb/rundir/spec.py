@@ -1,4 +1,4 @@
-"""``spec.json``: what was asked, as `launch` writes it once, for the agent and for everybody who looks at the run."""
+"""``spec.json``: the settings of a run. `launch` writes it once, and the other processes read it."""
 
 from __future__ import annotations
 
@@ -22,33 +22,36 @@ from icelaunch_nb.rundir.records import (
     whole,
 )
 
-FORMAT = 1  # of the whole run directory: rises when a reader of an older version would misread it
+# Of the whole run directory. It rises when a reader of an older version would misread a new one.
+FORMAT = 1
 
-SAVED_OUTPUT = 64 << 10  # bytes of output that a notebook keeps which nobody looks at
-_MOST_RANKS = 100_000
+# Bytes of output that a notebook keeps while nobody looks at it.
+SAVED_OUTPUT = 64 << 10
+_MAX_RANKS = 100_000
 
 
 @dataclass(eq=False, repr=False)
 class RunSpec(Record):
-    """A run as it was asked for.
+    """The settings of a run.
 
     Attributes:
         run_id: The config's run_id, or the generated one.
         name: The function's name, or the program's.
-        time: When it was launched, in seconds since the epoch.
-        config: What it was launched with.
+        time: When the run was launched, in seconds since the epoch.
+        config: The launch configuration.
         format: The version of the run directory's format; 0: written before there were versions.
         program: The program and its arguments, for a run of a program; empty for a function.
         devices: The device of each rank of a node, by local rank: ``"cpu"``, ``"cuda:1"``.
-        set_device: Whether a rank's device becomes CUDA's current one.
-        sensible_restarts: Whether a failure that a retry can't cure isn't retried.
+        set_device: Whether a rank's device becomes CUDA's current device.
+        sensible_restarts: Whether a failure that no retry can cure is not retried.
         post_mortem: Whether a rank stops in the debugger where it raises.
         hang_after: Seconds of silence after which a rank is called hung; None: never.
-        saved_output: Bytes of output that a notebook keeps which nobody looks at; None: no limit.
-        threads: What ``torch.set_num_threads`` gets in each rank; None: leave it alone.
-        loopback: The loopback interface, for a run whose ranks meet there; None: they meet elsewhere.
-        detach: Whether it outlives its kernel.
-        python: The kernel's Python.
+        saved_output: Bytes of output that a notebook keeps while nobody looks at it; None: no
+            limit.
+        threads: The argument of ``torch.set_num_threads`` in each rank; None: it isn't called.
+        loopback: The loopback interface, if the ranks connect over it; None: they don't.
+        detach: Whether the run outlives its kernel.
+        python: The version of the kernel's Python.
     """
 
     run_id: Text
@@ -57,7 +60,7 @@ class RunSpec(Record):
     config: LaunchConfig = field(default_factory=lambda: LaunchConfig(1, 1, 1))
     format: Annotated[int, whole(0, 1 << 31)] = 0
     program: Annotated[list[Text], items(0, 1_000_000)] = field(default_factory=list)
-    devices: Annotated[list[Text], items(0, _MOST_RANKS)] = field(default_factory=list)
+    devices: Annotated[list[Text], items(0, _MAX_RANKS)] = field(default_factory=list)
     set_device: Bool = False
     sensible_restarts: Bool = False
     post_mortem: Bool = False
@@ -75,15 +78,16 @@ class RunSpec(Record):
 
 
 def parse_spec(data: Any) -> RunSpec:
-    """The spec that an object holds, checked; what an older version didn't write has its default.
+    """Makes a spec of a JSON object, and checks it. Fields that are missing have their defaults.
 
     Raises:
-        InvalidValueError: A value can't be, or the format is a newer version's.
+        InvalidValueError: A field has a wrong value, or a newer version wrote the format.
     """
     if type(data) is dict:
         if type(data.get("format")) is int and data["format"] > FORMAT:
             raise InvalidValueError(
-                f"format={data['format']}: written by a newer icelaunch_nb; this one reads formats up to {FORMAT}"
+                f"format={data['format']}: written by a newer icelaunch_nb; "
+                f"this one reads formats up to {FORMAT}"
             )
         devices = data.get("devices")
         ranks = max(1, len(devices)) if type(devices) is list else 1
@@ -112,12 +116,12 @@ def _parse_config(data: Any) -> LaunchConfig:
 
 
 def read_spec(run_dir: RunDir) -> RunSpec:
-    """The spec of a run.
+    """Reads the spec of a run.
 
     Raises:
         NotARunError: There is no ``spec.json``.
-        UnreadableRunError: It can't be read, or holds what can't be.
-        UntrustedFileError: The directory, or the file, belongs to somebody else or is of another kind.
+        UnreadableRunError: The file can't be read, or a field has a wrong value.
+        UntrustedFileError: The directory or the file belongs to another user or is of another kind.
     """
     try:
         return parse_spec(parse_json(run_dir.read(run_dir.spec)))
@@ -126,18 +130,20 @@ def read_spec(run_dir: RunDir) -> RunSpec:
     except OSError as error:
         kind = NotARunError if error.errno in (errno.ENOENT, errno.ENOTDIR) else UnreadableRunError
         raise kind(
-            f"{run_dir.path} is not the directory of a run: {error.filename or run_dir.spec}: {error.strerror}"
+            f"{run_dir.path} is not the directory of a run: "
+            f"{error.filename or run_dir.spec}: {error.strerror}"
         ) from None
     except ValueError as error:
         raise UnreadableRunError(
-            f"{run_dir.path} is not the directory of a run that can be read: {run_dir.spec.name}: {error}"
+            f"{run_dir.path} is not the directory of a run that can be read: "
+            f"{run_dir.spec.name}: {error}"
         ) from None
 
 
 def write_spec(run_dir: RunDir, spec: RunSpec) -> None:
-    """Lays the spec into the directory of a new run.
+    """Writes the spec of a new run.
 
     Raises:
-        OSError: It can't be written.
+        OSError: The file can't be written.
     """
     run_dir.write(run_dir.spec, json.dumps({**spec.to_json(), "format": FORMAT}))
