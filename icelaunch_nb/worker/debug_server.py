@@ -90,11 +90,11 @@ class DebugServer(io.TextIOBase):
         """Ends the whole run, as `Run.stop` does."""
         control.send(self._run_dir, control.Stop())
 
-    def announce_stop(self, **facts: Any) -> bool:
+    def announce_stop(self, **fields: Any) -> bool:
         """Records in the journal that this rank waits, and where.
 
         Args:
-            **facts: Fields of the journal's event.
+            **fields: Fields of the journal's event.
 
         Returns:
             False where the rank must not wait: the run is being stopped, or there is no prompt.
@@ -102,13 +102,13 @@ class DebugServer(io.TextIOBase):
         in_session = self.in_session
         if not in_session and not self._begin_session():
             return False
-        text = f"waits at {facts['where']}{', ' + facts['who'] if facts.get('who') else ''}"
+        text = f"waits at {fields['where']}{', ' + fields['who'] if fields.get('who') else ''}"
         timeline.send(
             self._run_dir,
             "debugger_step" if in_session else "debugger_start",
             text,
             rank=self.rank,
-            **facts,
+            **fields,
         )
         if not in_session:
             self.write(

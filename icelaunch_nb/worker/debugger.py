@@ -3,8 +3,8 @@
 `worker.debug_server` has the prompt. The debugger differs from pdb in a terminal:
 
 * ``quit`` stops the run as `Run.stop` does: loops over ``ctx.steps`` end at the same step and the
-  results arrive. pdb would raise in this rank, which elastic treats as a failure, and it would
-  restart all ranks.
+  results arrive. pdb would raise in this rank. Elastic would treat that as a failure, and restart
+  all ranks.
 * While a run is being stopped there is no prompt. A rank that waits at one goes on.
 * It doesn't show frames below the user's function, and never steps into this package.
 """
@@ -99,9 +99,9 @@ def _debugger() -> RankDebugger:
     """
     if getattr(_thread_state, "pid", None) != os.getpid():
         rank_dir = RankDir(Path(os.environ[RANK_DIR_VARIABLE]))
-        names = source_locations.register_cells(rank_dir.run_dir)
+        cell_names = source_locations.register_cells(rank_dir.run_dir)
         _thread_state.debugger = RankDebugger(
-            DebugServer(rank_dir, int(os.environ.get("RANK", "0"))), names
+            DebugServer(rank_dir, int(os.environ.get("RANK", "0"))), cell_names
         )
         _thread_state.pid = os.getpid()
     return _thread_state.debugger
@@ -128,7 +128,7 @@ class RankDebugger(pdb.Pdb):
 
     Args:
         server: Where commands come from and output goes.
-        names: Name to show by code filename.
+        cell_names: Name to show by code filename.
 
     Attributes:
         server: As given.
@@ -136,7 +136,7 @@ class RankDebugger(pdb.Pdb):
         header: A line to print when it stops next; None: nothing.
     """
 
-    def __init__(self, server: DebugServer, names: dict[str, str]) -> None:
+    def __init__(self, server: DebugServer, cell_names: dict[str, str]) -> None:
         streams: Any = server
         super().__init__(
             stdin=streams, stdout=streams, skip=["icelaunch_nb", "icelaunch_nb.*"], nosigint=True
@@ -144,7 +144,7 @@ class RankDebugger(pdb.Pdb):
         self.use_rawinput = False
         self.server, self.why = server, "breakpoint"
         self.header: str | None = None
-        self._names = names
+        self._cell_names = cell_names
         self._continues = False
         server.completer = self._complete_line
 
@@ -221,7 +221,7 @@ class RankDebugger(pdb.Pdb):
             who = f"process {os.getpid()}"
         elif threading.current_thread() is not threading.main_thread():
             who = f"thread {threading.current_thread().name}"[:_MAX_NAME]
-        where = source_locations.format_location(frame.f_code.co_filename, line, self._names)
+        where = source_locations.format_location(frame.f_code.co_filename, line, self._cell_names)
         return {"where": where, "function": frame.f_code.co_name, "why": self.why, "who": who}
 
     # What it shows.
@@ -239,7 +239,7 @@ class RankDebugger(pdb.Pdb):
         text = super().format_stack_entry(frame_lineno, lprefix)
         filename = frame_lineno[0].f_code.co_filename
         return text.replace(
-            self.canonic(filename) + "(", f"{self._names.get(filename, filename)}(", 1
+            self.canonic(filename) + "(", f"{self._cell_names.get(filename, filename)}(", 1
         )
 
     def _complete_line(self, line: str) -> tuple[list[str], int]:

@@ -58,47 +58,47 @@ def main(source: RankLaunch | Connection) -> NoReturn:
     reserve = ErrorReserve(rank_dir)  # before the launching process's limits apply
     enter(launch.environment, launch.rank_environ, as_rank=True)
     become_main(launch.environment)
-    cpython.become_main_process()  # after exit_with_agent, which asks for the parent
+    cpython.become_main_process()  # after exit_with_agent, which needs the parent process
     _configure(launch, rank_dir)
     if isinstance(source, RankLaunch):
         _prepare()
-    main_is_complete = spawned_children.serve(run_dir, rank_dir)
-    names = source_locations.register_cells(run_dir)
-    rank_pid, code = os.getpid(), 1
+    main_is_complete = spawned_children.provide_main(run_dir, rank_dir)
+    cell_names = source_locations.register_cells(run_dir)
+    rank_pid, exit_code = os.getpid(), 1
     try:
         entrypoint, args, kwargs = packing.load(run_dir.call)
         packing.adopt_main_classes()
         main_is_complete()
     except BaseException as error:
         if os.getpid() != rank_pid:
-            _exit_child(results.report_child_error(error, names))
-        results.write_error(error, rank_dir, names, reserve, kind="loading")
+            _exit_child(results.report_child_error(error, cell_names))
+        results.write_error(error, rank_dir, cell_names, reserve, kind="loading")
         reserve.drop()
-        _exit(code)
+        _exit(exit_code)
     try:
         value = entrypoint(*args, **kwargs)
     except BaseException as error:
         # SystemExit and KeyboardInterrupt too: a rank whose function doesn't return has failed.
         if os.getpid() != rank_pid:
-            _exit_child(results.report_child_error(error, names))
+            _exit_child(results.report_child_error(error, cell_names))
         if launch.post_mortem and isinstance(error, Exception):
             debugger.post_mortem(error)
-        results.write_error(error, rank_dir, names, reserve)
+        results.write_error(error, rank_dir, cell_names, reserve)
     else:
         if os.getpid() != rank_pid:
             _exit_child(0)
         # A rank whose value can't be pickled has still done its work. Exit code 0 lets the other
         # ranks finish theirs.
         results.write_result(value, launch.rank, rank_dir, reserve)
-        code = 0
+        exit_code = 0
     debugger.finish()
     # A failed rank may not have saved a checkpoint that was requested. The board must show that it
     # is unfinished, so that the next attempt gets the request again.
-    if code == 0:
+    if exit_code == 0:
         context.finish()
     atexit.unregister(context.finish)
     reserve.drop()
-    _exit(code)
+    _exit(exit_code)
 
 
 def _await_launch(launches: Connection) -> RankLaunch:
@@ -151,15 +151,15 @@ def _prewarm() -> None:
         source_locations.register_cells(run_dir)
         packing.dump((_exit, (1,), {}), run_dir.call)
         packing.load(run_dir.call)
-        here = LaunchEnvironment(
+        environment = LaunchEnvironment(
             dict(os.environ), os.getcwd(), list(sys.path), inherited=inherited.capture()
         )
         launch = pickle.loads(
-            pickle.dumps(RankLaunch(folder, 0, 0, 0, here, {"RANK": "0", "LOCAL_RANK": "0"}))
+            pickle.dumps(RankLaunch(folder, 0, 0, 0, environment, {"RANK": "0", "LOCAL_RANK": "0"}))
         )
-        enter(here, launch.rank_environ, as_rank=True)
-        enter(here, {}, as_rank=True)
-        become_main(here)
+        enter(environment, launch.rank_environ, as_rank=True)
+        enter(environment, {}, as_rank=True)
+        become_main(environment)
         _configure_torch(launch)
         results.write_result(None, 0, rank_dir, reserve)
         step_board.mark_over(run_dir.steps(0), 0, 2)
@@ -183,7 +183,7 @@ def _exec_program(program: list[str]) -> NoReturn:
 def _configure(launch: RankLaunch, rank_dir: RankDir) -> None:
     """Sets up crash reports, threads, the device and this rank's own random numbers."""
     faulthandler.enable(file=2)
-    stack_dumps.serve(rank_dir)
+    stack_dumps.enable(rank_dir)
     _configure_torch(launch)
     if "numpy.random" in sys.modules:
         # Forked siblings would draw the same numbers. Under torchrun each process starts from the

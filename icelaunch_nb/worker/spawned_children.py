@@ -23,7 +23,7 @@ from icelaunch_nb.system import cpython
 _numbers = itertools.count()
 
 
-def serve(run_dir: RunDir, rank_dir: RankDir) -> Callable[[], None]:
+def provide_main(run_dir: RunDir, rank_dir: RankDir) -> Callable[[], None]:
     """Gives this rank's children a ``__main__``.
 
     Args:

@@ -17,7 +17,7 @@ from icelaunch_nb.system import cpython
 from icelaunch_nb.system.files import open_private
 
 
-def serve(rank_dir: RankDir) -> None:
+def enable(rank_dir: RankDir) -> None:
     """Writes the stacks of all threads to the rank's folder on request, from here on.
 
     Args:

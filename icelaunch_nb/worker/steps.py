@@ -68,10 +68,12 @@ def _decision(target: int, number: int, kind: int) -> int:
 
 
 def _target(word: int) -> int:
+    """The boundary at which to act on a decision; 0 means hold."""
     return word >> 22
 
 
 def _number(word: int) -> int:
+    """The number of a decision, from 1; 0 where there is none."""
     return word >> 2 & 0xFFFFF
 
 
