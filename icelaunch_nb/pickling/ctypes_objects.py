@@ -67,8 +67,8 @@ def _functions(library: Any) -> dict[str, Any]:
 
 def _signature(function: Any, cls: Any) -> tuple[Any, ...] | None:
     """The argument types, result type and error check set for a function; None if none is."""
-    given = (function.argtypes, function.restype, getattr(function, "errcheck", None))
-    return None if given == (None, cls._restype_, None) else given
+    signature = (function.argtypes, function.restype, getattr(function, "errcheck", None))
+    return None if signature == (None, cls._restype_, None) else signature
 
 
 def _set_functions(library: Any, kept: dict[str, Any]) -> None:
@@ -79,11 +79,11 @@ def _set_functions(library: Any, kept: dict[str, Any]) -> None:
             _set_signature(getattr(library, name), value)
 
 
-def _set_signature(function: Any, given: tuple[Any, ...] | None) -> None:
-    if given is not None:
-        function.argtypes, function.restype = given[:2]
-        if given[2] is not None:
-            function.errcheck = given[2]
+def _set_signature(function: Any, signature: tuple[Any, ...] | None) -> None:
+    if signature is not None:
+        function.argtypes, function.restype = signature[:2]
+        if signature[2] is not None:
+            function.errcheck = signature[2]
 
 
 def reduce_ctypes_class(cls: type) -> Any:
@@ -120,7 +120,7 @@ def reduce_ctypes_class(cls: type) -> Any:
 
 
 def without_fields(cls: type, reduced: Any) -> Any:
-    """Makes the class of a structure or a union travel with its ``_fields_``.
+    """Reduces the class of a structure or a union with its ``_fields_``.
 
     The attributes that ctypes makes of these fields are left out. Setting the fields makes them
     again.
