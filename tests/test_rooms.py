@@ -231,7 +231,7 @@ def test_all_lists_existing_names_sorted_and_once_each():
 
 def test_tab_offers_only_the_public_names():
     assert sorted(dir(icelaunch_nb)) == icelaunch_nb.__all__
-    helpers = {"hold", "has_shown", "leave_out", "show_plainly", "started_by"}
+    helpers = {"has_shown", "pin", "set_host", "show_plainly", "skip_output"}
     assert not helpers & set(dir(icelaunch_nb.Run))
 
 

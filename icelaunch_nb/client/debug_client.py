@@ -180,7 +180,7 @@ def run_session(
                     _print_output(client)
                     command = None if typed is None else next(typed, None)
             finally:
-                run._leave_out(rank, *client.shown_range)
+                run._skip_output(rank, *client.shown_range)
         # The rank was just going on when the client connected: wait for its next breakpoint.
         if came_too_late:
             continue
@@ -221,7 +221,7 @@ def open_prompts(run: Any) -> bool:
             except (EOFError, NotImplementedError):
                 return False
             finally:
-                run._leave_out(rank, *client.shown_range)
+                run._skip_output(rank, *client.shown_range)
             _wait_until_recorded(run, rank)
     return True
 

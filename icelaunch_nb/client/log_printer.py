@@ -131,7 +131,7 @@ class Printer:
         self._open_tail: _Tail | None = None
         self._left_out: dict[Path, list[tuple[int, int]]] = {}
 
-    def leave_out(self, path: Path, first: int, last: int) -> None:
+    def skip(self, path: Path, first: int, last: int) -> None:
         """Leaves out a part of a log that a debugger's prompt has shown.
 
         Args:

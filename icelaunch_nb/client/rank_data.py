@@ -68,21 +68,21 @@ def read_metrics(run_dir: RunDir, attempts: Sequence[AttemptStarted]) -> Any:
 def get_stacks(
     run_dir: RunDir, run_state: RunState, *, program: bool, timeout: float
 ) -> stacks.Stacks:
-    """The stacks of all ranks, as `Run.stacks` returns them; none of a run that is over.
+    """Returns the stacks of all ranks, as `Run.stacks` does. A run that is over has none.
 
     Args:
         run_dir: The run directory.
-        run_state: What its journal says.
-        program: Whether its ranks are programs, which don't answer the signal.
+        run_state: The run's state.
+        program: Whether the ranks run another program, which doesn't answer the signal.
         timeout: Seconds to wait at most for ranks that are slow to answer.
     """
     if run_state.state.over or not run_state.attempts:
         return stacks.Stacks({})
     newest = run_state.attempts[-1]
     deadline, names = time.monotonic() + timeout, source_locations.cell_names(run_dir)
-    asked = stacks.collect(run_dir, newest.attempt, newest.ranks, timeout)
+    texts = stacks.collect(run_dir, newest.attempt, newest.ranks, timeout)
     found = stacks.Stacks(
-        {rank: stacks.readable(text, names) for rank, text in asked.items()}, program=program
+        {rank: stacks.readable(text, names) for rank, text in texts.items()}, program=program
     )
     pids = stacks.known_pids(run_dir, newest.attempt, newest.ranks)
     # One rank of each group with equal stacks: py-spy takes half a second of a core for a rank.

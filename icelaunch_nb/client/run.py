@@ -33,25 +33,24 @@ from icelaunch_nb.rundir.timeline import format_ranks
 from icelaunch_nb.system.plaintext import as_of, one_line
 
 _LONGEST = 1_000_000  # seconds, as for a rendezvous: 11 days
-_SHOWN = 4  # places where ranks wait or hang, in a repr
+_MAX_STATUS_LINES = 4  # of ranks that wait, and as many of ranks that hang, in a repr
 
 
 class Run:
-    """A run, living or finished.
+    """A run, alive or over.
 
-    Its properties are read from the run directory at each access. Waiting (`wait`, `result`,
-    ``await run``) prints the streams that the config shows, in the thread that waits; nothing is
-    printed from anywhere else.
+    Each access to a property reads the run directory. Waiting (`wait`, `result`, ``await run``)
+    prints the streams that the config shows, in the thread that waits. No other thread prints.
 
     ``await run`` follows asyncio's rules: a time-out or a cancelled task ends the wait, and the run
-    goes on. Interrupt stops the run that a cell waits for, be it in the cell's own code, in a task
-    that the cell created, or in its `asyncio.to_thread`.
+    goes on. Interrupt stops the run that a cell waits for. The wait may be in the cell's own code,
+    in a task that the cell created, or in its `asyncio.to_thread`.
 
     Args:
         path: The run directory.
 
     Raises:
-        IcelaunchError: The directory is no run's, can't be read, or belongs to another user.
+        IcelaunchError: The directory holds no run, can't be read, or belongs to another user.
     """
 
     def __init__(self, path: str | os.PathLike[str] | RunDir) -> None:
@@ -95,7 +94,7 @@ class Run:
 
     @property
     def config(self) -> LaunchConfig:
-        """What it was launched with."""
+        """The config that the run was launched with."""
         return copy.copy(self._spec.config)
 
     @property
@@ -108,7 +107,7 @@ class Run:
         """The events board, shared with the ranks.
 
         Raises:
-            UnreadableRunError: The run's directory has none that is whole.
+            UnreadableRunError: The board is missing or damaged.
         """
         events = self._events
         if events is None:
@@ -123,21 +122,21 @@ class Run:
         return events
 
     def _set_host(self, host: HostProcess) -> None:
-        """Remembers the host that was asked for its agent, whose end would be this run's."""
+        """Stores the host that starts the run's agent. If the host ends, the run ends."""
         self._monitor.host = host
 
     def _pin(self) -> Run:
-        """As long as this handle lives, nobody removes the directory as an old one's."""
+        """Protects the directory from the removal of old runs, as long as this handle lives."""
         if not self._pinned:
             self._pinned = True
             retention.pin_while(self, self._dir.path)
         return self
 
-    # How it stands.
+    # The state.
 
     @property
     def _run_state(self) -> RunState:
-        """What the journal says, as of now."""
+        """The run's state by its journal, as of now."""
         run_state = self._monitor.poll()
         if run_state.state.over:
             # A run that is over holds no descriptor. `events` opens the board again.
@@ -146,7 +145,7 @@ class Run:
 
     @property
     def state(self) -> State:
-        """The state now, which equals its name as a string.
+        """The state now. It equals its name as a string.
 
         STARTING, RUNNING, PAUSED, RESTARTING, STOPPING, SUCCEEDED, FAILED, STOPPED or LOST.
         """
@@ -168,7 +167,8 @@ class Run:
     def silent(self) -> dict[int, str]:
         """Where ranks are that the hang detector calls silent, by global rank.
 
-        A place is empty where it isn't known. ``launch(hang_after=60)`` sets the detector's time.
+        The text is empty if the place isn't known. ``launch(hang_after=60)`` sets the detector's
+        time, in seconds.
         """
         return dict(sorted(self._run_state.silent.items()))
 
@@ -182,11 +182,11 @@ class Run:
             f"{format_ranks(ranks)} silent" + f" at {where}" * bool(where)
             for ranks, where in self._run_state.hangs()
         ]
-        return waiting[:_SHOWN] + hanging[:_SHOWN]
+        return waiting[:_MAX_STATUS_LINES] + hanging[:_MAX_STATUS_LINES]
 
     @property
     def last_checkpoint(self) -> str | None:
-        """The path that a rank gave to `Context.checkpoint_saved`; None until one did."""
+        """The path that a rank gave last to `Context.checkpoint_saved`. None until one did."""
         saved = read_checkpoint(self._dir)
         return saved.path if saved else None
 
@@ -222,7 +222,7 @@ class Run:
 
     @property
     def failures(self) -> list[Failure]:
-        """Every failed rank of the newest attempt that failed, the cause first."""
+        """The failed ranks of the newest attempt in which any failed, the cause first."""
         return list(self._run_state.failures)
 
     @property
@@ -232,12 +232,12 @@ class Run:
         return (end.t if end else time.time()) - self._spec.time
 
     def logs(self, rank: int = 0, stream: str = "stdout", attempt: int = -1) -> str:
-        """What a rank wrote, from disk.
+        """Reads from disk what a rank wrote.
 
         Args:
             rank: Global rank.
             stream: ``"stdout"`` or ``"stderr"``.
-            attempt: Number of the attempt; negative ones count from the newest.
+            attempt: Number of the attempt. Negative numbers count from the newest.
 
         Raises:
             ValueError: There is no such rank, stream or attempt.
@@ -249,11 +249,11 @@ class Run:
     def wait(self, timeout: float | None = None) -> bool:
         """Waits for the end and shows what ranks print meanwhile.
 
-        An Interrupt stops the run, a second one kills it. Without a `timeout`, and where no panel
-        shows the debugger's prompt, the prompts of ranks at a breakpoint come up here.
+        An Interrupt stops the run, a second one kills it. If there is no `timeout`, and no panel
+        shows the debugger's prompt, this opens the prompts of ranks at a breakpoint.
 
         Args:
-            timeout: Seconds to wait at most; None: as long as it takes.
+            timeout: Seconds to wait at most. None: no limit.
 
         Returns:
             Whether the run is over.
@@ -282,14 +282,14 @@ class Run:
         """Waits for the end and returns what the ranks returned, by global rank.
 
         Args:
-            timeout: Seconds to wait at most; None: as long as it takes.
+            timeout: Seconds to wait at most. None: no limit.
 
         Raises:
             TimeoutError: The run did not end within `timeout` seconds. It goes on.
             RunFailed: A rank failed.
             RunStopped: The run was stopped before all its ranks returned.
-            RunLost: Its agent vanished.
-            KeyboardInterrupt: The waiting cell was interrupted; the run is stopped.
+            RunLost: The run's agent vanished.
+            KeyboardInterrupt: The waiting cell was interrupted. The run is stopped.
         """
         if not self.wait(timeout):
             raise TimeoutError(f"run {one_line(self.run_id)} goes on after {timeout} s: {self!r}")
@@ -299,7 +299,7 @@ class Run:
         return self._await().__await__()
 
     async def _await(self) -> dict[int, Any]:
-        import asyncio  # 30 ms that a script which doesn't await needn't pay
+        import asyncio  # takes 30 ms, which a script that doesn't await needn't spend
 
         with running_cell.waiting_for(self) as wait:
             try:
@@ -325,26 +325,26 @@ class Run:
             ).get()
         return dict(self._results)
 
-    def _leave_out(self, rank: int, first: int, last: int) -> None:
-        """Doesn't print a part of a rank's stdout, in bytes: the debugger's prompt has shown it."""
-        self._watcher.leave_out(rank, first, last)
+    def _skip_output(self, rank: int, first: int, last: int) -> None:
+        """Skips a part of a rank's stdout, in bytes, which the debugger's prompt has shown."""
+        self._watcher.skip(rank, first, last)
 
     def _has_shown(self, rank: int, size: int) -> bool:
         """Whether the first `size` bytes of a rank's stdout have been printed."""
         return self._watcher.has_shown(rank, size)
 
-    # Acting.
+    # Requests.
 
     def stop(self, grace: float = GRACE) -> None:
         """Asks the run to stop, and returns at once.
 
         Sets ``events.stop_all_tasks``: loops over ``ctx.steps`` end at one and the same step, the
         functions return, and `result` gives what they returned. Ranks that take longer than `grace`
-        get SIGTERM, and soon after SIGKILL. Ranks that never looked at a step or at that event get
-        SIGTERM at once, and SIGKILL after `grace`.
+        get SIGTERM, and soon after SIGKILL. Ranks that never checked for a stop, by a step or by
+        that event, get SIGTERM at once, and SIGKILL after `grace`.
 
         Args:
-            grace: Seconds.
+            grace: Seconds that the ranks get to end by themselves.
         """
         check_seconds("grace", grace, most=_LONGEST)
         self._request(control.Stop(grace=float(grace)))
@@ -363,12 +363,12 @@ class Run:
         """Sets ``events.pause`` and clears ``events.resume``.
 
         Loops over ``ctx.steps`` pause before one and the same step.
-        ``events.paused`` is set, and `state` is PAUSED, once all ranks have.
+        ``events.paused`` is set, and `state` is PAUSED, once all ranks have paused.
         """
         self._request(control.Pause())
 
     def resume(self) -> None:
-        """Sets ``events.resume``, clears ``events.pause``: paused ranks go on."""
+        """Sets ``events.resume`` and clears ``events.pause``, so that paused ranks go on."""
         self._request(control.Resume())
 
     def save_checkpoint(self) -> None:
@@ -380,12 +380,13 @@ class Run:
         self._request(control.SaveCheckpoint())
 
     def stacks(self, timeout: float = 3.0) -> Stacks:
-        """Where every rank is now: the Python stacks of all its threads, by global rank.
+        """Returns where every rank is now: the Python stacks of all its threads, by global rank.
 
         The text shows equal stacks once, and the odd one out first. A signal makes faulthandler
-        write them, so it needs no ptrace and works while a rank is in a C call. Where py-spy is
-        installed and may look into the ranks, it adds the frames of C and C++ code: for one rank of
-        each group with equal stacks, and for each rank that didn't answer, as a program's can't.
+        write them. So it needs no ptrace, and works while a rank is in a C call. If py-spy is
+        installed and may inspect the ranks, it adds the frames of C and C++ code. It does so for
+        one rank of each group with equal stacks, and for each rank that didn't answer. Ranks that
+        run another program can't answer.
 
         Args:
             timeout: Seconds to wait at most. A rank that doesn't answer in time has an empty text.
@@ -403,18 +404,20 @@ class Run:
     ) -> None:
         """Opens the prompt of a rank at a breakpoint (``breakpoint()``, ``ice.set_trace()``).
 
-        It waits until a rank gets there. The prompt is pdb's: ``n``, ``s``, ``up``, ``p x`` and so
-        on. ``c`` lets the rank go on and ends this call, ``q`` stops the run as `stop` does.
-        Interrupt or Ctrl+D leaves the prompt. The rank waits on, and another call comes back to it.
+        It waits until a rank is at a breakpoint. The prompt is pdb's: ``n``, ``s``, ``up``, ``p x``
+        and so on. ``c`` lets the rank go on and ends this call. ``q`` stops the run as `stop` does.
+        Interrupt or Ctrl+D leaves the prompt. The rank stays at its breakpoint, and another call
+        opens its prompt again.
 
         Args:
-            rank: Global rank; None: the first one that waits.
-            commands: What to type, as ``["p loss", "c"]``; None: asks for each. After the last one
-                the rank waits on. Those after a ``c`` are for its next breakpoint.
-            timeout: Seconds to wait for a breakpoint; None: until the run is over.
+            rank: Global rank. None: the first one that waits.
+            commands: Commands to send, such as ``["p loss", "c"]``. After the last one, the rank
+                stays at its breakpoint. Commands after a ``c`` are for its next breakpoint. None:
+                the user types them.
+            timeout: Seconds to wait for a breakpoint. None: until the run is over.
 
         Raises:
-            ValueError: The run has no such rank on this machine, or an argument can't be.
+            ValueError: The run has no such rank on this machine, or an argument is invalid.
             IcelaunchError: The run is over.
             TimeoutError: No breakpoint was reached in time.
         """
@@ -426,7 +429,7 @@ class Run:
             debug_client.run_session(self, rank, commands, timeout)
 
     def _request(self, request: control.Request) -> None:
-        """Sends a request to the agent; one that changes flags has done so when this returns."""
+        """Sends a request to the agent. If it changes flags, this returns after the change."""
         if self.state.over:
             return
         if isinstance(request, control.Pause | control.Resume | control.SaveCheckpoint):
@@ -434,21 +437,21 @@ class Run:
         else:
             control.send(self._dir, request, strict=True)
 
-    # How it looks.
+    # The display.
 
     def panel(self) -> Any:
-        """The panel: the run's state, its ranks, their logs and the buttons that act on it, live.
+        """Returns the live panel: the run's state, its ranks, their logs, and buttons.
 
         A cell that ends in the run shows it too.
 
         Raises:
-            IcelaunchError: The package was not built, so that its front end is missing.
+            IcelaunchError: The package was not built, so its front end is missing.
         """
         self._watcher.panel = front_end.panel_of(self._pin())
         return self._watcher.panel
 
     def _show_plainly(self) -> None:
-        """Lets a cell that ends in this handle show a text; `panel` still gives the panel."""
+        """Makes a cell that ends in this handle show a text. `panel` still returns the panel."""
         self._plain = True
 
     def _ipython_display_(self) -> None:
@@ -481,10 +484,10 @@ class Run:
 
 
 def attach_to(path: str) -> Run:
-    """The run that lies in a directory.
+    """Opens the run in a directory.
 
     Raises:
-        IcelaunchError: None does.
+        IcelaunchError: The directory holds no run.
     """
     if not os.path.isdir(path):
         raise IcelaunchError(f"{path} is no directory")

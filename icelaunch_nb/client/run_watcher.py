@@ -1,4 +1,4 @@
-"""Waiting for a run: what its ranks print is shown meanwhile, unless a panel shows it."""
+"""Waits for a run, and meanwhile prints its ranks' output unless a panel shows it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from icelaunch_nb.client.run_monitor import RunMonitor
 from icelaunch_nb.rundir.paths import RunDir
 from icelaunch_nb.rundir.spec import RunSpec
 
-_PRINTING = 0.02  # seconds between two reads of the logs while ranks print
-_QUIET = 0.1  # and after a second without output
+# Seconds between two reads of the logs: while ranks print, and after a second without output.
+_PRINTING = 0.02
+_QUIET = 0.1
 
 
 class RunWatcher:
@@ -23,11 +24,11 @@ class RunWatcher:
 
     Args:
         run_dir: The run directory.
-        spec: What it was launched with.
-        monitor: Follows its journals.
+        spec: The run's spec.
+        monitor: Follows the run's journals.
 
     Attributes:
-        panel: The panel that shows the run; None until there is one.
+        panel: The panel that shows the run. None until there is one.
     """
 
     def __init__(self, run_dir: RunDir, spec: RunSpec, monitor: RunMonitor) -> None:
@@ -39,10 +40,10 @@ class RunWatcher:
     def pauses(self, timeout: float | None) -> Iterator[float]:
         """Shows what is new and yields the seconds to pause, until the run's end or the timeout.
 
-        Polling beats waking here: a look at the journal is one read of a file, 20 µs, and it works
-        for a run that another kernel started. The pause grows from 1 ms to 100 ms, a hundredth of
-        the time waited, so a short run's end is seen at once. Logs are read 50 times a second while
-        ranks print, and 10 times after a quiet second.
+        It polls the journal instead of being notified. A poll is one read of a file, 20 µs, and it
+        works for a run that another kernel started. The pause is a hundredth of the time waited,
+        from 1 ms to 100 ms, so a short run's end is seen at once. Logs are read 50 times a second
+        while ranks print, and 10 times a second after a quiet second.
         """
         started, next_show, printing = time.monotonic(), 0.0, True
         printer = self._get_printer()
@@ -50,13 +51,12 @@ class RunWatcher:
             run_state, now = self._monitor.poll(), time.monotonic()
             over = run_state.state.over
             if over or now >= next_show:
-                # Reading 16 logs takes 0.3 ms. At every look at the journal that would slow the
-                # start of 8 ranks.
+                # Reading 16 logs takes 0.3 ms. At every poll, that would slow the start of 8 ranks.
                 if not self.panel_shows_output():
                     with self._lock:
                         shown = printer.show(run_state.attempts, final=over, at_once=False)
                     if over and not shown:
-                        yield 0.0  # an event loop runs between the pieces of a long rest
+                        yield 0.0  # lets an event loop run between the pieces of a long rest
                         continue
                 printing = now - printer.changed < 1
                 next_show = now + (_PRINTING if printing else _QUIET)
@@ -70,18 +70,18 @@ class RunWatcher:
             yield pause if timeout is None else min(pause, max(0.0, timeout - waited))
 
     def panel_shows_output(self) -> bool:
-        """Whether a panel on a page shows what the ranks print, so that nothing else need do so."""
+        """Whether a panel on a page shows the ranks' output, so that nothing else has to."""
         return self.panel is not None and self.panel.shows_output
 
-    def leave_out(self, rank: int, first: int, last: int) -> None:
-        """Doesn't print a part of a rank's stdout, which the debugger's prompt has shown.
+    def skip(self, rank: int, first: int, last: int) -> None:
+        """Skips a part of a rank's stdout, which the debugger's prompt has shown.
 
         Args:
             rank: Global rank.
             first: Where the part begins, in bytes.
             last: Where it ends.
         """
-        self._get_printer().leave_out(self._stdout_of(rank), first, last)
+        self._get_printer().skip(self._stdout_of(rank), first, last)
 
     def has_shown(self, rank: int, size: int) -> bool:
         """Whether the first `size` bytes of a rank's stdout have been printed."""

@@ -527,14 +527,14 @@ def test_what_a_debuggers_prompt_showed_is_not_shown_again(tmp_path, capsys, hol
     run.write(0, "before\nsession\nmore of it\nafter\nsession\nend\n")
     path = run.dir.rank(0, 0).stdout
     for first, last in ((7, 15), (15, 26), (32, 40)):
-        run.printer.leave_out(path, first, last)
+        run.printer.skip(path, first, last)
     run.show()
     assert (
         capsys.readouterr().out
         == "[default_role0]:before\n[default_role0]:after\n[default_role0]:end\n"
     )
     run.write(0, "next\nsession\n")
-    run.printer.leave_out(path, 49, 57)
+    run.printer.skip(path, 49, 57)
     run.show(final=True)
     assert capsys.readouterr().out == "[default_role0]:next\n"
 
