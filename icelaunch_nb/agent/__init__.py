@@ -1,1 +1,3 @@
-"""torch's LocalElasticAgent, subclassed; one process per run and machine. The only room that knows torch elastic's insides."""
+"""torch's LocalElasticAgent, subclassed; one process per run and machine.
+The only room that knows torch elastic's insides.
+"""

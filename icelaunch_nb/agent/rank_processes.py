@@ -1,4 +1,4 @@
-"""The ranks of one attempt as processes: started, waited for, ended."""
+"""Starts the ranks of an attempt, waits for them, and ends them."""
 
 from __future__ import annotations
 
@@ -20,37 +20,42 @@ from icelaunch_nb.rundir.paths import RankDir, RunDir
 from icelaunch_nb.system.files import open_private
 from icelaunch_nb.system.processes import Process, kill_sessions
 
-# Seconds at most between the end of the first failing rank and the SIGTERM to the others. Ranks that fail together are a few
-# milliseconds apart (forks are 3 ms each); without this pause only the first of them could tell its error.
-_COLLECTING = 0.04
-_POLL = 0.004  # seconds between two looks whether the others are at work; who slept at three of them isn't about to fail
-_NOBODY_KNOWS = 255  # what multiprocessing reports for a child whose forkserver is gone
-_EXITING = 0.002  # seconds between two looks at a rank that is just about to be gone
-_QUIET = 0.1  # seconds after an attempt's start, and 10 ms a rank, in which its ranks have the machine for themselves
-_PER_RANK = 0.01
-_MOST_SPARES = 64  # each holds about 8 MB
-_AFTER_KILL = (
-    10.0  # seconds that a SIGKILLed rank may take to be gone, before it is called unkillable
-)
+# Seconds at most between the end of the first failing rank and the SIGTERM to the others. Ranks
+# that fail together end a few milliseconds apart, since each fork takes 3 ms. Without this pause
+# only the first of them could report its error.
+_COLLECT_TIMEOUT = 0.04
+# Seconds between two checks whether the others use the CPU. If none of them does for three checks,
+# none is about to fail.
+_COLLECT_POLL_INTERVAL = 0.004
+_UNKNOWN_EXIT_CODE = 255  # what multiprocessing reports for a child whose forkserver is gone
+_EXIT_POLL_INTERVAL = 0.002  # seconds between two checks of a rank whose sentinel has closed
+# Seconds after an attempt's start, and more for each rank, until ranks for the next attempt are
+# forked. The attempt's own ranks have the machine to themselves until then.
+_PREFORK_DELAY = 0.1
+_PREFORK_DELAY_PER_RANK = 0.01
+_MAX_PREFORKED = 64  # each holds about 8 MB
+_KILL_TIMEOUT = 10.0  # seconds that a rank may take to end after SIGKILL
 
 
 class PreforkedRanks:
-    """Ranks forked ahead of their launch: the first user line of 8 ranks comes after 40 instead of 115 ms.
+    """Ranks that are forked ahead of their launch.
 
-    Each waits on a pipe of its own and ends when the agent closes it, at the latest with the agent.
+    With them, the first user line of 8 ranks runs after 40 instead of 115 ms. Each rank waits on a
+    pipe of its own. It ends when the agent closes the pipe, at the latest with the agent.
 
     Args:
-        count: How many.
-        wanted: Where the agent's launch will come from; once there is one, no more are started.
+        count: Number of ranks to start.
+        agent_launches: The connection from which the agent's launch will come. Once the launch is
+            there, no more ranks are started.
     """
 
-    def __init__(self, count: int, wanted: Connection) -> None:
-        self._spares: list[tuple[Any, Any, Process]] = []
+    def __init__(self, count: int, agent_launches: Connection) -> None:
+        self._ranks: list[tuple[Any, Any, Process]] = []
         self._lock = threading.Lock()
         self._later: threading.Timer | None = None
         for _ in range(count):
-            if wanted.poll():
-                return  # somebody waits already
+            if agent_launches.poll():
+                return
             self._add()
 
     def _add(self) -> None:
@@ -63,12 +68,17 @@ class PreforkedRanks:
         theirs.close()
         identity = Process.of(process.pid)
         if identity is not None:
-            self._spares.append((process, ours, identity))
+            self._ranks.append((process, ours, identity))
 
     def add_soon(self, count: int) -> None:
-        """Starts so many for the next attempt, in a thread, once the ranks of this one have had a moment to start."""
-        count = min(count, _MOST_SPARES)
-        self._later = threading.Timer(_QUIET + _PER_RANK * count, self._add_for_later, (count,))
+        """Starts ranks for the next attempt in a thread, after the ranks of this one have started.
+
+        Args:
+            count: Number of ranks to start.
+        """
+        count = min(count, _MAX_PREFORKED)
+        delay = _PREFORK_DELAY + _PREFORK_DELAY_PER_RANK * count
+        self._later = threading.Timer(delay, self._add_for_later, (count,))
         self._later.daemon = True
         self._later.start()
 
@@ -80,17 +90,20 @@ class PreforkedRanks:
                     return
                 try:
                     self._add()
-                except (
-                    OSError,
-                    EOFError,
-                ):  # a working directory or a forkserver that is gone: who needs them starts ranks as it can
+                # The working directory or the forkserver is gone. `RankProcesses` starts the ranks
+                # that are missing here.
+                except (OSError, EOFError):
                     return
 
-    def take(self, launch: RankLaunch) -> tuple[Any, Process] | None:
-        """Gives a spare its launch; None where there is none left that lives."""
+    def start(self, launch: RankLaunch) -> tuple[Any, Process] | None:
+        """Sends a launch to one of the ranks.
+
+        Returns:
+            The rank's multiprocessing process and its identity. None if no rank is left.
+        """
         with self._lock:
-            while self._spares:
-                process, launches, identity = self._spares.pop(0)
+            while self._ranks:
+                process, launches, identity = self._ranks.pop(0)
                 try:
                     launches.send(launch)
                     return process, identity
@@ -101,22 +114,23 @@ class PreforkedRanks:
         return None
 
     def dismiss(self) -> None:
-        """Lets those go that nobody took."""
+        """Ends the ranks that got no launch."""
         if self._later is not None:
             self._later.cancel()
         with self._lock:
             self._later = None
-            while self._spares:
-                self._spares.pop()[1].close()
+            while self._ranks:
+                self._ranks.pop()[1].close()
 
 
 @contextlib.contextmanager
 def _streams_of(rank_dir: RankDir) -> Iterator[None]:
-    """Has a child that is started now write to the rank's logs from its first moment on.
+    """Has a child that starts meanwhile write into the rank's logs from its beginning.
 
-    A spawned one can fail before any line of ours runs: at an import that a file beside the notebook stands in for.
+    A spawned child may fail before it runs any code of ours: at an import, where a file beside the
+    notebook hides the module.
     """
-    kept = [os.dup(fd) for fd in (1, 2)]
+    saved = [os.dup(fd) for fd in (1, 2)]
     try:
         for fd, path in ((1, rank_dir.stdout), (2, rank_dir.stderr)):
             with contextlib.suppress(OSError):
@@ -125,13 +139,26 @@ def _streams_of(rank_dir: RankDir) -> Iterator[None]:
                 os.close(log)
         yield
     finally:
-        for fd, old in zip((1, 2), kept, strict=True):
+        for fd, old in zip((1, 2), saved, strict=True):
             os.dup2(old, fd)
             os.close(old)
 
 
 class RankProcesses:
-    """The processes of one attempt, by local rank."""
+    """The processes of one attempt, by local rank.
+
+    Args:
+        launches: What each rank does.
+        start_method: multiprocessing's start method.
+        preforked: Ranks that were started ahead.
+
+    Attributes:
+        launches: What each rank does.
+        identities: The processes that have been started.
+        ended_by_us: Ranks that got a signal from here.
+        ended_at: When each rank's end was noticed, in seconds since the epoch.
+        unwatched: Ranks whose forkserver was killed, so that nobody reports their end.
+    """
 
     def __init__(
         self, launches: Sequence[RankLaunch], start_method: str, preforked: PreforkedRanks
@@ -140,9 +167,11 @@ class RankProcesses:
         self._context: Any = multiprocessing.get_context(start_method)
         self._preforked = preforked
         self._processes: dict[int, Any] = {}
-        # A forkserver writes the exit code into the sentinel; of others the code has to be looked for: a child of theirs may hold it open.
-        self._sentinels_tell = start_method == "forkserver"
-        # Kept from one wait to the next: registering all of many ranks at each rank's end would add up.
+        # A forkserver writes the exit code into the sentinel. With other start methods a rank's
+        # child may hold the sentinel open, so exit codes are polled.
+        self._exit_code_in_sentinel = start_method == "forkserver"
+        # One selector for all waits, since it would cost too much to register all of many ranks
+        # again at each rank's end.
         self._selector: Any = (
             selectors.PollSelector()
             if hasattr(selectors, "PollSelector")
@@ -151,18 +180,15 @@ class RankProcesses:
         self.identities: dict[int, Process] = {}
         self.ended_by_us: set[int] = set()
         self.ended_at: dict[int, float] = {}
-        self.unwatched: set[int] = (
-            set()
-        )  # ranks whose forkserver was killed, so that nobody can tell their end
+        self.unwatched: set[int] = set()
         self._codes: dict[int, int] = {}
-        self._exiting: set[int] = (
-            set()
-        )  # ranks whose sentinel was seen closing and whose exit code isn't known yet
+        # Ranks whose sentinel has closed and whose exit code isn't known yet.
+        self._exiting: set[int] = set()
 
     def start(self) -> None:
-        """Starts them one after the other; the first is at work while the last is forked."""
+        """Starts the ranks one after the other. The first one runs while the last one is forked."""
         for launch in self.launches:
-            process, identity = self._preforked.take(launch) or self._fork(launch)
+            process, identity = self._preforked.start(launch) or self._fork(launch)
             self._processes[launch.local_rank] = process
             self.identities[launch.local_rank] = identity
             self._selector.register(process.sentinel, selectors.EVENT_READ, launch.local_rank)
@@ -176,27 +202,31 @@ class RankProcesses:
         )
         try:
             os.getcwd()
-        except FileNotFoundError:  # removed since the launch; multiprocessing needs one
+        except FileNotFoundError:  # it was removed since the launch, and multiprocessing needs one
             os.chdir(os.path.sep)
         with _streams_of(RunDir(Path(launch.run_dir)).rank(launch.attempt, launch.local_rank)):
             process.start()
         return process, Process.of(process.pid) or Process(process.pid, -1.0)
 
     def pids(self) -> dict[int, int]:
-        """Pid by local rank; fewer than all where starting one failed."""
+        """Pid by local rank. Some ranks are missing if one of them could not be started."""
         return {local_rank: process.pid for local_rank, process in self._processes.items()}
 
     def wait(self, timeout: float | None, *others: Any) -> list[Any]:
-        """Waits until another rank has ended, one of `others` (pipes) is ready, or `timeout` seconds passed.
+        """Waits until another rank has ended or one of `others` is ready.
+
+        Args:
+            timeout: Seconds to wait at most. None: no limit.
+            others: Descriptors of pipes.
 
         Returns:
-            Those of `others` that are ready.
+            The descriptors among `others` that are ready.
         """
         if self._poll_exits():
             timeout = 0
         elif self._exiting:
-            # Of a spawned or forked rank, the sentinel closes a moment before its exit code can be had.
-            timeout = _EXITING
+            # The sentinel of a spawned or forked rank closes just before its exit code is known.
+            timeout = _EXIT_POLL_INTERVAL
         for other in others:
             self._selector.register(other, selectors.EVENT_READ)
         try:
@@ -213,11 +243,11 @@ class RankProcesses:
         return [key.fileobj for key in ready if key.data is None]
 
     def _poll_exits(self) -> bool:
-        """Takes down the exit codes that can be had by now; whether there are new ones."""
+        """Records the exit codes that are known by now. Returns whether there are new ones."""
         new = False
         for local_rank in (
             list(self._exiting)
-            if self._sentinels_tell
+            if self._exit_code_in_sentinel
             else self._processes.keys() - self._codes.keys()
         ):
             process = self._processes[local_rank]
@@ -227,59 +257,63 @@ class RankProcesses:
                 self._exiting.discard(local_rank)
                 with contextlib.suppress(KeyError):
                     self._selector.unregister(process.sentinel)
-                if code == _NOBODY_KNOWS and self.identities[local_rank].alive():
+                if code == _UNKNOWN_EXIT_CODE and self.identities[local_rank].alive():
                     self.unwatched.add(local_rank)
                 self.ended_at.setdefault(local_rank, time.time())
                 new = True
         return new
 
     def exitcodes(self) -> dict[int, int | None]:
-        """Exit code by local rank as of the last `wait`; None while it runs, negative for a signal."""
+        """Exit code by local rank at the last `wait`. None: it runs. Negative: a signal."""
         return {local_rank: self._codes.get(local_rank) for local_rank in self._processes}
 
     def collect_exits(self) -> None:
-        """Gives ranks that are failing too the moment they need to say why: as long as one of the others is at work."""
-        deadline, looks = time.monotonic() + _COLLECTING, [self._ran()]
+        """Waits for ranks that are about to fail too, so that they can report why.
+
+        It waits for 40 ms at most, and no longer than one of the other ranks uses the CPU.
+        """
+        deadline, cpu_times = time.monotonic() + _COLLECT_TIMEOUT, [self._idle_cpu_times()]
         while None in self.exitcodes().values() and (left := deadline - time.monotonic()) > 0:
             ended = len(self._codes)
-            self.wait(min(left, _POLL))
-            looks = [self._ran()] if len(self._codes) > ended else [*looks[-2:], self._ran()]
-            if looks[0] is not None and looks[0] == looks[-1] and len(looks) == 3:
+            self.wait(min(left, _COLLECT_POLL_INTERVAL))
+            newest = self._idle_cpu_times()
+            cpu_times = [newest] if len(self._codes) > ended else [*cpu_times[-2:], newest]
+            if cpu_times[0] is not None and cpu_times[0] == newest and len(cpu_times) == 3:
                 return
 
-    def _ran(self) -> list[int] | None:
-        """How long each rank that hasn't ended has run, where all of them sleep; None: one is at work."""
+    def _idle_cpu_times(self) -> list[int] | None:
+        """The CPU time of each rank that hasn't ended, in ns. None if one of them isn't idle."""
         found = []
         for local_rank, code in self.exitcodes().items():
             if code is None:
-                ran = self.identities[local_rank].idle_cpu_time()
-                if ran is None:
+                cpu_time = self.identities[local_rank].idle_cpu_time()
+                if cpu_time is None:
                     return None
-                found.append(ran)
+                found.append(cpu_time)
         return found
 
     def end(
         self, patience: float, *, first: int = signal.SIGTERM, kill_fd: int | None = None
     ) -> list[Process]:
-        """Ends all of them: `first`, `patience` seconds, SIGKILL, and then whatever they had started.
+        """Ends all ranks by two signals, and then kills the processes that they have started.
 
         Args:
-            patience: Seconds to wait between the two signals.
-            first: The signal to begin with.
-            kill_fd: Once it is readable, patience is over.
+            patience: Seconds to wait between the first signal and SIGKILL.
+            first: The first signal.
+            kill_fd: A descriptor. Once it is readable, SIGKILL follows at once.
 
         Returns:
-            Ranks that even SIGKILL did not end within 10 s (uninterruptible sleep).
+            Ranks that SIGKILL did not end within 10 s, since they are in uninterruptible sleep.
         """
         self._signal(first)
         self._wait_for_all(patience, kill_fd)
         self._signal(signal.SIGKILL)
-        self._wait_for_all(_AFTER_KILL, None)
+        self._wait_for_all(_KILL_TIMEOUT, None)
         kill_sessions(self.identities.values())
-        return [identity for identity in self._perhaps_alive() if identity.alive()]
+        return [identity for identity in self._possibly_alive() if identity.alive()]
 
-    def _perhaps_alive(self) -> list[Process]:
-        """All but those whose exit code is known."""
+    def _possibly_alive(self) -> list[Process]:
+        """All ranks but those whose exit code is known."""
         return [
             identity
             for local_rank, identity in self.identities.items()
@@ -291,15 +325,15 @@ class RankProcesses:
         while None in self.exitcodes().values() and (left := deadline - time.monotonic()) > 0:
             if self.wait(left, *([kill_fd] if kill_fd is not None else [])):
                 return
-        # A forkserver that was killed leaves ranks without a sentinel; their pids still tell.
+        # A forkserver that was killed leaves ranks without a sentinel. So their pids are polled.
         while (
-            any(identity.alive() for identity in self._perhaps_alive())
+            any(identity.alive() for identity in self._possibly_alive())
             and time.monotonic() < deadline
         ):
             time.sleep(0.005)
 
     def terminate(self, local_ranks: set[int]) -> None:
-        """SIGTERM to some of them."""
+        """Sends SIGTERM to some of the ranks."""
         self._signal(signal.SIGTERM, local_ranks)
 
     def _signal(self, signum: int, local_ranks: set[int] | None = None) -> None:

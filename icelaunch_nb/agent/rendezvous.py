@@ -1,4 +1,4 @@
-"""How agents meet: an embedded store for one machine, torch's registry for everything else."""
+"""The rendezvous of agents: an embedded store for one machine, torch's registry otherwise."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ from torch.torch_version import TorchVersion
 from icelaunch_nb.config import LaunchConfig
 from icelaunch_nb.system.loopback import is_loopback
 
-# Before 2.8, a store that runs on libuv refuses a descriptor to listen on; torch's older server takes one, and speaks the same protocol.
+# Before torch 2.8, a store on libuv refuses a descriptor to listen on. torch's older server accepts
+# one, and uses the same protocol.
 _USE_LIBUV = TorchVersion(torch.__version__) >= "2.8"
 
 
 def make_handler(config: LaunchConfig, run_id: str) -> RendezvousHandler:
-    """The rendezvous that `config` asks for."""
+    """Makes the rendezvous that `config` asks for."""
     if not config.rdzv_endpoint:
         return EmbeddedRendezvous(run_id, config.rdzv_configs["timeout"])
     settings = dict(config.rdzv_configs)
-    # c10d calls its time for joining `join_timeout`; the other backends know `timeout` alone.
+    # c10d calls its time for joining `join_timeout`. The other backends have `timeout` alone.
     settings.setdefault("join_timeout", settings["timeout"])
     if config.rdzv_backend == "static":
         settings.setdefault("rank", 0)
@@ -50,28 +51,33 @@ def make_handler(config: LaunchConfig, run_id: str) -> RendezvousHandler:
 
 
 def local_addr(config: LaunchConfig) -> str | None:
-    """``127.0.0.1`` for an endpoint on loopback, so that nobody asks DNS who this machine is; None lets torch look."""
+    """The address of this machine for its peers.
+
+    Returns:
+        ``127.0.0.1`` for an endpoint on loopback, so that torch doesn't ask DNS for this machine's
+        address. None: torch finds it out.
+    """
     return "127.0.0.1" if is_loopback(config.rdzv_endpoint) else None
 
 
 def _descriptors() -> set[int]:
-    """This process's open ones, where they matter."""
+    """This process's open descriptors. Empty on libuv, where nobody needs them."""
     if _USE_LIBUV:
         return set()
-    return {
-        int(name) for name in os.listdir("/dev/fd") if os.path.exists(f"/dev/fd/{name}")
-    }  # without the one that lists them
+    # The descriptor that `listdir` used doesn't exist any more.
+    return {int(name) for name in os.listdir("/dev/fd") if os.path.exists(f"/dev/fd/{name}")}
 
 
 class EmbeddedRendezvous(RendezvousHandler):
-    """One node, which meets only itself: a store on 127.0.0.1, listening nowhere else.
+    """The rendezvous of a single node, with a store that listens on 127.0.0.1 only.
 
-    Each attempt gets a store of its own, since keys of a dead attempt mislead gloo (pytorch#135712). The socket is bound
-    here and handed over (``master_listen_fd``), because a TCPStore that is given a host name listens on all addresses.
+    Each attempt gets a store of its own, since keys of a dead attempt mislead gloo
+    (pytorch#135712). The socket is bound here and passed on (``master_listen_fd``), because a
+    TCPStore that gets a host name listens on all addresses.
 
     Args:
         run_id: The run's id.
-        timeout: Of the store's operations, in seconds.
+        timeout: Time-out of the store's operations, in seconds.
     """
 
     def __init__(self, run_id: str, timeout: float) -> None:
@@ -103,8 +109,9 @@ class EmbeddedRendezvous(RendezvousHandler):
             use_libuv=_USE_LIBUV,
             master_listen_fd=listener.detach(),  # the store owns the descriptor from here on
         )
-        for fd in _descriptors() - before:  # the older server's pipe would be inherited by programs
-            with contextlib.suppress(OSError):  # closed again by now
+        # Programs would inherit the pipe of the older server.
+        for fd in _descriptors() - before:
+            with contextlib.suppress(OSError):  # it is closed by now
                 os.set_inheritable(fd, False)
         self._round += 1
         store = PrefixStore(f"agent/{self._round}", self._store)
@@ -128,11 +135,16 @@ class EmbeddedRendezvous(RendezvousHandler):
 
 
 class FreshStores(RendezvousHandler):
-    """torch's static rendezvous, with a store of the ranks' own for each attempt.
+    """torch's static rendezvous, with a new store for the ranks of each attempt.
 
-    The static backend hands its one store to the ranks of every attempt, and doesn't read the variable that cures the other
-    backends (``TORCH_DISABLE_SHARE_RDZV_TCP_STORE``): restarts failed in 4 of 8 runs. Here the first node names a new port
-    each round, and its rank 0 hosts the store.
+    The static backend gives its one store to the ranks of every attempt. It ignores the variable
+    that prevents this in the other backends (``TORCH_DISABLE_SHARE_RDZV_TCP_STORE``). With
+    one store, restarts failed in 4 of 8 runs. Here the first node chooses a new port each round,
+    and its rank 0 hosts the store.
+
+    Args:
+        inner: The static rendezvous.
+        config: The launch's configuration.
     """
 
     def __init__(self, inner: RendezvousHandler, config: LaunchConfig) -> None:
