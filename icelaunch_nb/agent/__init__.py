@@ -1,3 +1,4 @@
-"""torch's LocalElasticAgent, subclassed; one process per run and machine.
-The only room that knows torch elastic's insides.
+"""torch's LocalElasticAgent, subclassed. The only room that knows torch elastic's insides.
+
+There is one process per run and machine.
 """

@@ -1,4 +1,4 @@
-"""Writes the timeline of a run: flags of the board that change, and the events that ranks and kernels send."""
+"""Writes a run's timeline: changes of the board's flags, and events that ranks and kernels send."""
 
 from __future__ import annotations
 
@@ -15,15 +15,19 @@ from icelaunch_nb.rundir.journal import JournalWriter
 from icelaunch_nb.rundir.journal_events import TimelineEvent
 from icelaunch_nb.rundir.paths import RunDir
 
-_POLL = 0.02  # seconds; a flag that comes and goes faster is no event. A poll costs 40 µs, nearly all of it for waking the thread
-_SELDOM_POLL = 0.04  # where no flag has changed for a while
-_QUIET = 1.0  # seconds, this long
-_BURST = 100  # events that are written as they come; a loop that sets flags all day must not fill the disk
-_PER_SECOND = 0.5  # and how many more each second
+# Seconds between two polls of the flags. A flag that is set for a shorter time may be missed. A
+# poll costs 40 µs, nearly all of it to wake the thread.
+_POLL_INTERVAL = 0.02
+_IDLE_POLL_INTERVAL = 0.04  # the same after no flag has changed for `_IDLE_AFTER`
+_IDLE_AFTER = 1.0  # seconds
+# Events that may be written in a burst, and how many more each second. A loop that sets flags all
+# day must not fill the disk.
+_BURST = 100
+_PER_SECOND = 0.5
 
 
 class EventRecorder:
-    """Watches the board in a thread.
+    """Polls the board in a thread, and writes events.
 
     Args:
         run_dir: The run.
@@ -41,16 +45,16 @@ class EventRecorder:
         ).start()
 
     def stop(self) -> None:
-        """Polls once more; the thread, which sleeps, ends at its next poll."""
+        """Polls a last time. The thread ends when it wakes up."""
         self._over = True
         self._poll()
 
     def record(self, kind: str, text: str, **facts: Any) -> None:
-        """Writes an event of these fields, as `write` does."""
+        """Writes an event with these fields, as `write` does."""
         self.write(TimelineEvent(kind=kind, text=text, **facts))
 
     def write(self, event: TimelineEvent) -> None:
-        """Writes an event, unless there were too many; the next one says how many were left out."""
+        """Writes an event, unless there were too many. A later event counts those left out."""
         with self._lock:
             now = time.monotonic()
             self._allowance = min(_BURST, self._allowance + (now - self._counted) * _PER_SECOND)
@@ -61,22 +65,21 @@ class EventRecorder:
             self._allowance -= 1
             if self._left_out:
                 event.left_out, self._left_out = self._left_out, 0
-            with contextlib.suppress(
-                OSError
-            ):  # a full disk costs a line of the timeline, not the run
+            # On a full disk the timeline lacks an event, but the run goes on.
+            with contextlib.suppress(OSError):
                 self._journal.write(event)
 
     def _watch(self, words: memoryview) -> None:
         before: tuple[int, int] | None = None
-        quiet = 0.0
+        idle = 0.0
         while not self._over:
-            now = words[FLAGS_WORD], words[CHECKPOINT_TIME_WORD]  # all that a change shows in
+            now = words[FLAGS_WORD], words[CHECKPOINT_TIME_WORD]  # each change alters one of them
             if now != before:
-                before, quiet = now, 0.0
+                before, idle = now, 0.0
                 self._poll()
-            pause = _POLL if quiet < _QUIET else _SELDOM_POLL
-            quiet += pause
-            time.sleep(pause)  # an Event's wait takes nearly twice as much of the processor
+            pause = _POLL_INTERVAL if idle < _IDLE_AFTER else _IDLE_POLL_INTERVAL
+            idle += pause
+            time.sleep(pause)  # an Event's wait uses nearly twice as much CPU time
 
     def _poll(self) -> None:
         with self._polling:
@@ -85,37 +88,38 @@ class EventRecorder:
 
 
 def _changes(board: Board, run_dir: RunDir) -> Iterator[list[tuple[str, str]]]:
-    """What the flags say at each poll, compared with the poll before: events, as kind and text."""
+    """Compares the flags at each poll with the last poll. Yields events, as kind and text."""
     pausing = False
     before: set[str] = set()
     saved: float | None = None
     while True:
         flags = set(board.flags())
-        came, went, found = flags - before, before - flags, []
-        if "pause" in came and "resume" not in flags:
+        newly_set, cleared, found = flags - before, before - flags, []
+        if "pause" in newly_set and "resume" not in flags:
             found.append(("pause", "asked to pause"))
             pausing = True
-        if "paused" in came:
+        if "paused" in newly_set:
             found.append(("paused", "paused"))
             pausing = True
-        if pausing and ("resume" in came or ("paused" in went and "pause" not in flags)):
+        if pausing and ("resume" in newly_set or ("paused" in cleared and "pause" not in flags)):
             found.append(("resume", "resumed"))
             pausing = False
-        if "trigger_save_checkpoint" in came:
+        if "trigger_save_checkpoint" in newly_set:
             found.append(("checkpoint", "asked for a checkpoint"))
         finished = board.checkpoint_finished
-        # The time is written before the flag is set; a flag that comes with it is the same event, one without it is user code's.
-        if finished != saved or ("finished_save_checkpoint" in came and not finished):
-            found.append(("saved", _saved(run_dir, saved or 0)))
+        # The time is written before the flag is set, and both are one event. A flag without a time
+        # comes from user code.
+        if finished != saved or ("finished_save_checkpoint" in newly_set and not finished):
+            found.append(("saved", _describe_checkpoint(run_dir, saved or 0)))
             saved = finished
-        if "stop_all_tasks" in came:
+        if "stop_all_tasks" in newly_set:
             found.append(("stop", "asked to stop"))
         before = flags
         yield found
 
 
-def _saved(run_dir: RunDir, since: float) -> str:
-    """Where the checkpoint lies, if a rank has told of one `since`."""
+def _describe_checkpoint(run_dir: RunDir, since: float) -> str:
+    """Where the checkpoint lies, if a rank has reported one since a time in s since the epoch."""
     checkpoint = read_checkpoint(run_dir)
     if checkpoint is None or checkpoint.time < since:
         return "checkpoint saved"

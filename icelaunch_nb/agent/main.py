@@ -1,4 +1,4 @@
-"""An agent from its first line to its last."""
+"""The agent's process: it gets its launch, runs one run, and records how that ended."""
 
 from __future__ import annotations
 
@@ -45,39 +45,43 @@ from icelaunch_nb.system.processes import TRACKER, Process, kill_sessions
 
 
 def main(launches: Connection, preforked_ranks: int) -> NoReturn:
-    """Waits for its launch, runs one run and ends the process; the journal's last line says how it ended.
+    """Waits for its launch, runs one run, and ends the process.
 
-    The host starts agents ahead of time. This one uses that time: what it will do anyway is done once for practice, so that the
-    pages that the fork shared are its own by the time somebody waits for it (25 ms less until the first rank is forked).
+    The journal's last line says how the run ended. The host starts agents ahead of their launch. An
+    agent uses this time to do once what each run does. Then the pages of memory that the fork
+    shared are its own before its launch comes. This saves 25 ms until the first rank is forked.
+
+    Args:
+        launches: The connection from which the launch comes.
+        preforked_ranks: Number of ranks to start ahead of the launch.
     """
     code = 1
     try:
         os.setsid()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         cpython.share_parents_forkserver()
-        cpython.start_resource_tracker(
-            TRACKER
-        )  # its own, so that what ranks leave in memory is freed with their run
+        # The agent's own tracker frees the shared memory that ranks leave, at the end of the run.
+        cpython.start_resource_tracker(TRACKER)
         with contextlib.suppress(Exception):
             _prewarm()
         preforked = PreforkedRanks(preforked_ranks, launches)
         launch = launches.recv()
         launches.close()
-        signal.pthread_sigmask(
-            signal.SIG_BLOCK, {signal.SIGTERM}
-        )  # until `ControlListener` can act on it
+        # Until `ControlListener` can act on it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         try:
             code = _run_and_record(launch, preforked)
         except OSError as error:
             code = disk_reserve.exit_code_of(error)
             raise
     except EOFError:
-        pass  # nobody needs it
+        pass  # the host has closed the connection and doesn't need this agent
     except BaseException:
         with contextlib.suppress(OSError):
             traceback.print_exc()
     finally:
-        # Never by way of multiprocessing's exit functions: they would wait for spare ranks, which wait for this process.
+        # multiprocessing's exit functions would wait for preforked ranks, which wait for this
+        # process. `os._exit` skips them.
         with contextlib.suppress(OSError):
             sys.stdout.flush()
             sys.stderr.flush()
@@ -85,14 +89,18 @@ def main(launches: Connection, preforked_ranks: int) -> NoReturn:
 
 
 def _run_and_record(launch: AgentLaunch, preforked: PreforkedRanks) -> int:
-    """Runs the run; the exit code.
+    """Runs the run and records its end in the journal.
+
+    Returns:
+        The exit code.
 
     Raises:
-        OSError: The directory is gone or the disk is full, so that nothing can be said there; the exit code tells the host.
+        OSError: The directory is gone or the disk is full, so nothing can be recorded there. The
+            agent's exit code informs the host then.
     """
     run_dir = RunDir(Path(launch.run_dir))
     journal = _open_journal(run_dir)
-    # In a thread: a file system may take a millisecond for it.
+    # In a thread, since it may take a file system a millisecond.
     reserving = threading.Thread(
         target=_reserve_disk, args=(run_dir, journal), name="icelaunch-reserve", daemon=True
     )
@@ -109,17 +117,19 @@ def _run_and_record(launch: AgentLaunch, preforked: PreforkedRanks) -> int:
 
 
 def _write_end(run_dir: RunDir, journal: JournalWriter, end: Ended) -> None:
-    """Writes the journal's last line. Who reads it finds the directory as it stays: what only a living run needs has gone by then.
+    """Removes the files that only an active run needs, and writes the journal's last line.
 
-    Gone by name: its space goes with this process, since freeing a payload of 256 MB takes 20 ms and the end shouldn't wait for that,
-    or now where the disk is full.
+    So the directory doesn't change after that line. The files are unlinked but kept open. Linux
+    frees their space at the end of this process, since that takes 20 ms for a pickled call of
+    256 MB, and the end of the run shouldn't wait for it. If the disk is full, the space is freed at
+    once.
     """
-    removed = (run_dir.call, run_dir.disk_reserve)
-    kept = [fd for path in removed if (fd := disk_reserve.unlink_keep_open(path)) is not None]
+    paths = (run_dir.call, run_dir.disk_reserve)
+    open_fds = [fd for path in paths if (fd := disk_reserve.unlink_keep_open(path)) is not None]
     try:
         journal.write(end)
     except OSError:
-        for fd in kept:
+        for fd in open_fds:
             os.close(fd)
         journal.write(end)
 
@@ -130,7 +140,10 @@ def _reserve_disk(run_dir: RunDir, journal: JournalWriter) -> None:
 
 
 def _open_journal(run_dir: RunDir) -> JournalWriter:
-    """What this process prints goes to agent.log, and its identity into the journal before anything can go wrong."""
+    """Opens the journal and writes the agent's identity into it, before anything can go wrong.
+
+    It also has stdout and stderr write into agent.log.
+    """
     log = run_dir.open(run_dir.agent_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for fd in (1, 2):
         os.dup2(log, fd)
@@ -141,7 +154,7 @@ def _open_journal(run_dir: RunDir) -> JournalWriter:
 
 
 def _prewarm() -> None:
-    """A run directory, a rendezvous and a process, for nobody."""
+    """Makes a rendezvous, a process and a run directory once, and removes them."""
     _log_to_stderr()
     ask_no_dns()
     record_no_events()
@@ -156,9 +169,8 @@ def _prewarm() -> None:
         multiprocessing.connection.wait([process.sentinel])
         process.join()
         process.close()
-        with tempfile.TemporaryDirectory(
-            dir=multiprocessing.util.get_temp_dir()
-        ) as folder:  # the host removes what a kill leaves
+        # In multiprocessing's directory, so that the host removes it if this process is killed.
+        with tempfile.TemporaryDirectory(dir=multiprocessing.util.get_temp_dir()) as folder:
             run_dir = make_run_dir(folder, "prewarm")
             Board().move_to(run_dir.board)
             write_spec(
@@ -197,13 +209,13 @@ def _prewarm_a_failure(rank_dir: RankDir) -> None:
 def _run(
     launch: AgentLaunch, run_dir: RunDir, journal: JournalWriter, preforked: PreforkedRanks
 ) -> Ended:
-    """Runs torch's agent with everything around it; how that ended."""
+    """Runs torch's agent and the threads that serve it. Returns how the run ended."""
     spec = read_spec(run_dir)
     if spec.config.start_method != "forkserver":
         preforked.dismiss()
-    # Of one agent all ranks are alike: torch needn't ask the store for their numbers.
-    alone = {} if spec.config.rdzv_endpoint else {"TORCH_ELASTIC_WORKER_IDENTICAL": "1"}
-    enter(launch.environment, {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", **alone})
+    # With a single agent, torch can compute the ranks' numbers without the store.
+    single = {} if spec.config.rdzv_endpoint else {"TORCH_ELASTIC_WORKER_IDENTICAL": "1"}
+    enter(launch.environment, {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", **single})
     _log_to_stderr()
     ask_no_dns()
     record_no_events()
@@ -229,7 +241,8 @@ def _run(
         entrypoint=spec.name,
         rdzv_handler=rendezvous.make_handler(spec.config, spec.run_id),
         max_restarts=spec.config.max_restarts,
-        monitor_interval=1e-6,  # torch sleeps this long before each look; the looking itself waits for the ranks
+        # torch sleeps this long before each call of `_monitor_workers`, which waits for the ranks.
+        monitor_interval=1e-6,
         local_addr=rendezvous.local_addr(spec.config),
     )
     agent = IceAgent(
@@ -265,12 +278,17 @@ def _run(
             if agent.stopped_itself
             else Ended(state="SUCCEEDED")
         )
-    hopeless = agent.incurable and spec.sensible_restarts and spec.config.max_restarts
-    return Ended(state="FAILED", note="not retried: a retry can't cure this" if hopeless else "")
+    not_retried = agent.incurable and spec.sensible_restarts and spec.config.max_restarts
+    note = "not retried: a retry can't cure this" if not_retried else ""
+    return Ended(state="FAILED", note=note)
 
 
 def _open_board(run_dir: RunDir) -> Board:
-    """The run's board; one that nobody sees, where that is gone or damaged: the run goes on, without pauses."""
+    """Opens the run's board.
+
+    If the file is gone or damaged, this is a board in memory that no other process sees. The run
+    goes on, but can't be paused.
+    """
     try:
         return Board(run_dir.board)
     except (OSError, ValueError):
@@ -279,25 +297,26 @@ def _open_board(run_dir: RunDir) -> Board:
 
 
 def _explain(error: Exception, config: LaunchConfig) -> str:
-    """What failed outside the ranks; torch's rendezvous errors say little by themselves."""
-    said = f"{type(error).__name__}: {error}".rstrip(": ")
+    """Describes an error outside the ranks, since torch's rendezvous errors say little."""
+    message = f"{type(error).__name__}: {error}".rstrip(": ")
     if not config.rdzv_endpoint:
-        return said
+        return message
     nodes = (
         f"{config.min_nodes}"
         if config.min_nodes == config.max_nodes
         else f"{config.min_nodes} to {config.max_nodes}"
     )
     return (
-        f"the rendezvous of {nodes} nodes at {config.rdzv_endpoint} ({config.rdzv_backend}, timeout "
-        f"{config.rdzv_configs['timeout']} s) failed: {said}"
+        f"the rendezvous of {nodes} nodes at {config.rdzv_endpoint} ({config.rdzv_backend}, "
+        f"timeout {config.rdzv_configs['timeout']} s) failed: {message}"
     )
 
 
 def _log_to_stderr() -> None:
-    """torch's loggers write plainly into agent.log.
+    """Has torch's loggers write into agent.log with a plain formatter.
 
-    torch's own formatter imports ``torch._dynamo`` for the first logged exception, 2 to 3.7 s.
+    torch's own formatter imports ``torch._dynamo`` for the first logged exception, which takes 2 to
+    3.7 s.
     """
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -306,10 +325,9 @@ def _log_to_stderr() -> None:
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
-        if (
-            name.startswith("torch.distributed.elastic")
-            and logging.getLevelName(logger.level) != level
-        ):  # to set one costs 0.1 ms
+        # Checked first, since `setLevel` takes 0.1 ms.
+        differs = logging.getLevelName(logger.level) != level
+        if differs and name.startswith("torch.distributed.elastic"):
             logger.setLevel(level)
     root.handlers[:] = [handler]
 

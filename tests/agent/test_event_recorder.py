@@ -1,4 +1,4 @@
-"""The timeline: flags that change are recorded once each, and what ranks send too, however much of it there is."""
+"""The timeline: each change of a flag is recorded once, and so is what ranks send."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _changes(run_dir, board, *actions):
     return found
 
 
-def test_a_pause_is_told_from_the_asking_to_the_going_on(run_dir, board):
+def test_a_pause_is_recorded_from_its_request_to_its_end(run_dir, board):
     def resume(board):
         board.clear("pause")
         board.set("resume")
@@ -64,13 +64,13 @@ def test_a_pause_is_told_from_the_asking_to_the_going_on(run_dir, board):
     assert _changes(run_dir, board, *actions) == [["pause"], ["paused"], ["resume"], [], []]
 
 
-def test_a_pause_by_code_that_only_sets_flags_is_told_as_well(run_dir, board):
-    """As the seed's ranks do it: whoever paused clears its flags in an order of its own."""
+def test_a_pause_by_code_that_only_sets_flags_is_recorded_too(run_dir, board):
+    """The seed's ranks clear their flags in another order."""
     actions = set("pause"), set("paused"), set("resume"), clear("pause"), clear("paused")
     assert _changes(run_dir, board, *actions) == [["pause"], ["paused"], ["resume"], [], []]
 
 
-def test_a_checkpoint_is_told_once_whether_its_time_or_its_flag_is_seen_first(run_dir, board):
+def test_a_checkpoint_is_recorded_once_whether_its_time_or_its_flag_is_seen_first(run_dir, board):
     def finished(board):
         board.words[CHECKPOINT_TIME_WORD] = int(time.time() * 1e6)
 
@@ -84,7 +84,7 @@ def test_a_checkpoint_is_told_once_whether_its_time_or_its_flag_is_seen_first(ru
     assert _changes(run_dir, board, *actions) == [["checkpoint"], [], ["saved"], [], ["saved"]]
 
 
-def test_a_checkpoint_of_user_code_that_knows_only_the_flag(run_dir, board):
+def test_a_checkpoint_of_user_code_that_sets_only_the_flag_is_recorded(run_dir, board):
     actions = (
         set("finished_save_checkpoint"),
         clear("finished_save_checkpoint"),
@@ -93,7 +93,7 @@ def test_a_checkpoint_of_user_code_that_knows_only_the_flag(run_dir, board):
     assert _changes(run_dir, board, *actions) == [["saved"], [], ["saved"]]
 
 
-def test_the_checkpoint_that_a_rank_told_of_is_named_and_an_older_one_isnt(run_dir, board):
+def test_a_checkpoint_that_a_rank_reported_is_named_and_an_older_one_isnt(run_dir, board):
     run_dir.write_json(
         run_dir.checkpoint, {"path": "/data/step_7.pt", "time": 1000.0, "rank": 0, "step": 7}
     )
@@ -105,13 +105,13 @@ def test_the_checkpoint_that_a_rank_told_of_is_named_and_an_older_one_isnt(run_d
     assert next(changes) == [("saved", "checkpoint saved")]
 
 
-def test_what_was_set_last_is_still_told_at_the_end(run_dir, board, recorder):
+def test_a_flag_that_is_set_just_before_the_end_is_recorded(run_dir, board, recorder):
     board.set("stop_all_tasks")
     recorder.stop()
     assert _recorded(run_dir) == [("stop", "asked to stop")]
 
 
-def test_flags_are_told_while_the_run_goes_on(run_dir, board, recorder):
+def test_flags_are_recorded_while_the_run_goes_on(run_dir, board, recorder):
     expected = []
     for flag, event in (("pause", ("pause", "asked to pause")), ("paused", ("paused", "paused"))):
         board.set(flag)
@@ -122,7 +122,7 @@ def test_flags_are_told_while_the_run_goes_on(run_dir, board, recorder):
             time.sleep(0.005)
 
 
-def test_a_loop_that_sets_flags_all_day_doesnt_fill_the_disk(run_dir, recorder):
+def test_ten_thousand_events_dont_fill_the_disk(run_dir, recorder):
     for number in range(10_000):
         recorder.record("debugger", f"number {number}")
     assert len(_recorded(run_dir)) <= module._BURST + 1
