@@ -1,12 +1,14 @@
-"""Which runs are kept on disk, and the removal of the others.
+"""Which runs are kept on disk, and how the others are removed.
 
-Runs in the default place (``icelaunch_nb-<uid>`` in the temporary directory) are kept as long as there are at most
-``ICELAUNCH_KEEP_RUNS`` of them (100) and as they take at most ``ICELAUNCH_KEEP_BYTES`` (10e9); ``inf`` keeps all. The oldest go first;
-the host sees to it after launches. What lies in a `log_dir` of the user's own goes only by ``icelaunch_nb.runs().clean()``.
-Neither removes a run that lives, or one that somebody looks at.
+The host removes old runs of the default directory (``icelaunch_nb-<uid>`` in the temporary
+directory) after a launch, the oldest first. It keeps at most ``ICELAUNCH_KEEP_RUNS`` (100), which
+take at most ``ICELAUNCH_KEEP_BYTES`` (10e9) on disk. ``inf`` keeps all. Runs in a `log_dir` of the
+user's own are removed only by ``icelaunch_nb.runs().clean()``. Neither removes a living run, or one
+that a process has pinned.
 
-Whoever looks at a run leaves a file named after its own process in ``watchers/``. No lock: that would take a descriptor for each
-finished run that a notebook still shows, and a mark of a process that is gone says so by itself.
+A process pins a run by a file in ``watchers/`` that is named after the process. A lock would need a
+descriptor for each finished run that a notebook still shows. The name also shows whether the
+process is gone.
 """
 
 from __future__ import annotations
@@ -28,16 +30,18 @@ from icelaunch_nb.rundir.journal_events import AgentStarted, Ended
 from icelaunch_nb.rundir.paths import RunDir
 from icelaunch_nb.system.processes import Process
 
-_GONE = ".gone-"  # what a directory's name begins with while it is being removed
-_UNBORN = 86400.0  # seconds after which a directory without an agent is nobody's
+# The beginning of a directory's name while it is being removed.
+_REMOVED_PREFIX = ".gone-"
+# Seconds after which a run without an agent doesn't count as starting any more.
+_MAX_STARTING_TIME = 86400.0
 
 
 class Limits(NamedTuple):
     """How much is kept.
 
     Attributes:
-        runs: So many.
-        bytes: As long as they take no more than this on disk.
+        runs: The greatest number of runs.
+        bytes: The greatest number of bytes that they take on disk.
     """
 
     runs: float = 100
@@ -45,7 +49,7 @@ class Limits(NamedTuple):
 
 
 def limits(environ: Mapping[str, str]) -> Limits:
-    """What the environment says.
+    """Reads the limits from environment variables.
 
     Raises:
         ConfigError: One of the variables is not a number, 0 or more.
@@ -67,24 +71,25 @@ def limits(environ: Mapping[str, str]) -> Limits:
 
 
 def remove_old(base: Path, keep: Limits, sizes: dict[Path, int] | None = None) -> list[Path]:
-    """Removes the oldest runs in `base`, and what an earlier removal left half done.
+    """Removes the oldest runs in `base`, and finishes removals that were interrupted.
 
     Args:
-        base: Where they lie.
-        keep: How much of them is kept.
-        sizes: What runs that are over took on disk at the call before; it is kept up to date. Measuring 100 runs takes 45 ms.
+        base: The parent directory of the runs.
+        keep: How many runs are kept.
+        sizes: Bytes on disk of the runs that were over at the call before. The call brings it up to
+            date. It saves time: measuring 100 runs takes 45 ms.
 
     Returns:
-        What was removed.
+        The directories that were removed.
     """
     sizes = {} if sizes is None else sizes
     with contextlib.suppress(OSError):
         paths = []
         for entry in os.scandir(base):
             path = Path(entry.path)
-            if entry.name.startswith(_GONE):
+            if entry.name.startswith(_REMOVED_PREFIX):
                 shutil.rmtree(path, ignore_errors=True)
-            elif path in sizes or _ours(path):
+            elif path in sizes or _is_own_run(path):
                 paths.append(path)
         paths.sort(key=_age)
         for path in sizes.keys() - set(paths):
@@ -99,15 +104,15 @@ def remove_old(base: Path, keep: Limits, sizes: dict[Path, int] | None = None) -
 def prune(
     newest_first: Iterable[Path], keep: Limits, sizes: Mapping[Path, int] | None = None
 ) -> list[Path]:
-    """Removes those beyond what is kept, except living ones and ones that somebody looks at; these count, too.
+    """Removes the runs beyond the limits, except living and pinned ones. These count, too.
 
     Args:
-        newest_first: Directories of runs.
-        keep: How much of them is kept.
-        sizes: What they take on disk, as far as that is known.
+        newest_first: Directories of runs, the newest first.
+        keep: How many runs are kept.
+        sizes: Bytes that the runs take on disk, as far as that is known.
 
     Returns:
-        What was removed.
+        The directories that were removed.
     """
     removed, number, used, known = [], 0, 0.0, sizes or {}
     for path in newest_first:
@@ -123,7 +128,7 @@ def prune(
 
 
 def is_living(path: Path) -> bool:
-    """Whether something may still happen in a run: its journal has no end, and nobody knows its agent to be gone."""
+    """Whether a run may still go on: its journal has no end, and its agent may be alive."""
     try:
         events, _ = read_events(RunDir(path).journal, 0)
     except OSError:
@@ -133,12 +138,18 @@ def is_living(path: Path) -> bool:
     for event in events:
         if isinstance(event, AgentStarted):
             return event.process.alive()
-    return _age(path) < _UNBORN
+    return _age(path) < _MAX_STARTING_TIME
 
 
 def remove(path: Path) -> bool:
-    """Removes a run's directory; whether it did. It disappears at once, so nobody attaches to a half of it."""
-    gone = path.with_name(f"{_GONE}{path.name}")
+    """Removes a run's directory.
+
+    The directory disappears at once, so nobody attaches to one that is partly removed.
+
+    Returns:
+        Whether the directory was removed.
+    """
+    gone = path.with_name(f"{_REMOVED_PREFIX}{path.name}")
     try:
         path.rename(gone)
     except OSError:
@@ -148,25 +159,30 @@ def remove(path: Path) -> bool:
 
 
 def pin(path: Path) -> Callable[[], object]:
-    """Marks a run as looked at by this process, until the answer is called."""
+    """Keeps a run from being removed.
+
+    Returns:
+        A function that ends that.
+    """
     me = Process.of(os.getpid())
     run_dir = RunDir(path)
     mark = run_dir.watchers / f"{os.getpid()}-{me.started if me else 0}-{os.urandom(4).hex()}"
     try:
         mark.parent.mkdir(mode=0o700, exist_ok=True)
         os.close(run_dir.open(mark, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-    except OSError:  # a full disk, somebody else's directory
+    # The disk is full, or the directory belongs to another user.
+    except OSError:
         return lambda: None
     return lambda: _unmark(mark)
 
 
 def pin_while(holder: object, path: Path) -> None:
-    """Marks a run as looked at as long as `holder` lives."""
+    """Keeps a run from being removed as long as the object `holder` lives."""
     weakref.finalize(holder, pin(path))
 
 
 def is_pinned(path: Path) -> bool:
-    """Whether a living process looks at a run."""
+    """Whether a living process has pinned a run."""
     with contextlib.suppress(OSError):
         for mark in os.listdir(RunDir(path).watchers):
             pid, _, rest = mark.partition("-")
@@ -177,7 +193,7 @@ def is_pinned(path: Path) -> bool:
 
 
 def size(path: Path) -> int:
-    """Bytes on disk, sparse and shared blocks as the file system counts them."""
+    """Bytes that a directory takes on disk. Sparse blocks count as the file system counts them."""
     total = 0
     for folder, _, files in os.walk(path):
         for name in files:
@@ -187,12 +203,13 @@ def size(path: Path) -> int:
 
 
 def _unmark(mark: Path) -> None:
-    if mark.name.startswith(f"{os.getpid()}-"):  # not in a forked copy of the process
+    # A forked copy of the process leaves the mark alone.
+    if mark.name.startswith(f"{os.getpid()}-"):
         with contextlib.suppress(OSError):
             mark.unlink()
 
 
-def _ours(path: Path) -> bool:
+def _is_own_run(path: Path) -> bool:
     try:
         found = path.lstat()
     except OSError:

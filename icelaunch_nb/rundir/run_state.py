@@ -1,7 +1,7 @@
-"""The state of a run: what its journal adds up to.
+"""The state of a run, as the events of its journal make it.
 
-A value, never changed: each event makes the next one. So whoever is interrupted between two events (a KeyboardInterrupt can
-come anywhere) still holds a whole state.
+A `RunState` is never changed: each event makes a new one. So code that is interrupted between two
+events (a KeyboardInterrupt can come anywhere) still has a whole state.
 """
 
 from __future__ import annotations
@@ -26,17 +26,20 @@ from icelaunch_nb.rundir.journal_events import (
 )
 from icelaunch_nb.system.processes import Process
 
-_TIMELINE = 200  # events; more than anybody reads
-HOST_ENDED = "its host ended"  # all that an agent can know; the kernel, whose child the host was, completes it
+# Events that are kept: more than anybody reads.
+_TIMELINE_LENGTH = 200
+# The note of an end. An agent can't know more. The kernel, whose child the host was, completes it.
+HOST_ENDED = "its host ended"
 STOPPED_ITSELF = "stop_all_tasks was set"
-ORPHANS_GRACE = 2.0  # seconds that ranks get whose kernel or host is gone
+# Seconds that ranks get to return when their kernel or host is gone.
+ORPHANS_GRACE = 2.0
 
 
 class State(str, Enum):
-    """The life of a run; each member equals its name as a string.
+    """The stages of a run. Each member equals its name as a string.
 
-    PAUSED isn't in the journal: `Run.state` says so of a running run whose ``events.paused`` is set. UNREADABLE is said of a run whose
-    files were damaged, made up, or written by a newer version.
+    PAUSED isn't in the journal: a running run is PAUSED if its ``events.paused`` is set. A run is
+    UNREADABLE if its files are damaged, made up, or written by a newer version.
     """
 
     STARTING = "STARTING"
@@ -54,25 +57,26 @@ class State(str, Enum):
 
     @property
     def over(self) -> bool:
-        """Whether nothing will happen any more."""
+        """Whether the run is over."""
         return self in (State.SUCCEEDED, State.FAILED, State.STOPPED, State.LOST, State.UNREADABLE)
 
 
 @dataclass(frozen=True)
 class RunState:
-    """A run so far.
+    """The state of a run after some events.
 
     Attributes:
-        state: Where it stands.
-        agents: Its agents, by node.
+        state: The stage of the run.
+        agents: The run's agents, by node.
         attempts: The attempts that were started, each with the ranks of all nodes.
-        restarts: The restarts between them.
+        restarts: The restarts between the attempts.
         failures: Every failed rank of the newest attempt that failed, the cause first.
         timeline: The newest events beside the attempts.
-        stopping: The newest order to end: when, and how many seconds the ranks were given.
-        debugged: The event that tells of it, for each rank that is in the debugger.
-        silent: Where each rank stands that the hang detector calls silent; empty where that can't be told.
-        end: How it ended, or what stands for it where there is none; None before.
+        stopping: The newest event that asks the ranks to end, with its time and grace.
+        debugged: The newest event about each rank that is in the debugger, by global rank.
+        silent: The location in the user's code of each rank that the hang detector calls silent, by
+            global rank. Empty if it can't be found out.
+        end: The end, or what stands for it in a run without one. None: the run isn't over.
     """
 
     state: State = State.STARTING
@@ -97,15 +101,14 @@ class RunState:
         return self.attempts[-1].ranks if self.attempts else []
 
     def after(self, event: Event) -> RunState:
-        """The state once `event` has happened; events of a newer version change nothing."""
+        """Returns the state after `event`. Events of a newer version change nothing."""
         match event:
             case AgentStarted():
                 return replace(self, agents={**self.agents, event.node: event.process})
             case AttemptStarted():
                 state = self.state if self.state == State.STOPPING else State.RUNNING
-                return replace(
-                    self, state=state, attempts=self._with_attempt(event)
-                )  # its first ranks may be in the debugger already
+                # `debugged` stays: the attempt's first ranks may be in the debugger already.
+                return replace(self, state=state, attempts=self._with_attempt(event))
             case RanksFailed():
                 return replace(self, failures=tuple(failed.failure() for failed in event.failures))
             case Restarted():
@@ -142,7 +145,7 @@ class RunState:
         return self
 
     def _with_attempt(self, event: AttemptStarted) -> tuple[AttemptStarted, ...]:
-        """The attempts with one more; the nodes of one attempt tell of it one by one."""
+        """Adds an attempt, or a node's ranks: each node of an attempt has an event of its own."""
         entries = [replace(entry, node=event.node) for entry in event.ranks]
         last = self.attempts[-1] if self.attempts else None
         if (
@@ -160,7 +163,7 @@ class RunState:
         state = (
             self
             if event.kind == "debugger_step"
-            else replace(self, timeline=(*self.timeline, event)[-_TIMELINE:])
+            else replace(self, timeline=(*self.timeline, event)[-_TIMELINE_LENGTH:])
         )
         if event.kind in ("debugger_start", "debugger_step") and event.rank is not None:
             return replace(state, debugged={**self.debugged, event.rank: event})
@@ -179,7 +182,13 @@ class RunState:
         return state
 
     def hangs(self) -> list[tuple[list[int], str]]:
-        """Silent ranks by where they stand, the fewest ranks first: the odd one out is where to look."""
+        """Groups the silent ranks by their location, the smallest group first.
+
+        The rank that differs from the others is the one to look at.
+
+        Returns:
+            The global ranks and the location of each group.
+        """
         at: dict[str, list[int]] = {}
         for rank, where in sorted(self.silent.items()):
             at.setdefault(where, []).append(rank)

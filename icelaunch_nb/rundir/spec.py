@@ -1,4 +1,4 @@
-"""``spec.json``: the settings of a run. `launch` writes it once, and the other processes read it."""
+"""``spec.json``: the settings of a run. `launch` writes it once, other processes read it."""
 
 from __future__ import annotations
 
