@@ -1,15 +1,23 @@
-"""How a rank is asked for its stacks: SIGURG, whose handler is faulthandler's, and a lock that says that the handler is still there.
+"""The signal that makes a rank write its stacks, and the lock that shows that its handler is set.
 
-faulthandler writes from a handler in C, so it works while a C call holds the GIL, and a rank that nobody asks pays nothing: no
-thread (``os.fork`` would warn of it), no poll. Of all signals SIGURG is the one that can't hurt: where nobody handles it, the system
-ignores it, so neither a program that the rank has become nor a handler that was reset a moment ago makes it deadly, as SIGUSR1 and
-the realtime signals are. macOS has it too.
+The signal is SIGURG, and its handler is faulthandler's. faulthandler writes from a handler in C, so
+it works while a C call holds the GIL. A rank whose stacks nobody wants pays nothing: it has no
+thread for this (``os.fork`` would warn of one) and polls nothing. SIGURG is harmless where nobody
+handles it, since the system ignores it by default. So it kills neither a program that the rank has
+become nor a rank whose handler was reset a moment ago. SIGUSR1 and the realtime signals would.
+macOS has SIGURG too.
 
-A signal is sent only to a process whose handler is ours. The rank holds a lock on one byte of its ``stacks.txt`` while that is so.
-Linux and macOS drop such a lock when its holder ends, becomes another program or closes the file, and tell who holds it. So nobody
-else can pass for a rank, whatever a run directory says, and a rank that closed the descriptor gets no stacks into the file that
-has its number now. The rank itself drops the lock where its code takes the signal (`cpython.watch_handler`). Of code in C that
-takes it nothing is known; what Linux says of handlers and masks (``/proc/<pid>/status``) is asked besides.
+The signal is sent only to a process whose handler is ours. As long as that is so, the rank holds a
+lock on one byte of its ``stacks.txt``. Linux and macOS drop such a lock when its holder ends,
+becomes another program or closes the file, and they say who holds it. This has two consequences:
+
+* No other process can pass for a rank, whatever a run directory says.
+* A rank that closed the descriptor isn't asked, so its stacks don't go into another file that has
+  the descriptor's number now.
+
+The rank itself drops the lock when its Python code takes the signal (`cpython.watch_handler`). C
+code that takes the signal goes unnoticed, so `handles_signal` also reads what Linux says of
+handlers and masks (``/proc/<pid>/status``).
 """
 
 from __future__ import annotations
@@ -21,29 +29,34 @@ import struct
 import sys
 
 SIGNUM = signal.SIGURG
-RANK = 0x1CE0  # the byte whose lock says: this is the rank that the folder belongs to; far behind what is written to the file
-HANDLER = 0x1CE2  # and this one: its handler is in place; neighbours would be merged into one lock
-_FLOCK = (
-    "qqihh" if sys.platform == "darwin" else "hhqqi"
-)  # struct flock; start, length, holder, kind, whence on macOS
+# The byte whose lock shows that its holder is the rank that the folder belongs to. It lies far
+# behind what is written to the file.
+RANK = 0x1CE0
+# The byte whose lock shows that the handler is set. It isn't next to `RANK`, since the locks of two
+# neighbours would be merged.
+HANDLER = 0x1CE2
+# struct flock: kind, whence, start, length, holder; on macOS start, length, holder, kind, whence.
+_FLOCK = "qqihh" if sys.platform == "darwin" else "hhqqi"
 
 
 def lock(fd: int, byte: int) -> None:
-    """Locks a byte for this process.
+    """Locks a byte of a file for this process.
 
     Raises:
-        OSError: Somebody holds it, or the file system has no locks.
+        OSError: Another process holds the lock, or the file system has no locks.
     """
     fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
 
 
 def unlock(fd: int, byte: int) -> None:
-    """Gives it back."""
+    """Unlocks a byte of a file."""
     fcntl.lockf(fd, fcntl.LOCK_UN, 1, byte)
 
 
 def holder(fd: int, byte: int) -> int | None:
-    """The process that holds this very lock; a lock on more than the byte is somebody else's.
+    """The pid of the process that locks exactly this byte. None: there is none.
+
+    A lock on more than this byte isn't ours.
 
     Raises:
         OSError: The file system has no locks.
@@ -58,7 +71,10 @@ def holder(fd: int, byte: int) -> int | None:
 
 
 def handles_signal(pid: int) -> bool:
-    """Whether a process has a handler for the signal and a thread that doesn't block it, as far as the system tells."""
+    """Whether a process has a handler for the signal, and a thread that doesn't block it.
+
+    Only Linux says so. Elsewhere the answer is always True.
+    """
     if sys.platform != "linux":
         return True
     bit = 1 << (SIGNUM - 1)

@@ -1,6 +1,7 @@
-"""Where the ranks are now: a signal makes faulthandler write their stacks, without ptrace and while a rank sits in a C call.
+"""The stacks of the ranks: a signal makes faulthandler write them.
 
-Where py-spy is installed and may look into the ranks, the frames of C and C++ code between Python's are added.
+This needs no ptrace, and works while a rank is in a C call. If py-spy is installed and may look
+into the ranks, it adds the frames of C and C++ code between Python's.
 """
 
 from __future__ import annotations
@@ -25,28 +26,33 @@ from icelaunch_nb.rundir.timeline import format_ranks
 from icelaunch_nb.system.plaintext import in_lines
 from icelaunch_nb.system.processes import is_marked
 
-_LOOK = 0.02  # seconds between two looks at what was written
-_TOO_SHORT = 0.5  # seconds in which py-spy can't even start
-_LETTING_GO = 0.4  # seconds that it may take to end it
+# Seconds between two readings of what was written.
+_POLL_INTERVAL = 0.02
+# Seconds. In less time py-spy can't even start.
+_MIN_PY_SPY_TIME = 0.5
+# Seconds that it may take to end py-spy.
+_PY_SPY_KILL_TIME = 0.4
 _FRAME = re.compile(r'  File "(?P<file>.*)", line (?P<line>\d+) in .*')
 _THREAD = re.compile(r"(?:Current t|T)hread (0x[0-9a-f]+)")
-_BELOW = os.path.join("icelaunch_nb", "worker", "main.py")  # what calls the user's function
-_LINE = 160  # characters
+# The file of the frames below the user's function.
+_WORKER_MAIN = os.path.join("icelaunch_nb", "worker", "main.py")
+# Characters.
+_MAX_LINE = 160
 _INSTALLED = re.compile(r'File "[^"\n]*/(?:site|dist)-packages/')
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
 _ADDRESS = re.compile(r"0x[0-9a-f]+")
-_SPIED_THREAD = re.compile(r"^Thread \d+ \(\w+\)", re.MULTILINE)  # its id, and whether it was idle
-_NATIVE = "\nwith native frames, by py-spy:\n"
-_LONGEST = (
-    8 << 20
-)  # bytes of an answer; faulthandler writes at most 100 threads with 100 frames each
-_SILENT = (
-    "no answer: the rank is not ready yet, or is stopped, or its code blocks or handles the signal that asks for stacks "
-    f"({stack_signal.SIGNUM.name}), or has become another program\n"
+# A thread's id, and whether it was idle.
+_PY_SPY_THREAD = re.compile(r"^Thread \d+ \(\w+\)", re.MULTILINE)
+_PY_SPY_TITLE = "\nwith native frames, by py-spy:\n"
+# Bytes of a dump. faulthandler writes at most 100 threads with 100 frames each.
+_MAX_DUMP = 8 << 20
+_NO_ANSWER = (
+    "no answer: the rank is not ready yet, or is stopped, or its code blocks or handles "
+    f"the signal that asks for stacks ({stack_signal.SIGNUM.name}), or has become another program\n"
 )
-_SILENT_PROGRAM = (
-    "no answer: nothing in a program's ranks listens to the signal that asks for stacks; py-spy tells where they are, where it is "
-    "installed and allowed to look into them\n"
+_NO_ANSWER_PROGRAM = (
+    "no answer: nothing in a program's ranks listens to the signal that asks for stacks; "
+    "py-spy tells where they are, where it is installed and allowed to look into them\n"
 )
 
 
@@ -57,53 +63,62 @@ def collect(
     timeout: float,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> dict[int, str]:
-    """The stacks of all threads of ranks of an attempt, by global rank; empty for a rank that didn't answer.
+    """Collects the stacks of all threads of an attempt's ranks.
 
     Args:
         run_dir: The run directory.
-        attempt: Number of the attempt.
-        ranks: Its ranks.
+        attempt: The attempt's number.
+        ranks: The attempt's ranks.
         timeout: Seconds to wait at most.
-        cancelled: Asked now and then whether nobody wants to know any more.
+        cancelled: Called again and again. Once it returns True, waiting ends.
+
+    Returns:
+        The stacks by global rank, as faulthandler writes them. Empty for a rank that wrote none.
     """
-    found, asked = {entry.rank: "" for entry in ranks}, dict[int, tuple[int, int]]()
+    found, pending = {entry.rank: "" for entry in ranks}, dict[int, tuple[int, int]]()
     deadline = time.monotonic() + timeout
     try:
         for entry in ranks:
             if entry.pid == os.getpid():
-                found[entry.rank] = _own()
+                found[entry.rank] = _own_stacks()
                 continue
             with contextlib.suppress(OSError):
                 fd = _open(run_dir.rank(attempt, entry.local_rank, entry.node).stacks)
-                asked[entry.rank] = fd, os.fstat(fd).st_size
-                if not _send(entry, fd):
-                    os.close(asked.pop(entry.rank)[0])
-        while asked and time.monotonic() < deadline and not cancelled():
-            for rank, (fd, before) in list(asked.items()):
-                text = os.pread(fd, _LONGEST, before).decode(errors="replace")
+                pending[entry.rank] = fd, os.fstat(fd).st_size
+                if not _send_signal(entry, fd):
+                    os.close(pending.pop(entry.rank)[0])
+        while pending and time.monotonic() < deadline and not cancelled():
+            for rank, (fd, before) in list(pending.items()):
+                text = os.pread(fd, _MAX_DUMP, before).decode(errors="replace")
                 if text.endswith("\n") and text == found[rank]:
-                    os.close(asked.pop(rank)[0])
+                    os.close(pending.pop(rank)[0])
                 found[rank] = text
-            time.sleep(_LOOK)
+            time.sleep(_POLL_INTERVAL)
     finally:
-        for fd, _ in asked.values():
+        for fd, _ in pending.values():
             os.close(fd)
     return {rank: _newest(text) for rank, text in found.items()}
 
 
 def known_pids(run_dir: RunDir, attempt: int, ranks: Sequence[RankEntry]) -> dict[int, int]:
-    """Pid by global rank, of those processes that prove to be the run's; a journal that somebody sent may name any.
+    """Finds the ranks whose processes certainly belong to the run.
+
+    The journal doesn't prove that: one from another user may name any process.
 
     Args:
         run_dir: The run directory.
-        attempt: Number of the attempt.
-        ranks: Its ranks.
+        attempt: The attempt's number.
+        ranks: The attempt's ranks.
+
+    Returns:
+        Pids by global rank.
     """
     known = {}
     for entry in ranks:
         if entry.pid == os.getpid() or not entry.process.alive():
             continue
-        ours = is_marked(entry.pid, f"{RUN_DIR_VARIABLE}={run_dir.path}")  # a program's rank
+        # A program's rank has this variable in its environment.
+        ours = is_marked(entry.pid, f"{RUN_DIR_VARIABLE}={run_dir.path}")
         with contextlib.suppress(OSError):
             fd = _open(run_dir.rank(attempt, entry.local_rank, entry.node).stacks)
             try:
@@ -115,8 +130,11 @@ def known_pids(run_dir: RunDir, attempt: int, ranks: Sequence[RankEntry]) -> dic
     return known
 
 
-def _own() -> str:
-    """The stacks of a rank that asks for itself. It must not open its file: closing that would drop its locks."""
+def _own_stacks() -> str:
+    """The stacks of this process, for a rank that collects its own.
+
+    It must not open its own stacks file, since closing that would drop its locks.
+    """
     with tempfile.TemporaryFile() as file:
         faulthandler.dump_traceback(file, all_threads=True)
         file.seek(0)
@@ -124,10 +142,10 @@ def _own() -> str:
 
 
 def _open(path: Path) -> int:
-    """A rank's file, for reading.
+    """Opens a rank's stacks file for reading.
 
     Raises:
-        OSError: There is none, or it is no plain file of the user's.
+        OSError: There is no such file, or it isn't a regular file with one name.
     """
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     found = os.fstat(fd)
@@ -137,8 +155,8 @@ def _open(path: Path) -> int:
     return fd
 
 
-def _send(entry: RankEntry, fd: int) -> bool:
-    """Asks a rank where its handler is in place; whether it was asked."""
+def _send_signal(entry: RankEntry, fd: int) -> bool:
+    """Sends a rank the signal if its handler is set. Returns whether the signal was sent."""
     pid = entry.pid
     if stack_signal.holder(fd, stack_signal.HANDLER) != pid or not stack_signal.handles_signal(pid):
         return False
@@ -146,23 +164,26 @@ def _send(entry: RankEntry, fd: int) -> bool:
 
 
 def _newest(text: str) -> str:
-    """The last answer in a text: somebody else may have asked at the same time."""
+    """The last dump in a text. It may hold several: others may collect stacks at the same time."""
     blocks = text.strip("\n").split("\n\n")
     threads = [found[1] if (found := _THREAD.match(block)) else None for block in blocks]
-    ends = [
-        number for number, thread in enumerate(threads) if thread == threads[-1]
-    ]  # an answer ends with the main thread
+    # A dump ends with the main thread.
+    ends = [number for number, thread in enumerate(threads) if thread == threads[-1]]
     return "\n\n".join(blocks[ends[-2] + 1 :] if len(ends) > 1 else blocks) + "\n" if text else ""
 
 
 def user_location(text: str, names: Mapping[str, str]) -> str:
-    """Where a rank stands in its user's code: ``cell 5, line 7``; empty where that can't be told.
+    """The location of a rank in the user's code: ``cell 5, line 7``.
 
     Args:
-        text: Its stacks, as `collect` gives them.
-        names: Name to show by code filename.
+        text: The rank's stacks, as `collect` returns them.
+        names: The names of cells, by code filename.
+
+    Returns:
+        The location. Empty if there is none.
     """
-    main = text.strip("\n").split("\n\n")[-1]  # faulthandler writes the newest thread first
+    # faulthandler writes the newest thread first, so the main thread is the last.
+    main = text.strip("\n").split("\n\n")[-1]
     frames = [
         (found["file"], int(found["line"]))
         for found in map(_FRAME.fullmatch, main.split("\n"))
@@ -173,16 +194,21 @@ def user_location(text: str, names: Mapping[str, str]) -> str:
 
 
 def readable(text: str, names: Mapping[str, str]) -> str:
-    """The same stacks with the cells' own names, short names of installed packages, and without what lies below the user's function.
+    """Makes stacks readable.
+
+    Cells get their names, installed packages short paths, and the frames below the user's function
+    are left out.
 
     Args:
-        text: Stacks, as `collect` gives them.
-        names: Name to show by code filename.
+        text: Stacks, as `collect` returns them.
+        names: The names of cells, by code filename.
     """
     blocks = []
     for block in text.strip("\n").split("\n\n"):
         lines = block.split("\n")
-        below = next((number for number, line in enumerate(lines) if _BELOW in line), len(lines))
+        below = next(
+            (number for number, line in enumerate(lines) if _WORKER_MAIN in line), len(lines)
+        )
         blocks.append("\n".join(lines[: below if below > 1 else len(lines)]))
     text = "\n\n".join(blocks) + "\n" if text else ""
     text = _INSTALLED.sub('File "', text)
@@ -194,11 +220,13 @@ def readable(text: str, names: Mapping[str, str]) -> str:
 
 
 class Stacks(dict[int, str]):
-    """The stacks of each rank by global rank, empty for one that didn't answer; shown, equal ones are told once, the odd one out first.
+    """The stacks of each rank, by global rank. Empty for a rank that wrote none.
+
+    The repr shows equal stacks once, and those of the smallest group of ranks first.
 
     Args:
         found: The stacks.
-        program: Whether the ranks are a program.
+        program: Whether the ranks run a program.
     """
 
     def __init__(self, found: Mapping[int, str], *, program: bool = False) -> None:
@@ -207,25 +235,28 @@ class Stacks(dict[int, str]):
 
     @property
     def groups(self) -> list[tuple[list[int], str]]:
-        """Ranks that stand at the same place, with their stacks, or why there are none: the fewest ranks first."""
+        """The ranks with equal stacks, the smallest group first.
+
+        Each group is its global ranks, and their stacks or why there are none.
+        """
         same: dict[str, tuple[list[int], str]] = {}
-        no_answer = _SILENT_PROGRAM if self._program else _SILENT
+        no_answer = _NO_ANSWER_PROGRAM if self._program else _NO_ANSWER
         for rank, text in sorted(self.items()):
-            same.setdefault(_place(text), ([], text or no_answer))[0].append(rank)
+            same.setdefault(_grouping_key(text), ([], text or no_answer))[0].append(rank)
         return sorted(same.values(), key=lambda group: (len(group[0]), group[0]))
 
     @property
     def representatives(self) -> list[int]:
-        """One of those that stand together speaks for all; of those that didn't answer, each for itself."""
+        """One rank of each group with equal stacks, and every rank without stacks."""
         return sorted(
             rank for ranks, _ in self.groups for rank in (ranks[:1] if self[ranks[0]] else ranks)
         )
 
-    def with_native(self, spied: Mapping[int, str]) -> Stacks:
-        """The same with what `dump_native` saw of some of them."""
+    def with_native(self, native: Mapping[int, str]) -> Stacks:
+        """Adds what `dump_native` returned for some of the ranks."""
         more = {
-            rank: (self[rank] + _NATIVE if self[rank] else _NATIVE.lstrip()) + text
-            for rank, text in spied.items()
+            rank: (self[rank] + _PY_SPY_TITLE if self[rank] else _PY_SPY_TITLE.lstrip()) + text
+            for rank, text in native.items()
         }
         return Stacks(self | more, program=self._program)
 
@@ -237,30 +268,37 @@ class Stacks(dict[int, str]):
 
         # Jupyter would take a key that is pressed with the focus on a summary for a shortcut.
         return "".join(
-            f'<details open><summary data-lm-suppress-shortcuts="true">{html.escape(format_ranks(ranks))}</summary>'
+            '<details open><summary data-lm-suppress-shortcuts="true">'
+            f"{html.escape(format_ranks(ranks))}</summary>"
             f"<pre>{html.escape(in_lines(text))}</pre></details>"
             for ranks, text in self.groups
         )
 
 
-def _place(text: str) -> str:
-    """What is equal for ranks that stand together: Python's frames, and py-spy's of a rank that didn't answer itself."""
-    own, _, spied = text.partition(_NATIVE.lstrip())
-    return _ADDRESS.sub("0x…", own.rstrip("\n") or _SPIED_THREAD.sub("Thread", spied))
+def _grouping_key(text: str) -> str:
+    """The part of a rank's stacks that is equal within a group.
+
+    It is Python's frames. For a rank that wrote none, it is py-spy's.
+    """
+    own, _, native = text.partition(_PY_SPY_TITLE.lstrip())
+    return _ADDRESS.sub("0x…", own.rstrip("\n") or _PY_SPY_THREAD.sub("Thread", native))
 
 
 def dump_native(pids: Mapping[int, int], timeout: float) -> dict[int, str]:
-    """What py-spy sees of each rank, C and C++ frames included; only of those that it may and can look into in time.
+    """Lets py-spy dump the ranks' stacks, C and C++ frames included.
 
     Args:
-        pids: Pid by rank.
-        timeout: Seconds.
+        pids: Pids by global rank.
+        timeout: Seconds to wait at most.
+
+    Returns:
+        The stacks by global rank, of the ranks that py-spy may look into and finished in time.
     """
     program = shutil.which("py-spy") or shutil.which("py-spy", path=os.path.dirname(sys.executable))
-    if program is None or timeout < _TOO_SHORT:
+    if program is None or timeout < _MIN_PY_SPY_TIME:
         return {}
-    deadline, found = time.monotonic() + timeout - _LETTING_GO, {}
-    spies = {
+    deadline, found = time.monotonic() + timeout - _PY_SPY_KILL_TIME, {}
+    processes = {
         rank: subprocess.Popen(
             [program, "dump", "--native", "--pid", str(pid)],
             stdin=subprocess.DEVNULL,
@@ -271,23 +309,24 @@ def dump_native(pids: Mapping[int, int], timeout: float) -> dict[int, str]:
         for rank, pid in pids.items()
     }
     late = []
-    for rank, spy in spies.items():
+    for rank, process in processes.items():
         try:
-            text, _ = spy.communicate(timeout=max(0, deadline - time.monotonic()))
-            if spy.returncode == 0:
+            text, _ = process.communicate(timeout=max(0, deadline - time.monotonic()))
+            if process.returncode == 0:
                 found[rank] = _without_preface(text)
         except subprocess.TimeoutExpired:
-            spy.kill()  # Linux lets go whom it looked into
-            late.append(spy)
-    for spy in late:
-        spy.communicate()
+            # Linux then detaches py-spy from the rank, which continues.
+            process.kill()
+            late.append(process)
+    for process in late:
+        process.communicate()
     return found
 
 
 def _without_preface(text: str) -> str:
-    """What py-spy says, in black and white, without the command line, and with C++ names as long as a line may be."""
+    """py-spy's text without colours and without the command line, its lines clipped (C++ names)."""
     lines = [
-        line if len(line) <= _LINE else line[: _LINE - 1] + "…"
+        line if len(line) <= _MAX_LINE else line[: _MAX_LINE - 1] + "…"
         for line in _COLOR.sub("", text).split("\n")
     ]
     first = next((number for number, line in enumerate(lines) if line.startswith("Thread ")), 0)

@@ -1,7 +1,9 @@
-"""The board by which the ranks of one attempt agree on a step: a file of 8-byte words, whose protocol `worker.steps` explains.
+"""The board by which the ranks of an attempt agree on a step. `worker.steps` explains the protocol.
 
-Words 1 to 4 are the head, words 8 to 23 keep the last decisions, and from word 32 on each rank has a line of its own. The agent makes
-the board, or the first rank that needs it. Onlookers read there which steps were made, and who looks for a stop by itself.
+The board is a file of 8-byte words. Words 1 to 4 are the head, words 8 to 23 keep the last
+decisions, and from word 32 on each rank has a slot of its own. The agent makes the board, or the
+first rank that needs it. Other processes read there how many steps were made, and which ranks read
+the stop flag themselves.
 """
 
 from __future__ import annotations
@@ -14,99 +16,116 @@ from pathlib import Path
 from icelaunch_nb.system import safe_open
 from icelaunch_nb.system.files import Draft
 
-CONTROL, RELEASED, FINISHED, CHECKPOINT = (
-    1,
-    2,
-    3,
-    4,
-)  # words of the head: the newest decision, and numbers of decisions
+# Words of the head: the newest decision, and numbers of decisions.
+CONTROL, RELEASED, FINISHED, CHECKPOINT = 1, 2, 3, 4
 RING, RING_SIZE = 8, 16
 SLOTS, SLOT = 32, 16
-PASSED, PID, LISTENS, ACTED, SAVED, SKIPPED, STOPPED, OVER, NO_STEPS = range(
-    9
-)  # words of a rank's line
-MAX_RANKS = 512  # of one machine; ranks beyond act each for itself
+# Words of a rank's slot.
+PASSED, PID, LISTENS, ACTED, SAVED, SKIPPED, STOPPED, OVER, NO_STEPS = range(9)
+# On one machine. Each rank beyond acts for itself.
+MAX_RANKS = 512
 _WORDS = SLOTS + SLOT * MAX_RANKS
 
 
 def mark_listening(path: Path, local_rank: int) -> None:
-    """This rank looks for a stop by itself."""
-    with contextlib.suppress(OSError):  # the run directory is gone
+    """Marks that this rank reads the stop flag itself."""
+    # The run directory may be gone.
+    with contextlib.suppress(OSError):
         if local_rank < MAX_RANKS:
             open_board(path)[SLOTS + SLOT * local_rank + LISTENS] = 1
 
 
 def make_board(path: Path) -> None:
-    """Makes an attempt's board, so that its ranks needn't; a full disk leaves that to them."""
+    """Makes an attempt's board. If the disk is full, its ranks have to make it."""
     with contextlib.suppress(OSError):
         open_board(path)
 
 
 def mark_over(path: Path, local_rank: int, ranks: int) -> bool:
-    """This rank, whose code never asked for steps, is over.
+    """Marks that this rank, whose code never used steps, is over.
 
     Args:
         path: The attempt's board.
-        local_rank: Its rank on this machine.
+        local_rank: The rank's number on this machine.
         ranks: Number of ranks that share the board.
 
     Returns:
-        Whether nobody waits for it. Whoever decides something later holds all ranks for a millisecond first, and sees the mark.
+        Whether no other rank waits for this one. A rank that decides something later holds all
+        ranks for a millisecond first, and sees the mark.
     """
     if max(local_rank + 1, ranks) > MAX_RANKS:
         return True
-    words, line = open_board(path), SLOTS + SLOT * local_rank
-    words[line + PID] = words[line + PID] or os.getpid()
-    if words[line + PID] != os.getpid():  # a child has its place
+    words, slot = open_board(path), SLOTS + SLOT * local_rank
+    words[slot + PID] = words[slot + PID] or os.getpid()
+    # A child of the rank uses its slot.
+    if words[slot + PID] != os.getpid():
         return True
-    words[line + OVER] = 1
+    words[slot + OVER] = 1
     return not words[CONTROL]
 
 
 def steps_made(path: Path, ranks: int) -> dict[int, int]:
-    """Steps made in the innermost loops, by local rank, for those of the first `ranks` that have begun one."""
+    """How many steps of their innermost loops the ranks have made.
+
+    Args:
+        path: The attempt's board.
+        ranks: Number of ranks.
+
+    Returns:
+        The number of steps by local rank, of the ranks that have begun one.
+    """
     if not path.exists():
         return {}
     words = open_board(path)
-    lines = {rank: SLOTS + SLOT * rank for rank in range(min(ranks, MAX_RANKS))}
+    slots = {rank: SLOTS + SLOT * rank for rank in range(min(ranks, MAX_RANKS))}
     return {
-        rank: max(0, words[line + PASSED] - words[line + NO_STEPS])
-        for rank, line in lines.items()
-        if words[line + PASSED]
+        rank: max(0, words[slot + PASSED] - words[slot + NO_STEPS])
+        for rank, slot in slots.items()
+        if words[slot + PASSED]
     }
 
 
 def listening_ranks(path: Path) -> set[int]:
-    """Local ranks of an attempt that look for a stop by themselves."""
-    return _with(path, LISTENS)
+    """The local ranks of an attempt that read the stop flag themselves."""
+    return _ranks_with(path, LISTENS)
 
 
 def stopped_ranks(path: Path) -> set[int]:
-    """Local ranks of an attempt whose loops ended because of a stop."""
-    return _with(path, STOPPED)
+    """The local ranks of an attempt whose loops ended because of a stop."""
+    return _ranks_with(path, STOPPED)
 
 
 def unfinished_checkpoint(path: Path) -> bool:
-    """Whether a checkpoint was asked for in an attempt that not all of its ranks went on from."""
+    """Whether a checkpoint was requested in an attempt, and some rank hasn't continued after it."""
     if not path.exists():
         return False
     words = open_board(path)
     return bool(words[FINISHED] < words[CHECKPOINT])
 
 
-def _with(path: Path, what: int) -> set[int]:
+def _ranks_with(path: Path, mark: int) -> set[int]:
+    """The local ranks in whose slots a word isn't 0."""
     if not path.exists():
         return set()
     words = open_board(path)
-    return {rank for rank in range(MAX_RANKS) if words[SLOTS + SLOT * rank + what]}
+    return {rank for rank in range(MAX_RANKS) if words[SLOTS + SLOT * rank + mark]}
 
 
 def open_board(path: Path) -> memoryview:
-    """The words of an attempt's board, which is made where there is none."""
+    """Opens an attempt's board, and makes it if there is none.
+
+    Returns:
+        The board's words.
+
+    Raises:
+        OSError: The board can't be made or opened, or isn't a regular file.
+        ValueError: The file is no such board.
+    """
     if not path.exists():
         with Draft(path) as draft:
             draft.file.write(bytes(8 * _WORDS))
-            with contextlib.suppress(FileExistsError):  # another rank was faster
+            # Another rank may be faster.
+            with contextlib.suppress(FileExistsError):
                 draft.link()
     with open(safe_open.open_file(path, os.O_RDWR), "r+b") as file:
         if os.fstat(file.fileno()).st_size != 8 * _WORDS:

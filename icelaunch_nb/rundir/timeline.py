@@ -1,7 +1,8 @@
-"""The timeline: what happens in a run beside its attempts — a pause, a checkpoint, a rank that waits in a debugger.
+"""The timeline: what happens in a run beside its attempts, such as a pause or a checkpoint.
 
-The agent alone writes the journal. It sees the flags of the events board change by itself; whoever else has something to tell, a
-rank or a kernel, sends it a `TimelineEvent` through the run's control FIFO.
+The agent alone writes the journal. It sees by itself when flags of the events board change. A rank
+or a kernel that has another event for the timeline sends a `TimelineEvent` to the agent, through
+the run's control FIFO.
 """
 
 from __future__ import annotations
@@ -13,37 +14,44 @@ from icelaunch_nb.rundir import control
 from icelaunch_nb.rundir.journal_events import TimelineEvent
 from icelaunch_nb.rundir.paths import RunDir
 
-_TEXT = 400  # characters
+# Characters.
+_MAX_TEXT = 400
+# Kinds of events that say what a rank's state is, so none may be left out.
 ALWAYS_WRITTEN = (
     "debugger_start",
     "debugger_step",
     "debugger_end",
     "silent",
     "recovered",
-)  # kinds that say how a rank stands: none may be left out
+)
 
 
 def send(run_dir: RunDir, kind: str, text: str, *, rank: int | None = None, **facts: Any) -> bool:
-    """Has the agent write an event into the journal, where every panel finds it, now and next week.
+    """Sends an event to the agent, which writes it into the journal.
+
+    Panels find it there, now and later. Sending never waits, and never raises for an agent that is
+    gone or doesn't read.
 
     Args:
         run_dir: The run.
-        kind: One word for what it is (``"debugger_start"``), by which a panel may draw it.
+        kind: The event's kind, in one word (``"debugger_start"``). A panel may draw events by it.
         text: A short sentence (``"waits at cell 5, line 7"``).
-        rank: Whom it is about; None: the run.
+        rank: The global rank that it is about. None: the run.
         **facts: Other fields of `TimelineEvent`.
 
     Returns:
-        Whether it is on its way; never waits, and never raises for an agent that is gone or doesn't read.
+        Whether the event was written to the FIFO.
     """
     return control.send(
         run_dir,
-        control.WriteEvent(event=TimelineEvent(kind=kind, text=text[:_TEXT], rank=rank, **facts)),
+        control.WriteEvent(
+            event=TimelineEvent(kind=kind, text=text[:_MAX_TEXT], rank=rank, **facts)
+        ),
     )
 
 
 def format_ranks(ranks: Sequence[int]) -> str:
-    """``rank 2``, or ``ranks 0, 2-7``."""
+    """Formats ranks: ``rank 2``, or ``ranks 0, 2-7``."""
     parts: list[list[int]] = []
     for rank in sorted(ranks):
         if parts and rank == parts[-1][1] + 1:
