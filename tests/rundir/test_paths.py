@@ -1,4 +1,4 @@
-"""The run directory: its paths, who may read it, and a journal that can be read while it is written."""
+"""The run directory: its paths, its permissions, and a journal that is read while it is written."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def mode(path: Path) -> int:
 # Layout and permissions.
 
 
-def test_logs_lie_as_torch_lays_them(tmp_path):
+def test_log_files_lie_where_torch_elastic_puts_them(tmp_path):
     rank = RunDir(tmp_path).rank(2, 1)
     assert [str(p.relative_to(tmp_path)) for p in (rank.stdout, rank.stderr, rank.error)] == [
         "attempt_2/1/stdout.log",
@@ -70,7 +70,7 @@ def test_logs_lie_as_torch_lays_them(tmp_path):
     ]
 
 
-def test_the_directory_and_its_files_are_their_owners_alone(tmp_path, no_umask):
+def test_only_the_owner_can_read_the_directory_and_its_files(tmp_path, no_umask):
     run_dir = make_run_dir(str(tmp_path / "logs"), "run")
     run_dir.write(run_dir.spec, "{}")
     JournalWriter(run_dir.journal).write(AgentStarted(pid=1, started=1.0))
@@ -83,18 +83,18 @@ def test_the_directory_and_its_files_are_their_owners_alone(tmp_path, no_umask):
     )
 
 
-def test_directories_made_on_the_way_are_not_open_to_everybody(tmp_path, no_umask):
+def test_others_cant_write_to_the_new_parents_of_log_dir(tmp_path, no_umask):
     make_run_dir(str(tmp_path / "a" / "b"), "run")
     assert mode(tmp_path / "a") & 0o022 == 0
 
 
-def test_a_log_dir_that_was_there_keeps_its_mode(tmp_path):
+def test_an_existing_log_dir_keeps_its_mode(tmp_path):
     (tmp_path / "logs").mkdir(mode=0o755)
     make_run_dir(str(tmp_path / "logs"), "run")
     assert mode(tmp_path / "logs") == 0o755
 
 
-def test_a_whole_file_replaces_the_old_one_and_leaves_no_draft(tmp_path):
+def test_an_atomic_write_replaces_the_file_and_leaves_no_draft(tmp_path):
     write_atomically(tmp_path / "x", b"old")
     write_atomically(tmp_path / "x", b"new")
     assert (tmp_path / "x").read_bytes() == b"new"
@@ -153,38 +153,36 @@ def test_a_directory_that_cant_be_made_is_a_config_error(base, tmp_path):
     assert caught.value.field == "log_dir"
 
 
-# The default place.
+# The default directory.
 
 
-def test_the_default_place_is_the_users_own(tmp_is_here, no_umask):
+def test_only_the_user_can_enter_the_default_directory(tmp_is_here, no_umask):
     assert default_log_dir() == tmp_is_here / f"icelaunch_nb-{os.geteuid()}"
     assert mode(default_log_dir()) == 0o700
     assert make_run_dir(None, "x").path.parent == default_log_dir()
 
 
-def test_a_default_place_that_was_open_is_closed(tmp_is_here):
+def test_an_open_default_directory_is_closed_to_others(tmp_is_here):
     default_log_dir().chmod(0o777)
     assert mode(default_log_dir()) == 0o700
 
 
 @pytest.mark.parametrize(
     "planted",
-    [pytest.param("somebody else's", marks=as_root), "a link", "a dangling link", "a file"],
+    [pytest.param("another user's", marks=as_root), "a link", "a dangling link", "a file"],
 )
-def test_what_somebody_else_puts_in_the_default_place_is_left_alone_and_another_is_used(
-    planted, tmp_is_here
-):
-    place = tmp_is_here / f"icelaunch_nb-{os.geteuid()}"
+def test_a_planted_default_directory_is_left_alone_and_another_is_used(planted, tmp_is_here):
+    default = tmp_is_here / f"icelaunch_nb-{os.geteuid()}"
     if planted == "a file":
-        place.write_text("")
-    elif planted == "somebody else's":
-        place.mkdir()
-        os.chown(place, 12345, 12345)
+        default.write_text("")
+    elif planted == "another user's":
+        default.mkdir()
+        os.chown(default, 12345, 12345)
     else:
         (tmp_is_here / "elsewhere").mkdir()
-        place.symlink_to(tmp_is_here / ("elsewhere" if planted == "a link" else "nowhere"))
+        default.symlink_to(tmp_is_here / ("elsewhere" if planted == "a link" else "nowhere"))
     other = default_log_dir()
-    assert other.parent == tmp_is_here and other != place and mode(other) == 0o700
+    assert other.parent == tmp_is_here and other != default and mode(other) == 0o700
     assert default_log_dir() == other, "the next launch finds it again"
     assert default_log_dirs() == [other]
     assert is_default_log_dir(other) and not is_default_log_dir(tmp_is_here)
@@ -192,7 +190,7 @@ def test_what_somebody_else_puts_in_the_default_place_is_left_alone_and_another_
 
 
 @as_root
-def test_a_second_default_place_of_somebody_else_is_passed_over(tmp_is_here):
+def test_a_second_default_directory_of_another_user_is_skipped(tmp_is_here):
     for name in (f"icelaunch_nb-{os.geteuid()}", f"icelaunch_nb-{os.geteuid()}-aaaa"):
         (tmp_is_here / name).mkdir()
         os.chown(tmp_is_here / name, 12345, 12345)
@@ -201,7 +199,7 @@ def test_a_second_default_place_of_somebody_else_is_passed_over(tmp_is_here):
 
 
 @pytest.mark.parametrize("gone", ["{tmp}/gone", "/proc", "{tmp}/file"])
-def test_where_the_temporary_directory_takes_nothing_the_next_one_does(gone, tmp_path, monkeypatch):
+def test_the_next_temporary_directory_is_used_if_the_first_cant_be(gone, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     (tmp_path / "next").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", gone.format(tmp=tmp_path))
@@ -210,7 +208,7 @@ def test_where_the_temporary_directory_takes_nothing_the_next_one_does(gone, tmp
     assert default_log_dirs() == [default_log_dir()]
 
 
-def test_where_no_temporary_directory_takes_anything_log_dir_is_named(tmp_path, monkeypatch):
+def test_the_error_names_log_dir_if_no_temporary_directory_can_be_used(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
     monkeypatch.setattr(userdirs, "_SHARED", ())
     with pytest.raises(ConfigError, match="set log_dir") as caught:
@@ -218,29 +216,29 @@ def test_where_no_temporary_directory_takes_anything_log_dir_is_named(tmp_path, 
     assert caught.value.field == "log_dir"
 
 
-def test_sockets_lie_where_their_paths_fit(monkeypatch, request):
+def test_paths_of_sockets_are_short_enough(monkeypatch, request):
     short = Path(tempfile.mkdtemp(dir="/tmp"))
     request.addfinalizer(lambda: shutil.rmtree(short))
     for length in range(30, 130):
         folder = Path(str(short / "x").ljust(length, "x"))
         folder.mkdir()
         monkeypatch.setattr(tempfile, "tempdir", str(folder))
-        place = Path(userdirs.make_socket_dir())
+        socket_dir = Path(userdirs.make_socket_dir())
         if len(str(folder)) < 50:
-            assert place.parent == folder
-        longest = place / "pymp-01234567" / "listener-01234567"
+            assert socket_dir.parent == folder
+        longest = socket_dir / "pymp-01234567" / "listener-01234567"
         longest.parent.mkdir()
         with socket.socket(socket.AF_UNIX) as server:
             server.bind(str(longest))
-        assert mode(place) == 0o700
-        shutil.rmtree(place)
+        assert mode(socket_dir) == 0o700
+        shutil.rmtree(socket_dir)
 
 
 # No home.
 
 
 @pytest.mark.parametrize("home", [None, "", "relative"])
-def test_where_there_is_no_home_there_is_no_state_directory_or_an_absolute_one(home, monkeypatch):
+def test_without_a_home_the_state_directory_is_none_or_absolute(home, monkeypatch):
     for name in ("XDG_STATE_HOME", "HOME"):
         monkeypatch.delenv(name, raising=False)
     if home is not None:
@@ -261,12 +259,12 @@ def test_where_there_is_no_home_there_is_no_state_directory_or_an_absolute_one(h
 # Owners.
 
 
-def test_what_is_mine_passes(tmp_path):
+def test_a_directory_of_the_user_is_accepted(tmp_path):
     assert RunDir.at(tmp_path).path == tmp_path
 
 
 @as_root
-def test_what_is_somebody_elses_is_refused_even_for_root(tmp_path):
+def test_a_directory_of_another_user_is_refused_even_for_root(tmp_path):
     (tmp_path / "x").mkdir()
     os.chown(tmp_path / "x", 12345, 12345)
     with pytest.raises(IcelaunchError, match="belongs to user 12345"):
@@ -274,7 +272,7 @@ def test_what_is_somebody_elses_is_refused_even_for_root(tmp_path):
 
 
 @as_root
-def test_a_spec_of_somebody_else_is_not_read(tmp_path):
+def test_a_spec_of_another_user_is_not_read(tmp_path):
     run_dir = make_run_dir(str(tmp_path), "x")
     run_dir.write(run_dir.spec, "{}")
     os.chown(run_dir.path, 12345, 12345)
@@ -282,13 +280,13 @@ def test_a_spec_of_somebody_else_is_not_read(tmp_path):
         read_spec(run_dir)
 
 
-def test_what_is_missing_is_named(tmp_path):
+def test_the_error_names_the_missing_directory(tmp_path):
     with pytest.raises(IcelaunchError, match="nowhere"):
         RunDir.at(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{", b"\xff\xfe\x00"])
-def test_a_directory_without_a_spec_is_no_runs(content, tmp_path):
+def test_a_directory_without_a_readable_spec_is_no_run(content, tmp_path):
     if content is not None:
         RunDir(tmp_path).spec.write_bytes(content)
     with pytest.raises(IcelaunchError, match="is not the directory of a run"):
@@ -298,9 +296,9 @@ def test_a_directory_without_a_spec_is_no_runs(content, tmp_path):
 # The journal.
 
 
-def recorded(path: Path) -> tuple[bytes, list[Event]]:
-    """A journal as an agent writes it, and the events in it."""
-    said = Failure(
+def write_journal(path: Path) -> tuple[bytes, list[Event]]:
+    """Writes a journal as an agent does. Returns its content and its events."""
+    failure = Failure(
         0, 0, 0, 1.0, 13, "raised", 1, "ValueError", 'Überlauf\n"quoted" \u2028 \ud800', "a\nb\n"
     )
     events = [
@@ -308,7 +306,7 @@ def recorded(path: Path) -> tuple[bytes, list[Event]]:
         AttemptStarted(
             attempt=0, world_size=1, ranks=[RankEntry(rank=0, local_rank=0, pid=13, started=1.5)]
         ),
-        RanksFailed(attempt=0, failures=[FailedRank.of(said)]),
+        RanksFailed(attempt=0, failures=[FailedRank.of(failure)]),
         Ended(state="FAILED", note=""),
     ]
     writer = JournalWriter(path)
@@ -319,7 +317,7 @@ def recorded(path: Path) -> tuple[bytes, list[Event]]:
 
 
 def test_every_event_is_one_line_with_its_time(tmp_path):
-    data, events = recorded(tmp_path / "j")
+    data, events = write_journal(tmp_path / "j")
     lines = [json.loads(line) for line in data.splitlines()]
     assert [line["event"] for line in lines] == ["agent", "attempt", "failure", "end"]
     assert all(isinstance(line["t"], float) for line in lines)
@@ -327,8 +325,8 @@ def test_every_event_is_one_line_with_its_time(tmp_path):
     assert read_events(tmp_path / "j", 0) == (events, len(data))
 
 
-def test_a_journal_cut_at_any_byte_gives_whole_events_and_goes_on_when_the_rest_arrives(tmp_path):
-    data, events = recorded(tmp_path / "recorded")
+def test_a_journal_cut_at_any_byte_gives_whole_events_then_the_rest(tmp_path):
+    data, events = write_journal(tmp_path / "recorded")
     path = tmp_path / "j"
     for cut in range(len(data) + 1):
         path.write_bytes(data[:cut])
@@ -342,7 +340,7 @@ def test_a_journal_cut_at_any_byte_gives_whole_events_and_goes_on_when_the_rest_
 
 
 def test_a_journal_that_grows_by_single_bytes_is_read_whole(tmp_path):
-    data, events = recorded(tmp_path / "recorded")
+    data, events = write_journal(tmp_path / "recorded")
     seen, offset = [], 0
     with open(tmp_path / "j", "wb", buffering=0) as file:
         for byte in data:
@@ -373,7 +371,7 @@ def test_a_journal_that_is_not_there_yet_is_empty(tmp_path):
         b"{" * 30,
     ],
 )
-def test_lines_that_are_no_events_are_passed_over(rubbish, tmp_path):
+def test_lines_that_are_no_events_are_skipped(rubbish, tmp_path):
     (tmp_path / "j").write_bytes(
         b'{"t": 1, "event": "a"}\n' + rubbish + b'\n{"t": 2, "event": "b"}\n'
     )

@@ -1,4 +1,7 @@
-"""Runs as older versions wrote them: attached, shown and told as they were. `recorded` has one of each kind of format 0."""
+"""Runs that older versions recorded can be attached and shown.
+
+`recorded` has one run of each kind of format 0.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ def attached(tmp_path):
     return attach
 
 
-def test_a_run_that_was_restarted_paused_and_saved(attached):
+def test_a_recorded_run_has_its_restart_pause_and_checkpoint(attached):
     run = attached("train")
     assert (run.run_id, run.name, run.state, run.restarts, run.attempt) == (
         "recorded-train",
@@ -65,13 +68,13 @@ def test_a_run_that_was_restarted_paused_and_saved(attached):
         assert "SUCCEEDED" in text and "restart 1 of 2" in text and "attempt 1, rank 0 of 2" in text
 
 
-def test_the_results_of_modules_that_were_moved_since_can_be_loaded(attached):
+def test_results_can_be_loaded_though_modules_were_moved_since(attached):
     found = attached("train").result()
     assert [found[rank]["rank"] for rank in (0, 1)] == [0, 1]
     assert torch.equal(found[1]["weights"], torch.tensor([1.0, 2.0, 3.0, 4.0]))
 
 
-def test_a_run_that_failed(attached):
+def test_a_recorded_failure_is_raised_with_its_cause(attached):
     run = attached("failure")
     assert run.state == "FAILED"
     with pytest.raises(ice.RunFailed, match="(?s)rank 0 of 1 failed.*out of luck") as caught:
@@ -79,7 +82,7 @@ def test_a_run_that_failed(attached):
     assert isinstance(caught.value.__cause__, RuntimeError)
 
 
-def test_what_was_written_before_formats_had_numbers_is_format_0(attached):
+def test_a_spec_without_a_format_has_format_0(attached):
     spec = read_spec(RunDir.at(attached("train").log_dir))
     assert spec.format == 0 < FORMAT
     assert (spec.threads, spec.loopback, spec.saved_output, spec.python) == (

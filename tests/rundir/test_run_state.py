@@ -1,4 +1,4 @@
-"""Where ranks stand: locations in code, stacks as text, and what the journal's events add up to."""
+"""Locations in code, stacks as text, and the state that the journal's events make."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ Current thread 0x00007f02 (most recent call first):
 """
 
 
-def test_places_are_named_as_their_user_names_them():
+def test_locations_are_formatted_as_users_name_them():
     assert source_locations.format_location(CELL, 7, NAMES) == "cell 5, line 7"
     assert source_locations.format_location("/home/me/train.py", 3, NAMES) == "train.py, line 3"
     assert (
@@ -51,7 +51,7 @@ def test_places_are_named_as_their_user_names_them():
     )
 
 
-def test_libraries_are_no_places_of_the_users():
+def test_files_of_libraries_arent_the_users():
     for path in (
         torch.__file__,
         os.__file__,
@@ -65,7 +65,7 @@ def test_libraries_are_no_places_of_the_users():
         assert not source_locations.is_library(path), path
 
 
-def test_the_cells_of_a_run_are_known_to_linecache(tmp_path):
+def test_registered_cells_are_in_linecache(tmp_path):
     run_dir = RunDir(tmp_path)
     assert source_locations.register_cells(run_dir) == {}
     run_dir.write_json(run_dir.sources, {"a cell": {"name": "Cell In[5]", "source": "one\ntwo\n"}})
@@ -74,7 +74,7 @@ def test_the_cells_of_a_run_are_known_to_linecache(tmp_path):
     assert linecache.getline("a cell", 2) == "two\n"
 
 
-def test_a_rank_stands_where_its_main_thread_is_in_the_users_code():
+def test_a_ranks_location_is_that_of_its_main_thread_in_the_users_code():
     assert stacks.user_location(TEXT, NAMES) == "cell 5, line 7"
     assert stacks.user_location("", NAMES) == ""
     library = (
@@ -83,7 +83,7 @@ def test_a_rank_stands_where_its_main_thread_is_in_the_users_code():
     assert stacks.user_location(library, NAMES) == "os.py, line 8"
 
 
-def test_stacks_are_readable():
+def test_readable_stacks_have_cell_names_and_short_paths():
     text = stacks.readable(TEXT, NAMES)
     assert "  Cell In[5], line 7 in train\n" in text and text.endswith("in train\n")
     assert (
@@ -94,7 +94,7 @@ def test_stacks_are_readable():
     assert stacks.readable("", NAMES) == ""
 
 
-def test_of_two_answers_the_newest_counts():
+def test_the_newest_of_two_dumps_counts():
     assert stacks._newest(TEXT + "\n" + TEXT.replace("line 7", "line 8")) == TEXT.replace(
         "line 7", "line 8"
     )
@@ -102,7 +102,7 @@ def test_of_two_answers_the_newest_counts():
     assert stacks._newest("") == ""
 
 
-def test_equal_stacks_are_folded_whatever_their_addresses_and_the_odd_one_comes_first():
+def test_stacks_equal_but_for_addresses_are_grouped_and_the_smallest_group_is_first():
     found = stacks.Stacks(
         {rank: TEXT.replace("7f02", f"7f{rank:02}") for rank in range(4)}
         | {2: "elsewhere <b>\n", 5: ""}
@@ -117,7 +117,7 @@ def test_equal_stacks_are_folded_whatever_their_addresses_and_the_odd_one_comes_
     assert found[1].startswith("Thread")
 
 
-def test_ranks_that_did_not_answer_speak_each_for_itself_and_are_folded_by_what_py_spy_sees():
+def test_ranks_without_stacks_are_all_representatives_and_grouped_by_py_spys():
     found = stacks.Stacks(
         dict.fromkeys((0, 3, 4), TEXT) | dict.fromkeys((1, 2, 5), ""), program=True
     )
@@ -145,11 +145,11 @@ def test_ranks_that_did_not_answer_speak_each_for_itself_and_are_folded_by_what_
         ([*range(512)], "ranks 0-511"),
     ],
 )
-def test_ranks_are_told_shortly(ranks, words):
+def test_ranks_are_formatted_as_ranges(ranks, words):
     assert timeline.format_ranks(ranks) == words
 
 
-def event(kind: str, **facts: object) -> TimelineEvent:
+def timeline_event(kind: str, **facts: object) -> TimelineEvent:
     return TimelineEvent(t=1.0, kind=kind, text="…", **facts)
 
 
@@ -170,30 +170,30 @@ def after(*events: Event) -> RunState:
     return state
 
 
-def test_it_knows_who_is_in_the_debugger():
-    # Its first ranks may stop before the last is forked.
-    state = after(event("debugger_start", rank=2, where="cell 5, line 7"), attempt(0, entry(0)))
+def test_the_state_has_the_ranks_in_the_debugger():
+    # The first ranks of an attempt may stop in the debugger before the last one is forked.
+    state = after(
+        timeline_event("debugger_start", rank=2, where="cell 5, line 7"), attempt(0, entry(0))
+    )
     assert {rank: at.where for rank, at in state.debugged.items()} == {2: "cell 5, line 7"}
-    state = state.after(event("debugger_step", rank=2, where="cell 5, line 8")).after(
-        event("debugger_start", rank=0, where="x")
+    state = state.after(timeline_event("debugger_step", rank=2, where="cell 5, line 8")).after(
+        timeline_event("debugger_start", rank=0, where="x")
     )
     assert {rank: at.where for rank, at in state.debugged.items()} == {2: "cell 5, line 8", 0: "x"}
-    assert [one.kind for one in state.timeline] == [
-        "debugger_start",
-        "debugger_start",
-    ]  # steps are no news for the timeline
-    assert sorted(state.after(event("debugger_end", rank=2)).debugged) == [0]
+    # Steps of a debugger aren't in the timeline.
+    assert [one.kind for one in state.timeline] == ["debugger_start", "debugger_start"]
+    assert sorted(state.after(timeline_event("debugger_end", rank=2)).debugged) == [0]
     for one in (Restarted(attempt=1, cause="x"), Ended(state="STOPPED", t=2)):
         assert state.after(one).debugged == {}
 
 
-def test_it_knows_who_is_silent_and_until_when_a_stop_is_patient():
+def test_the_state_has_the_silent_ranks_and_the_newest_grace():
     state = after(
-        event("silent", ranks=[0, 1, 3], where="cell 5, line 12"),
-        event("silent", ranks=[2], where="cell 5, line 7"),
+        timeline_event("silent", ranks=[0, 1, 3], where="cell 5, line 12"),
+        timeline_event("silent", ranks=[2], where="cell 5, line 7"),
     )
     assert state.hangs() == [([2], "cell 5, line 7"), ([0, 1, 3], "cell 5, line 12")]
-    assert state.after(event("recovered", ranks=[0, 2])).silent == {
+    assert state.after(timeline_event("recovered", ranks=[0, 2])).silent == {
         1: "cell 5, line 12",
         3: "cell 5, line 12",
     }
@@ -202,7 +202,7 @@ def test_it_knows_who_is_silent_and_until_when_a_stop_is_patient():
     assert stopping.state == State.STOPPING and stopping.stopping.grace == 1
 
 
-def test_a_rank_that_outlives_sigkill_stands_in_the_timeline():
+def test_a_rank_that_outlives_sigkill_is_in_the_timeline():
     state = after(attempt(0, entry(0), entry(1)), RankUnkillable(t=2.0, pid=11))
     (unkillable,) = state.timeline
     assert (unkillable.kind, unkillable.rank, unkillable.t) == (
@@ -213,7 +213,7 @@ def test_a_rank_that_outlives_sigkill_stands_in_the_timeline():
     assert state.after(Ended(t=3.0, state="STOPPED")).state == State.STOPPED
 
 
-def test_the_nodes_of_an_attempt_tell_of_it_one_by_one():
+def test_each_node_of_an_attempt_adds_its_ranks():
     home, other = (
         attempt(0, entry(0), entry(1)),
         attempt(0, entry(2, local_rank=0), entry(3, local_rank=1), node=1),
