@@ -1,4 +1,4 @@
-"""From a cell's body to a function: what it needs, what it gives, what is wrong with it before anything starts."""
+"""The compiler makes a function of a cell's body: its free variables, its result, its errors."""
 
 from __future__ import annotations
 
@@ -61,7 +61,13 @@ VALUES = {
     "recursion": ("def fact(n):\n    return n * fact(n - 1) if n else 1\nfact(5)", 120),
     "functions that see each other": ("def a():\n    return b()\ndef b():\n    return 4\na()", 4),
     "nested functions": (
-        "def f(x):\n    def g(y):\n        nonlocal x\n        x += y\n        return x\n    return g(2)\nf(1)",
+        "def f(x):\n"
+        "    def g(y):\n"
+        "        nonlocal x\n"
+        "        x += y\n"
+        "        return x\n"
+        "    return g(2)\n"
+        "f(1)",
         3,
     ),
     "a class": (
@@ -69,7 +75,13 @@ VALUES = {
         (2, 1),
     ),
     "a subclass with super": (
-        "class A:\n    def f(self):\n        return 1\nclass B(A):\n    def f(self):\n        return super().f() + 1\nB().f()",
+        "class A:\n"
+        "    def f(self):\n"
+        "        return 1\n"
+        "class B(A):\n"
+        "    def f(self):\n"
+        "        return super().f() + 1\n"
+        "B().f()",
         2,
     ),
     "a class is main's": ("class A: pass\nA.__module__, A.__qualname__", ("__main__", "A")),
@@ -91,7 +103,11 @@ VALUES = {
         (1, 2, {}),
     ),
     "with and for and try": (
-        "import contextlib\nwith contextlib.nullcontext(1) as a:\n    b = a\nfor c in [3]:\n    pass\n"
+        "import contextlib\n"
+        "with contextlib.nullcontext(1) as a:\n"
+        "    b = a\n"
+        "for c in [3]:\n"
+        "    pass\n"
         "try:\n    d = {}['x']\nexcept KeyError as e:\n    d = str(e)\na, b, c, d",
         (1, 1, 3, "'x'"),
     ),
@@ -116,7 +132,12 @@ VALUES = {
         None,
     ),
     "a name whose absence is handled": (
-        "def has():\n    try:\n        return cupy\n    except (ImportError, NameError):\n        return 0\nhas()",
+        "def has():\n"
+        "    try:\n"
+        "        return cupy\n"
+        "    except (ImportError, NameError):\n"
+        "        return 0\n"
+        "has()",
         0,
     ),
     "an exit that is caught": (
@@ -181,7 +202,7 @@ def carried(body: str, **notebook) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("body", "taken"),
+    ("body", "names"),
     [
         ("a", {"a"}),
         ("a = 1\na", set()),
@@ -219,18 +240,18 @@ def carried(body: str, **notebook) -> set[str]:
         ("exit; quit", set()),
     ],
 )
-def test_only_what_is_needed_is_carried(body, taken):
+def test_only_the_names_that_the_body_needs_are_pickled(body, names):
     everything = {name: object() for name in ("a", "b", "c", "exit", "quit")}
-    assert carried(body, **everything) == taken
+    assert carried(body, **everything) == names
 
 
-def test_names_that_the_body_may_have_bound_itself_are_spare():
+def test_names_that_the_body_may_bind_itself_are_optional():
     everything = {name: object() for name in ("a", "b", "c", "d")}
     body = "def f():\n    return a, d\nif a:\n    b = 1\nc = c\nd = 3\nb, (lambda: c)"
     assert set(cell_of(body, **everything).optional) == {"b", "d"}
 
 
-def test_ipythons_open_is_left_here_and_ones_own_is_not():
+def test_ipythons_open_is_not_pickled_but_the_users_own_is():
     code = compile(
         "def _modified_open(): pass", "/lib/IPython/core/interactiveshell.py", "exec"
     ).co_consts[0]
@@ -240,7 +261,7 @@ def test_ipythons_open_is_left_here_and_ones_own_is_not():
     assert carried("clear_output()", clear_output=shells) == {"clear_output"}
 
 
-def test_what_is_not_needed_may_be_anything():
+def test_a_name_that_the_body_doesnt_use_may_hold_anything():
     import threading
 
     made = cell_of("lock = 1\nlock", lock=threading.Lock())
@@ -254,7 +275,7 @@ def test_submodules_that_the_body_uses_are_imported_for_it(run):
     assert b"xml.dom.minidom" in cloudpickle.dumps(made.function.carried)
 
 
-def test_it_is_carried_by_cloudpickle(run):
+def test_the_function_survives_cloudpickle(run):
     made = cell_of("def f(x):\n    return x + n\nf(1)", n=4)
     assert pickle.loads(cloudpickle.dumps(made.function))() == 5
 
@@ -281,9 +302,9 @@ UNDEFINED = {
 
 
 @pytest.mark.parametrize("name", UNDEFINED)
-def test_an_undefined_name_is_named_with_its_line(name):
+def test_an_undefined_name_is_reported_with_its_line(name):
     body, missing, line = UNDEFINED[name]
-    if missing is None:  # the body does define it; that it is too late shows when it runs
+    if missing is None:  # the body binds it, but too late: only running it shows that
         cell_of(body)
         return
     with pytest.raises(NameError) as caught:
@@ -312,7 +333,7 @@ def test_an_undefined_name_is_named_with_its_line(name):
         "for i in []: pass\nelse: z = 1\ni, z",
     ],
 )
-def test_what_may_be_defined_is_not_refused(body):
+def test_a_name_that_may_be_defined_is_accepted(body):
     cell_of(body)
 
 
@@ -341,7 +362,7 @@ def test_a_name_in_an_annotation_is_refused_where_it_is_evaluated(body):
     cell_of(f"from __future__ import annotations\n{body}")
 
 
-def test_the_nearest_name_is_offered():
+def test_the_nearest_name_is_suggested():
     with pytest.raises(NameError, match="did you mean 'learning_rate'"):
         cell_of("learning_rat", learning_rate=1)
 
@@ -380,7 +401,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_escapes_are_refused_by_name_with_what_to_do_instead(name):
+def test_shell_escapes_and_magics_are_refused_with_a_remedy(name):
     body, what, instead, line = REFUSED[name]
     with pytest.raises(IcelaunchError) as caught:
         cell_of(body, get_ipython=object())
@@ -389,7 +410,7 @@ def test_escapes_are_refused_by_name_with_what_to_do_instead(name):
 
 
 @pytest.mark.parametrize(
-    ("body", "line", "said"),
+    ("body", "line", "expected"),
     [
         ("x = 1\nx = (1", 3, "never closed"),
         ("x = 1\nreturn x", 3, "'return' outside function"),
@@ -400,8 +421,8 @@ def test_escapes_are_refused_by_name_with_what_to_do_instead(name):
         ("def f():\n    x = 1\n    global x", 4, "assigned to before global"),
     ],
 )
-def test_syntax_errors_have_the_cells_lines(body, line, said):
-    with pytest.raises(SyntaxError, match=said) as caught:
+def test_syntax_errors_have_the_cells_lines(body, line, expected):
+    with pytest.raises(SyntaxError, match=expected) as caught:
         cell_of(body, y=[])
     assert (caught.value.lineno, caught.value.filename) == (line, "/nowhere/ipykernel_1/7.py")
 
@@ -416,7 +437,7 @@ def test_the_frames_of_an_error_are_the_cells_own(run):
     assert frames[-2:] == [("<module>", 5, "f()"), ("f", 3, "return 1 / 0  # here")]
 
 
-def test_the_event_loops_frames_are_left_out(run):
+def test_frames_of_the_event_loop_are_left_out(run):
     with pytest.raises(ZeroDivisionError) as caught:
         run("import asyncio\nawait asyncio.sleep(0)\n1 / 0")
     assert not any(
@@ -432,7 +453,7 @@ def test_getsource_of_what_the_body_defines(run):
     assert linecache.getline("/nowhere/ipykernel_1/7.py", 1) == FIRST_LINE + "\n"
 
 
-def test_the_notebooks_futures_hold_in_the_body(run):
+def test_future_imports_of_the_notebook_apply_in_the_body(run):
     import __future__
 
     body = "def f(x: Nowhere): pass\nf.__annotations__"
@@ -453,12 +474,12 @@ def test_the_notebooks_futures_hold_in_the_body(run):
         ("'é'; 'ü';", False),
     ],
 )
-def test_whether_it_shows(body, shows):
+def test_whether_the_last_expression_is_shown(body, shows):
     assert cell_of(body).shows is shows
 
 
-def test_names_are_read_of_any_python():
-    """The standard library, as bodies: no name that it surely has is missed, and nothing fails."""
+def test_names_of_the_standard_library_are_found():
+    """Compiles each file of the standard library as a body. No free variable may be missed."""
     import argparse
     import ast as ast_module
     import asyncio.base_events

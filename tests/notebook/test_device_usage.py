@@ -1,4 +1,4 @@
-"""What is free on the devices, against a NVML that we make up."""
+"""The free memory and the load of the devices, by a fake NVML."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from icelaunch_nb.notebook.form.device_usage import device_usage
 
 
 class FakeNvml(types.ModuleType):
-    """Two GPUs, of which the second is a slice that tells little."""
+    """Two GPUs. The second is a MIG slice, for which NVML reports little."""
 
     class NVMLError(Exception):
         pass
@@ -71,7 +71,7 @@ def test_the_cpu_comes_first_with_its_cores_and_its_memory():
     assert cpu["note"].startswith(f"{usable_cpus()} core")
 
 
-def test_gpus_tell_what_they_can(nvml):
+def test_gpus_report_what_nvml_knows(nvml):
     assert device_usage({})[1:] == [
         {
             "device": "cuda:0",

@@ -1,4 +1,4 @@
-"""What a form means: the launch that its fields stand for, what is wrong with them, what is kept of them."""
+"""The form's fields: the launch that they describe, their errors, and the stored settings."""
 
 from __future__ import annotations
 
@@ -65,10 +65,10 @@ def problems(form):
     return form.read().problems
 
 
-# The launch it stands for.
+# The launch that the fields describe.
 
 
-def test_it_offers_the_notebooks_functions_and_takes_the_newest_first(namespace):
+def test_it_offers_the_notebooks_functions_and_chooses_the_newest(namespace):
     view = Form(namespace).to_json()
     assert (view["functions"], view["function"], view["doc"]) == (
         ["grow", "train"],
@@ -77,7 +77,7 @@ def test_it_offers_the_notebooks_functions_and_takes_the_newest_first(namespace)
     )
 
 
-def test_a_launch_is_what_was_typed(form):
+def test_a_launch_has_the_values_that_were_typed(form):
     fill(
         form,
         {
@@ -92,12 +92,15 @@ def test_a_launch_is_what_was_typed(form):
     assert (fn, args, kwargs) == (train, [], {"data": [1, 2], "epochs": 5, "shuffle": False})
     assert keywords == {"nproc_per_node": 2, "max_restarts": 1, "tee": "0:3"}
     assert form.python() == (
-        'run = ice.launch(\n    train,\n    kwargs={"data": dataset[:2], "epochs": 5, "shuffle": False},\n    nproc_per_node=2,\n'
+        "run = ice.launch(\n"
+        "    train,\n"
+        '    kwargs={"data": dataset[:2], "epochs": 5, "shuffle": False},\n'
+        "    nproc_per_node=2,\n"
         '    max_restarts=1,\n    tee="0:3",\n)\nrun.result()'
     )
     assert (
-        form.cell()
-        == "%%icelaunch --nproc-per-node 2 --max-restarts 1 --tee 0:3\ntrain(data=dataset[:2], epochs=5, shuffle=False)"
+        form.cell() == "%%icelaunch --nproc-per-node 2 --max-restarts 1 --tee 0:3\n"
+        "train(data=dataset[:2], epochs=5, shuffle=False)"
     )
 
 
@@ -109,7 +112,7 @@ def test_a_field_put_back_to_its_default_is_not_passed(form):
     assert form.launch_arguments()[2:] == ({"data": [1, 2]}, {})
 
 
-def test_the_code_imports_what_the_notebook_has_not(form, namespace):
+def test_the_code_imports_what_the_notebook_lacks(form, namespace):
     del namespace["ice"]
     assert form.python().startswith("import icelaunch_nb as ice\n\nrun = ice.launch(train")
     namespace["launcher"] = ice
@@ -216,7 +219,7 @@ def test_what_follows_a_star_in_the_code(namespace, typed):
     )
 
 
-def test_a_default_that_cannot_be_written_is_passed_itself_where_it_must_be(namespace):
+def test_a_default_without_a_literal_is_passed_where_it_must_be(namespace):
     marker = object()
 
     def fn(a=marker, b: float = float("inf"), /, c=print, *rest):
@@ -271,7 +274,7 @@ def test_a_member_of_an_enumeration_is_written_as_the_notebook_can_name_it(
     assert form.cell() == "%%icelaunch\nfn(x=Mine.ONE)"
 
 
-def test_the_cell_is_read_as_it_was_meant(form):
+def test_the_cell_parses_to_the_same_launch(form):
     typed = {
         "nproc_per_node": "3",
         "role": "it's me",
@@ -285,7 +288,7 @@ def test_the_cell_is_read_as_it_was_meant(form):
     assert opt.parse_options(interpolate(line, {})).launch == form.launch_arguments()[3]
 
 
-def test_a_function_defined_anew_is_taken_as_it_is_now(namespace):
+def test_a_function_that_is_redefined_is_launched_as_it_is_now(namespace):
     form = Form(namespace, train)
     assert [one["label"] for one in form.to_json()["arguments"]] == [
         "data",
@@ -302,7 +305,7 @@ def test_a_function_defined_anew_is_taken_as_it_is_now(namespace):
     assert form.launch_arguments()[0] is newer
 
 
-def test_a_function_of_a_module_is_called_by_it_and_a_nameless_one_not_at_all(namespace):
+def test_a_modules_function_is_called_through_it_and_a_nameless_one_has_no_code(namespace):
     import textwrap
 
     assert (
@@ -317,7 +320,7 @@ def test_a_function_of_a_module_is_called_by_it_and_a_nameless_one_not_at_all(na
     assert nameless.launch_arguments()[2:] == ({}, {})
 
 
-def test_a_name_that_is_given_away_leaves_the_form_its_function(namespace):
+def test_rebinding_a_functions_name_leaves_the_form_its_function(namespace):
     form = Form(namespace, train)
     namespace["train"] = None
     assert [one["label"] for one in form.to_json()["arguments"]] == [
@@ -328,11 +331,11 @@ def test_a_name_that_is_given_away_leaves_the_form_its_function(namespace):
     ]
 
 
-# What is wrong.
+# Errors.
 
 
 @pytest.mark.parametrize(
-    ("key", "typed", "said"),
+    ("key", "typed", "expected"),
     [
         ("argument.epochs", "three", "must be a whole number"),
         ("argument.epochs", "", "must not be empty; the default is 3"),
@@ -375,11 +378,11 @@ def test_a_name_that_is_given_away_leaves_the_form_its_function(namespace):
         ("setting.run_id", "a\0b", "must not hold a NUL character"),
     ],
 )
-def test_what_is_wrong_is_said_at_its_field_and_nowhere_else(form, key, typed, said):
+def test_an_error_shows_at_its_field_and_nowhere_else(form, key, typed, expected):
     form.set(key, typed)
     found = problems(form)
     assert list(found) == [key]
-    assert said in found[key]
+    assert expected in found[key]
     view = form.to_json()
     shown = {
         one["key"]: one["error"]
@@ -402,7 +405,7 @@ def test_what_is_wrong_is_said_at_its_field_and_nowhere_else(form, key, typed, s
     assert problems(form) == {}
 
 
-def test_several_things_that_are_wrong_are_all_said(form):
+def test_several_errors_all_show(form):
     fill(
         form,
         {
@@ -422,7 +425,7 @@ def test_several_things_that_are_wrong_are_all_said(form):
     }
 
 
-def test_functions_that_cannot_be_launched_are_said_so(namespace):
+def test_a_function_that_cant_be_launched_is_reported(namespace):
     async def coroutine():
         pass
 
@@ -445,7 +448,7 @@ def test_functions_that_cannot_be_launched_are_said_so(namespace):
         "f'{grow(1)}'",
     ],
 )
-def test_an_expression_that_may_do_something_waits_for_the_launch(form, typed):
+def test_an_expression_with_side_effects_is_evaluated_at_the_launch(form, typed):
     form.set("argument.data", typed)
     view = form.to_json()
     assert view["arguments"][0]["deferred"] and not view["invalid"]
@@ -453,27 +456,27 @@ def test_an_expression_that_may_do_something_waits_for_the_launch(form, typed):
 
 
 class Grows:
-    """Counts how often it was looked at."""
+    """Counts how often an operator or an attribute of it is evaluated."""
 
     def __init__(self):
-        self.looks = 0
+        self.evaluated = 0
 
     def __getitem__(self, item):
-        self.looks += 1
+        self.evaluated += 1
         return item
 
     def __getattr__(self, name):
         if name.startswith("__"):
             raise AttributeError(name)
-        self.looks += 1
+        self.evaluated += 1
         return 1
 
     def __len__(self):
-        self.looks += 1
+        self.evaluated += 1
         return 1
 
     def __neg__(self):
-        self.looks += 1
+        self.evaluated += 1
         return 1
 
 
@@ -492,14 +495,14 @@ class Grows:
         "[*steps]",
     ],
 )
-def test_what_may_change_when_it_is_looked_at_waits_for_the_launch(form, namespace, typed):
+def test_what_evaluation_may_change_is_evaluated_at_the_launch(form, namespace, typed):
     import collections
 
     namespace |= {"it": Grows(), "counts": collections.defaultdict(int), "steps": iter("ab")}
     form.set("argument.data", typed)
     view = form.to_json()
     assert view["arguments"][0]["deferred"] and not view["invalid"]
-    assert (namespace["it"].looks, len(namespace["counts"]), list(namespace["steps"])) == (
+    assert (namespace["it"].evaluated, len(namespace["counts"]), list(namespace["steps"])) == (
         0,
         0,
         ["a", "b"],
@@ -521,7 +524,7 @@ def test_what_may_change_when_it_is_looked_at_waits_for_the_launch(form, namespa
         "(1)" + 30 * ".real",
     ],
 )
-def test_what_is_plain_is_looked_at_as_it_is_typed(form, namespace, typed):
+def test_a_plain_expression_is_evaluated_as_it_is_typed(form, namespace, typed):
     import numpy
 
     namespace["array"] = numpy.zeros((2, 2))
@@ -530,7 +533,7 @@ def test_what_is_plain_is_looked_at_as_it_is_typed(form, namespace, typed):
     assert not view["arguments"][0]["deferred"] and not view["invalid"]
 
 
-def test_nothing_is_evaluated_for_a_launch_that_cannot_be(form):
+def test_an_invalid_launch_evaluates_nothing(form):
     fill(form, {"argument.data": "grow('oak')", "setting.nproc_per_node": "0"})
     for _ in range(2):
         with pytest.raises(ice.ConfigError, match="nproc_per_node"):
@@ -538,7 +541,7 @@ def test_nothing_is_evaluated_for_a_launch_that_cannot_be(form):
     assert TREES == []
 
 
-def test_what_was_wrong_at_a_launch_may_be_right_at_the_next(form, namespace):
+def test_an_error_of_one_launch_is_gone_at_the_next(form, namespace):
     namespace["n"] = 0
     form.set("argument.data", "6 // n")
     with pytest.raises(ice.ConfigError, match="ZeroDivisionError"):
@@ -547,7 +550,7 @@ def test_what_was_wrong_at_a_launch_may_be_right_at_the_next(form, namespace):
     assert form.launch_arguments()[2] == {"data": 2}
 
 
-def test_what_a_launch_evaluates_is_evaluated_once_and_its_error_stays_beside_the_field(form):
+def test_a_launch_evaluates_once_and_an_error_stays_beside_its_field(form):
     form.set("argument.data", "grow('oak')")
     assert form.launch_arguments()[2]["data"] == "oak"
     assert TREES == ["oak"]
@@ -561,7 +564,7 @@ def test_what_a_launch_evaluates_is_evaluated_once_and_its_error_stays_beside_th
     assert problems(form) == {}
 
 
-def test_what_cannot_be_carried_is_said_at_its_argument(form):
+def test_an_argument_that_cant_be_pickled_shows_its_error(form):
     assert form.attach_error(ice.PackingError("kwargs['data'].lock", "_thread.lock", "no"))
     assert "kwargs['data'].lock (a _thread.lock)" in problems(form)["argument.data"]
     assert not form.attach_error(ice.PackingError("train → something", "_thread.lock", "no"))
@@ -570,7 +573,7 @@ def test_what_cannot_be_carried_is_said_at_its_argument(form):
 # Every field of LaunchConfig.
 
 
-def test_every_field_of_launch_config_is_there_with_its_sentence(form):
+def test_every_field_of_launch_config_has_its_description(form):
     view = form.to_json()
     by_name = {one["key"].partition(".")[2]: one for one in [*view["main"], *view["advanced"]]}
     assert set(by_name) == {
@@ -620,7 +623,7 @@ KEYS = st.sampled_from(
 
 @steady
 @given(st.lists(st.tuples(KEYS, TYPED), max_size=6))
-def test_whatever_is_typed_is_answered_and_kept(tmp_path_factory, typed):
+def test_any_text_is_answered_and_stored(tmp_path_factory, typed):
     namespace = {
         "train": train,
         "grow": grow,
@@ -645,21 +648,21 @@ def test_whatever_is_typed_is_answered_and_kept(tmp_path_factory, typed):
     assert again.to_json() == form.to_json()
 
 
-# What is kept.
+# Stored settings.
 
 
-def test_it_is_as_it_was_left(form, namespace, tmp_path, monkeypatch):
+def test_settings_are_restored(form, namespace, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     form.set("setting.nproc_per_node", "4")
-    memory = SettingsStore("/home/me/train.ipynb")
-    memory.save(form.name, form.dump())
-    memory.save("other", {"settings": {"nproc_per_node": "8"}})
+    store = SettingsStore("/home/me/train.ipynb")
+    store.save(form.name, form.dump())
+    store.save("other", {"settings": {"nproc_per_node": "8"}})
     again = Form(namespace)
     again.restore(SettingsStore("/home/me/train.ipynb").load(again.name))
     assert again.cell() == "%%icelaunch --nproc-per-node 4\ntrain(data=dataset[:2])"
     assert SettingsStore("/home/me/other.ipynb").load("") == {}
-    assert memory.path.stat().st_mode & 0o777 == 0o600
-    assert [path.name for path in memory.path.parent.iterdir()] == [memory.path.name]
+    assert store.path.stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in store.path.parent.iterdir()] == [store.path.name]
 
 
 @pytest.mark.parametrize(
@@ -674,29 +677,27 @@ def test_it_is_as_it_was_left(form, namespace, tmp_path, monkeypatch):
         "\ud800",
     ],
 )
-def test_what_was_kept_and_is_broken_is_forgotten(namespace, tmp_path, monkeypatch, content):
+def test_a_damaged_settings_file_is_ignored(namespace, tmp_path, monkeypatch, content):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    memory = SettingsStore("/home/me/train.ipynb")
-    memory.path.parent.mkdir(parents=True)
-    memory.path.write_bytes(content.encode(errors="surrogatepass"))
+    store = SettingsStore("/home/me/train.ipynb")
+    store.path.parent.mkdir(parents=True)
+    store.path.write_bytes(content.encode(errors="surrogatepass"))
     form = Form(namespace)
-    form.restore(memory.load(""))
+    form.restore(store.load(""))
     assert form.cell() == "%%icelaunch\ntrain(data=...)"
-    memory.save("", form.dump())
-    assert memory.load("") == json.loads(json.dumps(form.dump()))
+    store.save("", form.dump())
+    assert store.load("") == json.loads(json.dumps(form.dump()))
 
 
-def test_a_state_directory_that_cannot_be_written_keeps_nothing_and_says_nothing(
-    form, tmp_path, monkeypatch
-):
+def test_an_unwritable_state_directory_is_ignored(form, tmp_path, monkeypatch):
     (tmp_path / "icelaunch_nb").write_text("a file where a folder should be")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    memory = SettingsStore("/home/me/train.ipynb")
-    memory.save("", form.dump())
-    assert memory.load("") == {}
+    store = SettingsStore("/home/me/train.ipynb")
+    store.save("", form.dump())
+    assert store.load("") == {}
 
 
-def test_a_function_that_was_chosen_is_waited_for(namespace):
+def test_a_chosen_function_stays_chosen_until_it_is_defined(namespace):
     form = Form(namespace)
     fill(form, {"function": "grow", "argument.path": "'a'"})
     kept = json.loads(json.dumps(form.dump()))
@@ -741,7 +742,7 @@ def test_partials_and_caches_of_the_notebooks_functions_are_offered(namespace):
     assert form.cell() == "%%icelaunch\nhalf(data=1)"
 
 
-def test_what_no_longer_fits_the_function_is_left_out(form, namespace):
+def test_settings_that_no_longer_fit_the_function_are_left_out(form, namespace):
     form.set("argument.shuffle", False)
     form.set("argument.epochs", "7")
 

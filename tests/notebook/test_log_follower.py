@@ -1,4 +1,4 @@
-"""The follower: chunks that put the files together again, fair shares, and the newest first when there is too much."""
+"""The follower: its chunks reassemble to the files, shares are fair, a large backlog is skipped."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def _append(path, data):
         file.write(data)
 
 
-def _put_together(chunks):
-    """What a front end makes of it: bytes by place, whatever comes twice."""
+def _reassemble(chunks):
+    """Reassembles the files as a page does: by offset, so that bytes may come twice."""
     files = {}
     for chunk in chunks:
         whole = files.setdefault((chunk.attempt, chunk.rank, chunk.stream), bytearray())
@@ -54,7 +54,7 @@ def run_dir(tmp_path):
     st.integers(0, 30),
 )
 @settings(deadline=None, max_examples=150)
-def test_any_split_of_the_bytes_and_of_the_looks_puts_the_same_files_together(
+def test_chunks_reassemble_to_the_files_for_any_writes_and_polls(
     tmp_path_factory, writes, lengths, rewound
 ):
     run_dir = RunDir(tmp_path_factory.mktemp("run"))
@@ -69,10 +69,10 @@ def test_any_split_of_the_bytes_and_of_the_looks_puts_the_same_files_together(
             follower.rewind(0, 1 << 20)
     while follower.backlog:
         chunks += follower.read_new(1000)
-    assert _put_together(chunks) == {key: data for key, data in truth.items() if data}
+    assert _reassemble(chunks) == {key: data for key, data in truth.items() if data}
 
 
-def test_a_share_for_each_rank_and_no_more_than_asked_for(run_dir):
+def test_each_rank_gets_a_share_and_the_length_is_kept(run_dir):
     follower = LogFollower(run_dir)
     follower.follow(_attempt(run_dir, ranks=4))
     for rank in range(4):
@@ -82,7 +82,7 @@ def test_a_share_for_each_rank_and_no_more_than_asked_for(run_dir):
     assert {chunk.rank: len(chunk.data) for chunk in chunks} == {0: 10, 1: 100, 2: 100, 3: 100}
 
 
-def test_when_it_falls_behind_the_newest_lines_come_and_the_gap_shows(run_dir):
+def test_above_the_backlog_the_newest_lines_are_sent_and_the_gap_shows(run_dir):
     follower = LogFollower(run_dir)
     follower.follow(_attempt(run_dir, ranks=2))
     line = b"0123456789\n"
@@ -102,7 +102,7 @@ def test_when_it_falls_behind_the_newest_lines_come_and_the_gap_shows(run_dir):
     assert long[-1].start + len(long[-1].data) == run_dir.rank(0, 0).stdout.stat().st_size
 
 
-def test_the_last_words_of_an_attempt_come_after_the_next_one_began(run_dir):
+def test_an_attempts_last_lines_are_sent_after_the_next_one_began(run_dir):
     follower = LogFollower(run_dir)
     follower.follow(_attempt(run_dir, 0))
     _append(run_dir.rank(0, 0).stdout, b"last words\n")
@@ -115,7 +115,7 @@ def test_the_last_words_of_an_attempt_come_after_the_next_one_began(run_dir):
     }
 
 
-def test_rewinding_brings_the_last_lines_of_any_attempt(run_dir):
+def test_rewind_returns_the_last_lines_of_any_attempt(run_dir):
     follower = LogFollower(run_dir)
     follower.follow(_attempt(run_dir, 0))
     _append(run_dir.rank(0, 0).stdout, b"one\ntwo\nthree\n")
@@ -128,7 +128,7 @@ def test_rewinding_brings_the_last_lines_of_any_attempt(run_dir):
     assert follower.read_new(1000) == []
 
 
-def test_what_empty_and_short_logs_leave_of_a_replay_the_others_get(run_dir):
+def test_the_unused_shares_of_short_logs_go_to_the_others(run_dir):
     follower = LogFollower(run_dir)
     follower.follow(_attempt(run_dir, ranks=2))
     _append(run_dir.rank(0, 0).stdout, b"0123456789abcde\n" * 100)
@@ -137,7 +137,7 @@ def test_what_empty_and_short_logs_leave_of_a_replay_the_others_get(run_dir):
     assert {chunk.rank: len(chunk.data) for chunk in follower.read_new(2000)} == {0: 992, 1: 6}
 
 
-def test_older_lines_lie_right_before_what_is_held(run_dir):
+def test_older_lines_end_where_the_pages_lines_begin(run_dir):
     follower = LogFollower(run_dir)
     follower.follow(_attempt(run_dir, ranks=2))
     _append(run_dir.rank(0, 1).stdout, b"one\ntwo\nthree\nfour\n")
@@ -162,7 +162,7 @@ def test_older_lines_lie_right_before_what_is_held(run_dir):
     assert len(everything) == 2, "nothing is sent again by this"
 
 
-def test_it_says_when_each_rank_wrote_last(run_dir):
+def test_the_time_of_each_ranks_last_write(run_dir):
     follower = LogFollower(run_dir)
     follower.follow(_attempt(run_dir, ranks=2))
     _append(run_dir.rank(0, 0).stdout, b"a")
@@ -174,7 +174,7 @@ def test_it_says_when_each_rank_wrote_last(run_dir):
     assert follower.last_writes(0) == {0: 2000.0, 1: 0.0}
 
 
-def test_a_log_that_vanishes_or_is_emptied_stops_nothing(run_dir):
+def test_a_removed_or_truncated_log_stops_nothing(run_dir):
     follower = LogFollower(run_dir)
     follower.follow(_attempt(run_dir, ranks=2))
     _append(run_dir.rank(0, 0).stdout, b"gone\n")
@@ -185,6 +185,6 @@ def test_a_log_that_vanishes_or_is_emptied_stops_nothing(run_dir):
     assert follower.backlog == 0
 
 
-def test_the_front_ends_index_of_streams_is_the_followers():
+def test_the_front_end_numbers_the_streams_as_the_follower_does():
     assert module.STREAMS == ("stdout", "stderr")
     assert json.dumps(module.STREAMS.index("stderr")) == "1"

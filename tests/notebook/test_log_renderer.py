@@ -1,4 +1,7 @@
-"""The view of all ranks: whole lines, what isn't ended below them, and no rank in another's lines. Run by playwright's node."""
+"""The view of all ranks: whole lines, unfinished lines below them, and no line of two ranks.
+
+Playwright's node runs the front end.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ TOKEN = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])|[\r\n]|[^\x1b\r\n]+")
 
 
 class Terminal:
-    """As much of a terminal as the view needs."""
+    """A terminal with the control sequences that the view uses."""
 
     def __init__(self):
         self.rows, self.row, self.column = [""], 0, 0
@@ -68,33 +71,36 @@ def node():
 
 @pytest.fixture
 def shows(node):
-    """Writes (rank, text) or (rank, text, "stderr" or "note") that came in one message at a time in ms; what the terminal shows then."""
-    terminal, told = Terminal(), []
+    """A function that renders one message and returns the terminal's rows.
 
-    def show(now, *said, over=False):
+    It takes the time in ms, and ``(rank, text)`` or ``(rank, text, "stderr" or "note")``.
+    """
+    terminal, rendered = Terminal(), []
+
+    def show(now, *texts, over=False):
         parts = [
             {
-                "seq": len(told),
+                "seq": len(rendered),
                 "rank": rank,
                 "stream": int("stderr" in kind),
                 "text": text,
                 "note": "note" in kind,
             }
-            for rank, text, *kind in said
+            for rank, text, *kind in texts
         ]
         node.stdin.write(
-            json.dumps({"fresh": not told, "parts": parts, "over": over, "now": now}) + "\n"
+            json.dumps({"fresh": not rendered, "parts": parts, "over": over, "now": now}) + "\n"
         )
         node.stdin.flush()
         text, show.due = json.loads(node.stdout.readline())
-        told.append(text)
+        rendered.append(text)
         terminal.write(text)
         return [row.rstrip() for row in terminal.rows if row]
 
     return show
 
 
-def test_last_words_without_a_newline_are_shown_and_stay(shows):
+def test_a_last_line_without_a_newline_is_shown_and_stays(shows):
     assert shows(0, (0, "a line\ndying words"), (1, "other\n")) == ["[0]  a line", "[1]  other"]
     assert shows.due == 250
     assert shows(250) == ["[0]  a line", "[1]  other", "[0]  dying words"]
@@ -144,7 +150,7 @@ def test_many_unfinished_lines_take_half_a_screen_at_most(shows):
     assert shows(400, (9, "!\n"))[0] == "[9]  bar 9!"
 
 
-def test_a_colour_that_is_ended_behind_the_line_is_no_line(shows):
+def test_a_colour_reset_after_the_newline_is_no_line(shows):
     shows(0, (0, "\x1b[31mred\n\x1b[0m"))
     assert shows(300) == shows(400, over=True) == ["[0]  red"]
 
@@ -154,13 +160,13 @@ def test_a_very_long_line_is_not_lost(shows):
     assert shows(10, (0, "end\n"))[1:] == ["[0]  end"]
 
 
-def test_a_bar_that_never_ends_stays_one_line(shows):
+def test_a_progress_bar_without_a_newline_stays_one_line(shows):
     for now in range(0, 100_000, 1000):
         rows = shows(now, (0, f"\rbar {now} " + "#" * 900))
     assert [row[:14] for row in rows] == ["[0]  bar 99000"]
 
 
-def test_what_follows_a_gap_is_not_glued_to_what_came_before(shows):
+def test_a_gap_ends_the_line_before_it(shows):
     rows = shows(0, (0, "half a li"), (0, "… 1 MB skipped\n", "note"), (0, "ne 7\n"))
     assert rows == ["[0]  half a li", "[0]  … 1 MB skipped", "[0]  ne 7"]
 
@@ -187,7 +193,7 @@ def test_a_rank_that_moves_its_cursor_leaves_the_others_lines_alone(shows, order
     assert shows(500)[:4] == ["[1]  one", "[2]  two", "[0]  zero", "[1]  three"]
 
 
-def test_a_rank_stands_apart_from_its_text(shows):
+def test_a_ranks_prefix_is_separated_from_its_text(shows):
     rows = shows(
         0, (18, "loss 80\n"), *((rank, "alike\n") for rank in range(12)), (3, "alike\n", "stderr")
     )

@@ -1,4 +1,4 @@
-"""Search on disk finds every line once, with its number, whatever pieces the files are read in."""
+"""The search on disk finds each line once, with its number, for any size of pieces."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _of(ranks):
     st.lists(st.text(alphabet="abA \r", max_size=8), max_size=30), st.integers(1, 12), st.booleans()
 )
 @settings(deadline=None, max_examples=150)
-def test_it_finds_what_a_line_by_line_look_finds(tmp_path_factory, lines, piece, ended):
+def test_it_finds_what_a_line_by_line_search_finds(tmp_path_factory, lines, piece, ended):
     run_dir = RunDir(tmp_path_factory.mktemp("run"))
     attempt = _attempt(run_dir)
     run_dir.rank(0, 0).stdout.write_bytes(("\n".join(lines) + ("\n" if ended else "")).encode())
@@ -40,7 +40,7 @@ def test_it_finds_what_a_line_by_line_look_finds(tmp_path_factory, lines, piece,
     assert found.counts == ({0: len(expected)} if expected else {})
 
 
-def test_all_ranks_and_both_streams_are_looked_at_and_the_first_lines_of_each_come_back(tmp_path):
+def test_all_ranks_and_both_streams_are_searched_and_their_first_lines_returned(tmp_path):
     run_dir = RunDir(tmp_path)
     attempt = _attempt(run_dir, 4)
     for rank in range(4):
@@ -56,7 +56,7 @@ def test_all_ranks_and_both_streams_are_looked_at_and_the_first_lines_of_each_co
     assert {rank for rank, *_ in found.lines} == {0, 1, 2, 3}
 
 
-def test_a_long_search_says_that_it_didnt_come_to_the_end(tmp_path, monkeypatch):
+def test_a_search_that_times_out_is_reported_as_incomplete(tmp_path, monkeypatch):
     run_dir = RunDir(tmp_path)
     attempt = _attempt(run_dir)
     run_dir.rank(0, 0).stdout.write_text("a line\n" * 100)
@@ -64,6 +64,6 @@ def test_a_long_search_says_that_it_didnt_come_to_the_end(tmp_path, monkeypatch)
     assert not search(run_dir, attempt, "line").complete
 
 
-def test_logs_that_are_gone_are_passed_over(tmp_path):
+def test_removed_logs_are_skipped(tmp_path):
     found = search(RunDir(tmp_path), _of(1), "x")
     assert (found.lines, found.counts, found.complete) == ([], {}, True)

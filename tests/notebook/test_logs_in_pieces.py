@@ -1,6 +1,6 @@
-"""The front end's logs, fuzzed: however the bytes of a log are cut, sent again and overlap, the screen's text and the offsets are the same.
+"""The front end's logs, fuzzed: bytes may be cut anywhere, be sent again, and overlap.
 
-Run by the node that playwright brings.
+The text on the screen and the offsets stay the same. Playwright's node runs the front end.
 """
 
 from __future__ import annotations
@@ -30,18 +30,21 @@ for await (const line of createInterface({{ input: process.stdin }})) {{
   for (const [stream, start, text, older] of JSON.parse(line)) {{
     const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
     if (older) before.push(logs.missingBefore(0, 0) ?? null);
-    logs[older ? "receiveOlder" : "receive"]([[0, 0, stream, start, bytes.length]], new DataView(bytes.buffer));
+    const chunks = [[0, 0, stream, start, bytes.length]];
+    logs[older ? "receiveOlder" : "receive"](chunks, new DataView(bytes.buffer));
   }}
   const log = logs.logs.get("0/0") ?? {{ parts: [], streams: [] }};
   console.log(JSON.stringify({{
     screen: new RankRenderer().render(log.parts), offsets: log.streams.map((s) => s?.next ?? 0),
     texts: [0, 1].map((n) => log.parts.filter((p) => p.stream === n).map((p) => p.text).join("")),
-    held: log.streams.map((s) => s?.sanitiser.held ?? ""), notes: log.parts.filter((p) => p.note).length, before,
+    unfinished: log.streams.map((s) => s?.sanitiser.unfinished ?? ""),
+    notes: log.parts.filter((p) => p.note).length, before,
   }}));
 }}
 """
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-# What logs are made of: words, lines, bars, colours, other orders to a terminal, characters of several bytes, rubbish.
+# The contents of logs: words, line ends, progress bars, colours, other control sequences,
+# characters of several bytes, random bytes.
 PIECES = st.one_of(
     st.sampled_from(
         [
@@ -80,11 +83,11 @@ def node():
     ) as process:
 
         def show(*chunks):
-            said = [
+            message = [
                 (stream, start, base64.b64encode(data).decode(), *older)
                 for stream, start, data, *older in chunks
             ]
-            process.stdin.write(json.dumps(said) + "\n")
+            process.stdin.write(json.dumps(message) + "\n")
             process.stdin.flush()
             return json.loads(process.stdout.readline())
 
@@ -110,7 +113,7 @@ def test_any_split_gives_the_same_text_and_offset(node, data, cuts):
 
 @given(BYTES, st.lists(st.integers(0, 500), max_size=6), st.lists(st.integers(0, 6), max_size=6))
 @settings(deadline=None, max_examples=150)
-def test_what_is_sent_again_changes_nothing(node, data, cuts, again):
+def test_bytes_that_are_sent_again_change_nothing(node, data, cuts, again):
     """A view that opens later has the kernel send the last megabyte once more, in other pieces."""
     parts, sent = pieces(data, cuts), []
     for number, (start, piece) in enumerate(parts):
@@ -129,7 +132,7 @@ def test_what_is_sent_again_changes_nothing(node, data, cuts, again):
     st.lists(st.integers(0, 500), max_size=6),
 )
 @settings(deadline=None, max_examples=150)
-def test_two_streams_that_come_in_turns_each_keep_their_text(node, out, err, out_cuts, err_cuts):
+def test_two_interleaved_streams_each_keep_their_text(node, out, err, out_cuts, err_cuts):
     turns = [
         *((0, *piece) for piece in pieces(out, out_cuts)),
         *((1, *piece) for piece in pieces(err, err_cuts)),
@@ -150,19 +153,19 @@ def test_two_streams_that_come_in_turns_each_keep_their_text(node, out, err, out
 
 @given(BYTES.filter(bool), st.integers(1, 10**9))
 @settings(deadline=None, max_examples=50)
-def test_a_gap_is_told_once_and_the_offset_goes_on_behind_it(node, data, gap):
+def test_a_gap_is_noted_once_and_the_offset_continues_after_it(node, data, gap):
     found = node((0, gap, data))
     assert (found["notes"], found["offsets"]) == (1, [gap + len(data)])
 
 
-def test_older_lines_are_put_before_what_is_held(node):
+def test_older_lines_come_before_those_that_the_page_holds(node):
     found = node(
         (0, 12, b"three\n"),
         (1, 5, b"error\n"),
         (0, 5, "zwölf\n".encode(), "older"),
         (0, 18, b"four\n"),
     )
-    assert found["before"] == [[12, 5]], "both streams' beginnings are told"
+    assert found["before"] == [[12, 5]], "the beginnings of both streams are requested"
     assert (
         found["texts"][0]
         == "… 5 B before this, on disk: /runs/attempt_0/0/stdout.log\nzwölf\nthree\nfour\n"
@@ -171,7 +174,7 @@ def test_older_lines_are_put_before_what_is_held(node):
     assert found["offsets"] == [23, 11]
 
 
-def test_older_lines_are_asked_for_once_and_only_where_there_are_some(node):
+def test_older_lines_are_requested_once_and_only_where_there_are_some(node):
     assert node((0, 0, b"all\n"), (0, 0, b"x", "older"))["before"] == [None]
     again = node((0, 9, b"new\n"), (0, 5, b"old\n", "older"), (0, 5, b"old\n", "older"))
     assert again["before"] == [[9, 0], None]

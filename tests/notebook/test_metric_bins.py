@@ -1,4 +1,4 @@
-"""The metrics: what came of the ranks' reports, in bounded memory, whatever was reported and however it lies in the files."""
+"""The metrics' bins: they hold what the ranks reported, in bounded memory, for any file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def run_dir(tmp_path):
     return RunDir(tmp_path)
 
 
-def _curves(run_dir, ranks=1):
+def _metric_bins(run_dir, ranks=1):
     for rank in range(ranks):
         run_dir.rank(0, rank).path.mkdir(parents=True, exist_ok=True)
     entries = [RankEntry(rank=rank, local_rank=rank, pid=1, started=1.0) for rank in range(ranks)]
@@ -34,7 +34,7 @@ def _report(run_dir, rank, *rows):
 
 
 class _Page:
-    """What a front end makes of the messages."""
+    """Receives the messages as a page does."""
 
     def __init__(self):
         self.metrics = {}
@@ -50,7 +50,7 @@ class _Page:
 
 
 def test_a_bin_is_a_step_while_there_are_few_and_each_rank_has_its_own_value(run_dir):
-    metrics, page = _curves(run_dir, 2), _Page()
+    metrics, page = _metric_bins(run_dir, 2), _Page()
     _report(run_dir, 0, {"step": 0, "loss": 2.0}, {"step": 1, "loss": 1.0})
     _report(run_dir, 1, {"step": 0, "loss": 4.0, "lr": 0.5})
     metrics.poll()
@@ -66,7 +66,7 @@ def test_a_bin_is_a_step_while_there_are_few_and_each_rank_has_its_own_value(run
 
 
 def test_only_what_changed_is_sent_again(run_dir):
-    metrics, page = _curves(run_dir), _Page()
+    metrics, page = _metric_bins(run_dir), _Page()
     _report(run_dir, 0, *({"step": step, "loss": 1.0, "lr": 1.0} for step in range(100)))
     metrics.poll()
     page.receive(metrics)
@@ -83,11 +83,11 @@ def test_only_what_changed_is_sent_again(run_dir):
     st.integers(1, 5),
 )
 @settings(deadline=None, max_examples=60)
-def test_whatever_the_order_and_the_looks_the_page_holds_the_means(
+def test_the_page_has_the_means_for_any_order_of_writes_and_polls(
     tmp_path_factory, reports, between
 ):
     run_dir = RunDir(tmp_path_factory.mktemp("run"))
-    metrics, page, truth = _curves(run_dir, 3), _Page(), {}
+    metrics, page, truth = _metric_bins(run_dir, 3), _Page(), {}
     for number, (rank, step, value) in enumerate(reports):
         _report(run_dir, rank, {"step": step, "loss": value})
         truth.setdefault(step, {}).setdefault(rank, []).append(value)
@@ -106,8 +106,8 @@ def test_whatever_the_order_and_the_looks_the_page_holds_the_means(
                 )
 
 
-def test_a_long_run_is_thinned_and_keeps_its_shape(run_dir):
-    metrics, page = _curves(run_dir, 2), _Page()
+def test_a_long_runs_bins_widen_and_keep_its_shape(run_dir):
+    metrics, page = _metric_bins(run_dir, 2), _Page()
     for rank in range(2):
         _report(run_dir, rank, *({"step": step, "loss": step + rank} for step in range(10_000)))
     while True:
@@ -123,9 +123,9 @@ def test_a_long_run_is_thinned_and_keeps_its_shape(run_dir):
         assert (first, second) == (pytest.approx(middle), pytest.approx(middle + 1))
 
 
-def test_a_file_that_is_far_ahead_is_skimmed_to_its_end(run_dir, monkeypatch):
+def test_a_large_backlog_is_skimmed(run_dir, monkeypatch):
     monkeypatch.setattr(module, "_MAX_BACKLOG", 1 << 18)
-    metrics, page = _curves(run_dir), _Page()
+    metrics, page = _metric_bins(run_dir), _Page()
     _report(run_dir, 0, *({"step": step, "loss": 3.0} for step in range(30_000)))
     metrics.poll()
     page.receive(metrics)
@@ -136,8 +136,8 @@ def test_a_file_that_is_far_ahead_is_skimmed_to_its_end(run_dir, monkeypatch):
     assert {value for values in bins.values() for value in values} == {3.0}
 
 
-def test_no_number_is_told_and_not_drawn(run_dir):
-    metrics, page = _curves(run_dir), _Page()
+def test_nan_and_infinity_show_but_are_not_drawn(run_dir):
+    metrics, page = _metric_bins(run_dir), _Page()
     _report(
         run_dir,
         0,
@@ -152,19 +152,26 @@ def test_no_number_is_told_and_not_drawn(run_dir):
     assert page.metrics["loss"][0]["last"] is None
 
 
-def test_rows_that_are_no_rows_stop_nothing(run_dir):
-    metrics, page = _curves(run_dir), _Page()
+def test_malformed_rows_are_skipped(run_dir):
+    metrics, page = _metric_bins(run_dir), _Page()
     with open(run_dir.rank(0, 0).metrics, "wb") as file:
         file.write(
-            b'\xff\n[]\n{"step": -1, "loss": 1}\n{"loss": 1}\n{"step": "x", "loss": 1}\n{"step": 1e300, "loss": 1}\n{"step": 5, "loss": 1}\n{"st'
+            b"\xff\n"
+            b"[]\n"
+            b'{"step": -1, "loss": 1}\n'
+            b'{"loss": 1}\n'
+            b'{"step": "x", "loss": 1}\n'
+            b'{"step": 1e300, "loss": 1}\n'
+            b'{"step": 5, "loss": 1}\n'
+            b'{"st'
         )
     metrics.poll()
     page.receive(metrics)
     assert page.metrics["loss"][1] == {5.0: [1.0]}
 
 
-def test_more_metrics_than_anybody_looks_at_are_counted(run_dir):
-    metrics, page = _curves(run_dir), _Page()
+def test_metrics_beyond_the_limit_are_counted(run_dir):
+    metrics, page = _metric_bins(run_dir), _Page()
     _report(run_dir, 0, {"step": 0, **{f"m{number}": 1.0 for number in range(METRICS + 5)}})
     metrics.poll()
     page.receive(metrics)
@@ -173,7 +180,7 @@ def test_more_metrics_than_anybody_looks_at_are_counted(run_dir):
 
 
 def test_a_metric_of_64_ranks_fits_into_one_burst(run_dir):
-    metrics = _curves(run_dir, 64)
+    metrics = _metric_bins(run_dir, 64)
     for rank in range(64):
         _report(run_dir, rank, *({"step": step, "loss": 1.0} for step in range(700)))
     metrics.poll()

@@ -1,4 +1,4 @@
-"""The option line: any of them either parses or is answered with an error that names the option."""
+"""The option line: any line parses, or raises an error that names the option."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ FIELDS = [one.name for one in fields(LaunchConfig)]
         ("--role '#1'", {"role": "#1"}),
     ],
 )
-def test_what_launch_gets(line, launch):
+def test_the_keywords_that_launch_receives(line, launch):
     assert opt.parse_options(line).launch == launch
 
 
-def test_the_magics_own():
+def test_the_options_of_the_magic_alone():
     options = opt.parse_options("--out results --no-wait --env A=1 --env 'B=x y=z' --env C=")
     assert (options.out, options.wait, options.env, options.launch) == (
         "results",
@@ -74,7 +74,7 @@ def test_the_magics_own():
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "expected"),
     [
         ("--nproc-pre-node 4", "did you mean '--nproc-per-node'?"),
         ("--no-wiat", "did you mean '--no-wait'?"),
@@ -99,10 +99,10 @@ def test_the_magics_own():
         ("--role 'x", "no closing quotation"),
     ],
 )
-def test_what_is_wrong_is_named(line, said):
+def test_an_error_names_the_option(line, expected):
     with pytest.raises(ConfigError) as caught:
         opt.parse_options(line)
-    assert said in str(caught.value)
+    assert expected in str(caught.value)
 
 
 WORDS = st.one_of(
@@ -135,7 +135,7 @@ TRICKY = st.text("${}'\" a.", max_size=8)
 
 @steady
 @given(st.lists(WORDS, max_size=6), st.booleans())
-def test_any_line_parses_or_is_answered(words, quoted):
+def test_any_line_parses_or_raises_an_error_that_names_the_option(words, quoted):
     line = shlex.join(words) if quoted else " ".join(words)
     try:
         options = opt.parse_options(line)
@@ -152,7 +152,7 @@ def test_any_line_parses_or_is_answered(words, quoted):
 
 @steady
 @given(st.text(max_size=40))
-def test_any_beginning_can_be_completed(before):
+def test_completion_works_for_any_prefix(before):
     assert all(
         isinstance(text, str)
         for text in [*opt.complete(before), *opt.complete_words(before, opt.LOGS_OPTIONS)]
@@ -171,7 +171,7 @@ def test_any_beginning_can_be_completed(before):
         max_size=3,
     ),
 )
-def test_what_is_spelt_reads_as_it_was(settings, env):
+def test_a_formatted_line_parses_to_the_same_settings(settings, env):
     settings = {
         **settings,
         "max_restarts": 3,
@@ -181,7 +181,7 @@ def test_what_is_spelt_reads_as_it_was(settings, env):
     }
     assert (
         opt.parse_settings(interpolate(opt.format_options(settings), {"a": "wrong"})) == settings
-    ), "by the same way as a line that was typed"
+    ), "as a line that was typed is parsed"
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_what_is_spelt_reads_as_it_was(settings, env):
         ("-n 2 # {n}", ["-n", "2", "#", "2"]),
     ],
 )
-def test_a_value_of_the_notebooks_stays_one(line, words):
+def test_an_interpolated_value_stays_one_word(line, words):
     namespace = {
         "n": 2,
         "name": "results",
@@ -215,7 +215,7 @@ def test_a_value_of_the_notebooks_stays_one(line, words):
     assert opt.split_words(interpolate(line, namespace)) == words
 
 
-def test_what_cannot_be_split_is_shown_as_it_was_typed():
+def test_a_line_that_cant_be_split_is_shown_as_it_was_typed():
     with pytest.raises(ConfigError, match=r"options=\"--role '\{n\}\": no closing quotation"):
         interpolate("--role '{n}", {"n": 1})
 
@@ -240,7 +240,7 @@ def test_every_field_of_launch_config_is_an_option_with_its_own_sentence():
     assert len({option.description for option in opt.OPTIONS}) == len(opt.OPTIONS)
 
 
-def test_every_option_stands_in_the_help():
+def test_the_help_lists_every_option():
     text = opt.help_text()
     assert [option.name for option in opt.OPTIONS if option.name not in text] == []
     assert max(map(len, text.splitlines())) <= 130
@@ -264,14 +264,14 @@ def test_completion(before, offered):
     assert offered in opt.complete(before)
 
 
-def test_defaults_hold_where_the_line_says_nothing_and_variables_add_up():
+def test_defaults_apply_where_the_line_is_silent_and_environments_are_merged():
     defaults = opt.parse_settings("-n 8 --max-restarts 2 --env A=1 --env B=2")
     options = opt.parse_options("--max-restarts 0 --env B=3", defaults)
     assert options.launch == {"nproc_per_node": 8, "max_restarts": 0}
     assert options.env == {"A": "1", "B": "3"}
 
 
-def test_the_words_of_line_magics():
+def test_the_arguments_of_line_magics():
     assert opt.parse_words("abc --rank 1 --stream=stderr", opt.LOGS_OPTIONS, max_words=1) == (
         ["abc"],
         {"rank": 1, "stream": "stderr"},
@@ -279,7 +279,7 @@ def test_the_words_of_line_magics():
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "expected"),
     [
         ("--rnak 1", "did you mean '--rank'"),
         ("--rank x", "--rank='x'"),
@@ -288,8 +288,8 @@ def test_the_words_of_line_magics():
         ("--rank", "a value"),
     ],
 )
-def test_what_is_wrong_with_the_words_of_line_magics(line, said):
-    with pytest.raises(ConfigError, match=said):
+def test_wrong_arguments_of_line_magics(line, expected):
+    with pytest.raises(ConfigError, match=expected):
         opt.parse_words(line, opt.LOGS_OPTIONS, max_words=1)
 
 

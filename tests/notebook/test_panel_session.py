@@ -1,4 +1,4 @@
-"""What is sent to a panel, from the directory of a run that is over: no kernel, no browser."""
+"""The messages of a panel's session for a run that is over, without kernel and browser."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from icelaunch_nb.rundir.paths import RunDir
 
 
 class _Panel:
-    """A panel that keeps what it is to send."""
+    """A panel that records its messages."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -31,7 +31,7 @@ class _Panel:
 
 @pytest.fixture
 def panel(tmp_path):
-    """That of a run with three attempts of a rank each."""
+    """The panel of a run with three attempts of one rank."""
     run_dir = RunDir(tmp_path)
     config = LaunchConfig(1, 1, 1, run_id="r1", max_restarts=2)
     run_dir.spec.write_text(
@@ -75,7 +75,7 @@ def _report(panel, attempt, step):
 
 
 def _serve(session, *requests):
-    """Until all requests are answered and all is sent that there is."""
+    """Serves until all requests are answered and everything is sent."""
     for request in requests:
         session.post(Clicked(request))
     while session.serve():
@@ -92,7 +92,7 @@ def _attempts_of_metrics(panel):
     }
 
 
-def test_the_newest_attempts_metrics_go_on_while_older_ones_are_looked_at(panel):
+def test_the_newest_attempts_metrics_continue_while_an_older_attempt_is_shown(panel):
     for attempt in range(3):
         _report(panel, attempt, 0)
     session = PanelSession(panel)
@@ -110,7 +110,7 @@ def _replies(panel):
     return [message for message in sent if message["kind"] == "reply"]
 
 
-def test_what_is_no_request_is_passed_over_and_a_bad_one_replied_to(panel):
+def test_a_malformed_message_is_ignored_and_a_bad_request_gets_an_error(panel):
     session = PanelSession(panel)
     shapes = [
         None,
@@ -161,8 +161,8 @@ def test_what_is_no_request_is_passed_over_and_a_bad_one_replied_to(panel):
     json.dumps(panel.sent, allow_nan=False, ensure_ascii=False).encode()
 
 
-def test_what_is_saved_is_renewed_before_the_end_is_seen(panel, monkeypatch):
-    """A page that waits for the end and saves then saves the end."""
+def test_saved_outputs_are_updated_before_the_end_is_shown(panel, monkeypatch):
+    """A page that saves as soon as it shows the end then saves the end."""
     done: list[str] = []
     monkeypatch.setattr(
         panel, "update_displays", lambda **_: done.append("renewed") or {"text/html": "the end"}

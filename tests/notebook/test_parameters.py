@@ -1,4 +1,4 @@
-"""A function's parameters as fields: their kinds, defaults, and what becomes of what is typed."""
+"""A function's parameters as fields: their kinds, their defaults, and the values of typed text."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_kinds_and_defaults(annotation, default, kind, shown):
         (Color | None, "None", None),
     ],
 )
-def test_what_is_typed_becomes_a_value(annotation, typed, value):
+def test_text_is_converted_to_a_value(annotation, typed, value):
     def fn(x):
         pass
 
@@ -104,7 +104,7 @@ def test_what_is_typed_becomes_a_value(annotation, typed, value):
 
 
 @pytest.mark.parametrize(
-    ("annotation", "typed", "error", "said"),
+    ("annotation", "typed", "error", "expected"),
     [
         (int, "three", ValueError, "must be a whole number"),
         (int, "1.5", ValueError, "must be a whole number"),
@@ -117,12 +117,12 @@ def test_what_is_typed_becomes_a_value(annotation, typed, value):
         (list, "", MissingValue, "needs a value"),
     ],
 )
-def test_what_cannot_be_is_said(annotation, typed, error, said):
+def test_an_impossible_value_is_reported(annotation, typed, error, expected):
     def fn(x):
         pass
 
     fn.__annotations__ = {"x": annotation}
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=expected):
         one(fn).read(typed, refuse)
 
 
@@ -139,7 +139,7 @@ def test_ways_of_passing():
     ]
 
 
-def test_partials_methods_and_what_has_no_signature():
+def test_partials_methods_and_callables_without_a_signature():
     class Trainer:
         def fit(self, epochs: int = 2):
             pass
@@ -152,7 +152,7 @@ def test_partials_methods_and_what_has_no_signature():
         parameters(dict)
 
 
-def test_an_annotation_that_names_what_is_not_there_leaves_the_others_alone():
+def test_an_unresolvable_annotation_doesnt_affect_the_others():
     def fn(x, y, z=None):
         pass
 
@@ -172,7 +172,7 @@ def test_an_annotation_that_names_what_is_not_there_leaves_the_others_alone():
 @pytest.mark.skipif(
     sys.version_info < (3, 14), reason="annotations are evaluated when the function is defined"
 )
-def test_an_annotation_that_cannot_be_evaluated_is_no_loss():
+def test_an_annotation_that_raises_is_ignored():
     namespace = {}
     exec("def fn(x: int, y: Nowhere): pass", namespace)
     assert [p.kind for p in parameters(namespace["fn"])] == ["number", "expression"]
@@ -204,7 +204,7 @@ def test_a_default_that_cannot_be_shown_is_named_by_its_type():
         st.sampled_from(Color),
     )
 )
-def test_a_literal_means_its_value(value):
+def test_a_literal_is_converted_to_its_value(value):
     assert eval(literal(value)) == value
 
 
@@ -220,7 +220,7 @@ def test_a_literal_means_its_value(value):
         st.sampled_from(Color),
     )
 )
-def test_a_field_that_is_left_alone_means_its_default(default):
+def test_an_empty_field_has_its_default(default):
     def fn(x=default):
         pass
 

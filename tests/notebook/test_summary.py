@@ -1,4 +1,4 @@
-"""The static summary: what a run was, where no panel lives."""
+"""The static summary of a run, for where no panel is mounted."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _failure(rank, **fields):
 
 @pytest.fixture
 def record(tmp_path):
-    """Lays the directory of a run that is over; returns the run."""
+    """A function that writes a run directory and returns the run."""
 
     def lay(*events, name="train", ranks=2, logs=None, max_restarts=1):
         run_dir = RunDir(tmp_path)
@@ -133,7 +133,7 @@ def test_a_run_that_succeeded(record):
     assert plain == [repr(run), "rank 0, last lines:", *(f"    line {i}" for i in range(30, 50))]
 
 
-def test_a_run_that_failed_says_why_first_and_what_the_failing_rank_said_last(record):
+def test_a_failed_run_shows_its_error_and_the_failed_ranks_last_lines(record):
     run = record(
         *FAILED,
         logs={(1, 0, "stdout"): b"zero\n", (1, 1, "stdout"): b"one\n", (1, 1, "stderr"): b"oops\n"},
@@ -148,7 +148,7 @@ def test_a_run_that_failed_says_why_first_and_what_the_failing_rank_said_last(re
     ).text.index("rank 0, last lines")
 
 
-def test_a_run_that_goes_on_says_as_of_when_that_is_so(record, monkeypatch):
+def test_the_summary_of_a_running_run_has_its_time(record, monkeypatch):
     run = record(_attempt(), logs={(0, 0, "stdout"): b"so far\n", (0, 1, "stdout"): b"elsewhere\n"})
     monkeypatch.setattr(
         Run, "_run_state", RunState(state=State.RUNNING, attempts=(parse_event(_attempt()),))
@@ -161,8 +161,11 @@ def test_a_run_that_goes_on_says_as_of_when_that_is_so(record, monkeypatch):
     assert "\n" not in repr(run), "a plain prompt shows a line"
 
 
-def test_what_ranks_print_is_text_in_it(record):
-    hostile = b"<script>alert(1)</script><img src=x onerror=alert(1)> \x1b]0;title\x07\x1b[31mred\x1b[0m \x1b]52;c;AAAA\x1b\\ \xff\x9d0;x\n"
+def test_printed_markup_and_control_sequences_are_text_in_a_summary(record):
+    hostile = (
+        b"<script>alert(1)</script><img src=x onerror=alert(1)> "
+        b"\x1b]0;title\x07\x1b[31mred\x1b[0m \x1b]52;c;AAAA\x1b\\ \xff\x9d0;x\n"
+    )
     run = record(_attempt(), SUCCESS, name="<lambda>", logs={(0, 0, "stdout"): hostile})
     markup = _Markup(summary.html(run))
     assert {"script", "img"} & set(markup.tags) == set()
@@ -174,7 +177,7 @@ def test_what_ranks_print_is_text_in_it(record):
     assert re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", markup.text) is None
 
 
-def test_it_stays_small_whatever_was_printed(record):
+def test_a_summary_stays_small_whatever_was_printed(record):
     logs = {
         (1, rank, stream): b"x" * 300_000 + b"\n" + b"<&\n" * 200_000 + b"&" * 5000
         for rank in range(8)
@@ -197,14 +200,14 @@ def test_it_stays_small_whatever_was_printed(record):
     )
 
 
-def test_the_last_state_of_a_bar_is_its_line(record):
+def test_a_progress_bars_last_state_is_its_line(record):
     run = record(_attempt(), SUCCESS, logs={(0, 0, "stderr"): b"\r 10%\r 50%\r100%\n"})
     shown = _Markup(summary.html(run)).text
     assert "100%" in shown and "50%" not in shown
 
 
-def test_before_anything_happened_and_without_logs(record):
-    for events in ((), (_attempt(),)):  # its agent vanished without a word
+def test_a_summary_before_the_first_event_and_without_logs(record):
+    for events in ((), (_attempt(),)):  # its agent vanished and wrote no end
         assert "LOST" in summary.html(record(*events))
     assert "the host ended" in summary.html(
         record(
@@ -213,8 +216,8 @@ def test_before_anything_happened_and_without_logs(record):
     )
 
 
-def test_a_directory_that_somebody_sent_is_text_in_all_that_shows_it(record, monkeypatch):
-    """Also where its values are of the wrong kind and got past whoever checks them."""
+def test_a_foreign_run_directorys_content_is_text_wherever_it_shows(record, monkeypatch):
+    """Even where its values have the wrong types and passed the checks."""
     evil = '<img src=x onerror="alert(1)">\x1b]0;owned\x07\ud800'
     run = record(*FAILED, name=evil)
     monkeypatch.setattr(Run, "run_id", evil)
@@ -257,7 +260,7 @@ def test_a_directory_that_somebody_sent_is_text_in_all_that_shows_it(record, mon
         assert "<img" in text and re.search(_UNFIT, text) is None
 
 
-def test_the_list_of_runs_says_when_it_was_so_while_one_goes_on(record, monkeypatch):
+def test_the_list_of_runs_has_its_time_while_a_run_goes_on(record, monkeypatch):
     over = record(_attempt(), SUCCESS)
     assert "as of" not in repr(Runs([over])) and "as of" not in Runs([over])._repr_html_()
     monkeypatch.setattr(
@@ -267,6 +270,6 @@ def test_the_list_of_runs_says_when_it_was_so_while_one_goes_on(record, monkeypa
         assert re.search(r"as of \d\d:\d\d:\d\d", shown)
 
 
-def test_a_key_on_what_unfolds_in_it_is_no_shortcut_of_the_notebook(record):
+def test_a_key_on_an_unfolded_part_is_no_shortcut_of_the_notebook(record):
     shown = summary.html(record(*FAILED, logs={(1, 1, "stdout"): b"one\n"}))
     assert shown.count("<summary") == shown.count('<summary data-lm-suppress-shortcuts="true"') == 1
