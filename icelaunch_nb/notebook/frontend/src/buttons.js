@@ -1,4 +1,4 @@
-/** The buttons that act on the run: which of them apply now, and what came of a click. */
+/** The buttons that act on the run. Those that don't apply now are hidden. */
 import { h } from "./dom.js";
 import { plain } from "./sanitise.js";
 
@@ -6,17 +6,18 @@ import { plain } from "./sanitise.js";
 /** @typedef {import("./run_state.js").LiveState} LiveState */
 /** @typedef {(text: string, kind: string) => void} ShowReply */
 /**
- * Sends an action and waits for its reply; `onPending` is called first where that takes its time.
+ * Sends an action and waits for its reply. `onPending` is called first where the reply takes long.
  * @typedef {(action: string, onPending: (text: string) => void) => Promise<any>} SendAction
  */
 
-const UNANSWERED = 700; // milliseconds after which a click without a reply is explained
-const READING = 12_000; // milliseconds that a reply is shown
-// Milliseconds that a button ignores clicks after it took another's place: a double click was meant
-// for that one.
-const SETTLING = 700;
+const REPLY_TIMEOUT = 700; // milliseconds after which a click without a reply is explained
+const REPLY_SHOWN = 12_000; // milliseconds
+// Milliseconds in which a button that replaces another one ignores clicks. The second click of a
+// double click was meant for the other one.
+const CLICKS_IGNORED = 700;
 const BUSY =
-  "The kernel is busy with a cell and acts when that is done. Interrupt (■) ends a waiting run at once.";
+  "The kernel is busy with a cell and acts when that is done. " +
+  "Interrupt (■) ends a waiting run at once.";
 
 /** Action, label and title. */
 const BUTTONS = /** @type {const} */ ([
@@ -31,12 +32,13 @@ const BUTTONS = /** @type {const} */ ([
   [
     "stop",
     "Stop",
-    "Loops over ctx.steps end together and return; other code gets SIGTERM; who is left after 30 s is killed",
+    "Loops over ctx.steps end together and return; other code gets SIGTERM; " +
+      "who is left after 30 s is killed",
   ],
   ["kill", "Kill", "SIGKILL to the ranks, now"],
 ]);
 
-/** The button that takes another one's place. @type {Record<string, string>} */
+/** The button that replaces each button. @type {Record<string, string>} */
 const NEXT = { stop: "kill", kill: "stop", pause: "resume", resume: "pause" };
 
 /** @param {string} action @param {RunState} runState @param {LiveState} liveState */
@@ -64,10 +66,10 @@ export function makeButtons(sendAction, showReply, signal) {
   });
   /** By action. @type {Map<string, HTMLButtonElement>} */
   const buttons = new Map();
-  let newestClick = 0; // an older one's reply doesn't overwrite its reply
-  /** The click on Save checkpoint that waits until the checkpoint is saved. */
+  let newestClick = 0; // the number of the newest click: only its reply is shown
+  /** The number of the click on Save checkpoint whose checkpoint isn't saved yet; 0: none. */
   let awaitingSave = 0;
-  let savedAt = 0; // when the newest checkpoint was saved
+  let savedAt = 0; // when the newest checkpoint was saved, in seconds since the epoch
 
   /** @param {HTMLButtonElement} button @param {string} action @param {string} label */
   async function click(button, action, label) {
@@ -80,7 +82,7 @@ export function makeButtons(sendAction, showReply, signal) {
     awaitingSave = action === "checkpoint" ? click : 0;
     button.setAttribute("aria-busy", "true");
     show("heard …", "pending");
-    const late = setTimeout(() => show(BUSY, "busy"), UNANSWERED);
+    const late = setTimeout(() => show(BUSY, "busy"), REPLY_TIMEOUT);
     const { ok, text, lost } = await sendAction(action, (pending) => {
       clearTimeout(late);
       show(pending, "pending");
@@ -102,7 +104,7 @@ export function makeButtons(sendAction, showReply, signal) {
       )
     );
     button.addEventListener("click", () => click(button, action, label), { signal });
-    // A key that is held down clicks again and again, and the focus moves to the next button.
+    // A key that is held down clicks repeatedly, while the focus moves to the next button.
     const ignoreRepeats = (/** @type {KeyboardEvent} */ event) =>
       event.repeat && event.key === "Enter" && event.preventDefault();
     button.addEventListener("keydown", ignoreRepeats, { signal });
@@ -111,15 +113,16 @@ export function makeButtons(sendAction, showReply, signal) {
   }
 
   /**
-   * Clears a reply after a while. That a checkpoint was requested stays until it is saved.
+   * Clears a reply after a while. The reply to a checkpoint request stays until the checkpoint is
+   * saved.
    * @param {number} click
    */
   function clearLater(click) {
     const clear = () => click === newestClick && awaitingSave !== click && showReply("", "");
-    setTimeout(clear, READING);
+    setTimeout(clear, REPLY_SHOWN);
   }
 
-  /** Shows that the checkpoint is saved that was requested here. @param {RunState} runState */
+  /** Shows that the requested checkpoint is saved. @param {RunState} runState */
   function showSaved(runState) {
     const newest = runState.timeline.filter((event) => event.kind === "saved").at(-1);
     if (!newest || newest.t === savedAt) return;
@@ -131,14 +134,14 @@ export function makeButtons(sendAction, showReply, signal) {
   }
 
   /** @param {HTMLButtonElement} button */
-  function settle(button) {
+  function ignoreClicks(button) {
     button.setAttribute("aria-disabled", "true");
-    setTimeout(() => button.removeAttribute("aria-disabled"), SETTLING);
+    setTimeout(() => button.removeAttribute("aria-disabled"), CLICKS_IGNORED);
   }
 
   return {
     element,
-    /** @param {string} action @returns {boolean} whether its button is there to be focused */
+    /** Focuses a button. @param {string} action @returns {boolean} whether it is visible */
     focus(action) {
       const button = buttons.get(action);
       button?.focus();
@@ -147,7 +150,7 @@ export function makeButtons(sendAction, showReply, signal) {
     /**
      * @param {RunState} runState
      * @param {LiveState} liveState
-     * @param {boolean} lost whether nobody is there to act
+     * @param {boolean} lost whether the kernel is lost
      */
     show(runState, liveState, lost) {
       showSaved(runState);
@@ -159,7 +162,7 @@ export function makeButtons(sendAction, showReply, signal) {
       for (const action of before) {
         const next = buttons.get(NEXT[action]);
         if (!next || next.hidden || before.has(NEXT[action])) continue;
-        settle(next);
+        ignoreClicks(next);
         if (action === focused) next.focus();
       }
     },

@@ -1,7 +1,7 @@
 /**
- * A prompt for ranks that wait in the debugger. What is typed goes to the rank; its answer is in
- * its log, in the terminal above. The Python sides are `worker/debug_server.py`, in the rank, and
- * `client/debug_client.py`.
+ * A prompt for ranks that wait in the debugger. Commands go to the rank. Its answers are in its
+ * log, which the terminal above shows. The Python sides are `worker/debug_server.py` in the rank
+ * and `client/debug_client.py` in the kernel.
  */
 import { h, setText } from "./dom.js";
 import { plain } from "./sanitise.js";
@@ -17,14 +17,14 @@ const BUTTONS = /** @type {const} */ ([
   ["Down", "d", "Looks back at what was called"],
   ["Continue", "c", "Lets the rank go on"],
 ]);
-const SHOWN = 4; // waiting ranks that are named beside the one that is shown
-const COMPLETIONS = 60;
+const MAX_OTHERS = 4; // other waiting ranks that have a link
+const MAX_COMPLETIONS = 60; // completions that are shown
 
-/** The longest beginning that all words have. @param {string[]} words */
-export function commonStart(words) {
-  let start = words[0] ?? "";
-  for (const word of words) while (!word.startsWith(start)) start = start.slice(0, -1);
-  return start;
+/** The longest prefix of all words. @param {string[]} words */
+export function commonPrefix(words) {
+  let prefix = words[0] ?? "";
+  for (const word of words) while (!word.startsWith(prefix)) prefix = prefix.slice(0, -1);
+  return prefix;
 }
 
 /**
@@ -100,7 +100,7 @@ export function makeDebugger(store, choose, signal) {
     buttons.append(button);
   }
 
-  /** Completes the line as far as possible, and shows what there is to choose from. */
+  /** Completes the line as far as possible, and shows the possible completions. */
   async function complete() {
     const end = line.selectionStart ?? line.value.length;
     const before = line.value.slice(0, end);
@@ -110,14 +110,15 @@ export function makeDebugger(store, choose, signal) {
       start = end,
       text,
     } = await store.request({ action: "complete", rank, line: before });
-    if (line.value.slice(0, end) !== before) return; // typed on meanwhile
+    if (line.value.slice(0, end) !== before) return; // the line has changed meanwhile
     if (!ok) return showCompletions(text);
     const words = /** @type {string[]} */ (completions).map(plain);
-    const whole = commonStart(words);
-    if (whole.length > before.length - start) line.setRangeText(whole, start, end, "end");
+    const prefix = commonPrefix(words);
+    if (prefix.length > before.length - start) line.setRangeText(prefix, start, end, "end");
     showCompletions(
       words.length > 1
-        ? words.slice(0, COMPLETIONS).join("   ") + (words.length > COMPLETIONS ? "   …" : "")
+        ? words.slice(0, MAX_COMPLETIONS).join("   ") +
+            (words.length > MAX_COMPLETIONS ? "   …" : "")
         : "",
     );
   }
@@ -136,11 +137,11 @@ export function makeDebugger(store, choose, signal) {
         if (command.trim() && command !== history.at(-1)) history.push(command);
         at = history.length;
         line.value = "";
-        send(command); // an empty one repeats the last, as in pdb
+        send(command); // an empty command repeats the last one, as in pdb
       } else if (event.key === "ArrowUp") recall(-1);
       else if (event.key === "ArrowDown") recall(1);
       else if (event.key === "Tab" && !event.shiftKey && line.value.trim())
-        complete(); // in an empty line TAB goes on to the next control
+        complete(); // in an empty line, TAB moves the focus to the next control
       else return;
       event.preventDefault();
     },
@@ -174,26 +175,22 @@ export function makeDebugger(store, choose, signal) {
       buttons.hidden = row.hidden = !here;
       if (!here) showCompletions("");
       const why = here && here.why !== "breakpoint" ? ` · ${plain(here.why)}` : "";
-      setText(
-        where,
-        here
-          ? `rank ${rank} waits at ${plain(here.where)}${here.who ? `, ${plain(here.who)}` : ""}${why}`
-          : "",
-      );
+      const who = here?.who ? `, ${plain(here.who)}` : "";
+      setText(where, here ? `rank ${rank} waits at ${plain(here.where)}${who}${why}` : "");
       const rest = ranks.filter((one) => one !== rank);
       const key = `${rank}|${rest.map((one) => `${one}@${waiting[one].where}`).join()}`;
       if (key === drawn) return;
       drawn = key;
       others.replaceChildren(
         ...rest
-          .slice(0, SHOWN)
+          .slice(0, MAX_OTHERS)
           .map((one) =>
             link(
               one,
               here ? `rank ${one} too` : `rank ${one} waits at ${plain(waiting[one].where)}`,
             ),
           ),
-        rest.length > SHOWN ? `and ${rest.length - SHOWN} more` : "",
+        rest.length > MAX_OTHERS ? `and ${rest.length - MAX_OTHERS} more` : "",
       );
     },
   };

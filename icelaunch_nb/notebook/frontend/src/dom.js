@@ -1,7 +1,7 @@
 import { suppressShortcutsIfFocusable } from "./keys.js";
 
 /**
- * An element with attributes and children. Text stays text: nothing here takes markup.
+ * Makes an element with attributes and children. A text is never parsed as markup.
  * @param {string} tag
  * @param {Record<string, any>} [attributes]
  * @param {...(Node | string | null | undefined | false)} children
@@ -22,7 +22,7 @@ export function h(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** Sets a text only where it differs: a screen reader and the browser's layout stay quiet. */
+/** Sets a text only where it differs, for screen readers and to save the page a layout. */
 export function setText(/** @type {Element} */ element, /** @type {string} */ text) {
   if (element.textContent !== text) element.textContent = text;
 }

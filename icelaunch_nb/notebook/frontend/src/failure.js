@@ -5,7 +5,7 @@ import { plain } from "./sanitise.js";
 /** @typedef {import("./run_state.js").RunState} RunState */
 /** @typedef {import("./run_state.js").Failure} Failure */
 
-const NOTE = 2000; // characters
+const MAX_NOTE_LENGTH = 2000; // characters
 
 export function makeFailure() {
   const element = h("div", { className: "ice-failure", hidden: true, role: "alert" });
@@ -17,13 +17,13 @@ export function makeFailure() {
       const number = runState.attempts[attempt]?.attempt;
       const first = runState.failures.find((failure) => failure.attempt === number);
       const failed = runState.state === "FAILED" || runState.state === "LOST";
-      const note = failed ? runState.note.slice(0, NOTE) : "";
+      const note = failed ? runState.note.slice(0, MAX_NOTE_LENGTH) : "";
       const unkillable = runState.timeline
         .filter((event) => event.kind === "unkillable")
         .map(({ rank, text }) => `${rank === null ? "" : `rank ${rank}: `}${plain(text)}`);
       element.hidden = !first && !note && !unkillable.length;
       const key = JSON.stringify([first ? [first.attempt, first.rank] : note, unkillable]);
-      if (key === drawn) return; // drawn once: its traceback may have been opened
+      if (key === drawn) return; // a traceback that is unfolded stays so
       drawn = key;
       element.replaceChildren(
         ...(first ? describe(first) : note ? [h("div", {}, inLines(note))] : []),

@@ -1,9 +1,10 @@
 /**
  * The form to launch from. Its Python side is `notebook/form/widget.py`.
  *
- * Synced from Python are `form_state` (the fields, what they hold, what is wrong), `devices` (what
- * is free) and `run_status` (of the newest run). This page alone knows what was typed and isn't
- * received yet, what is unfolded, and whether Launch was clicked in vain.
+ * `form_state` (the fields with their values and errors), `devices` (with their free memory) and
+ * `run_status` (of the newest run) are synced from Python. The page alone holds the text that the
+ * kernel hasn't received yet, which parts are unfolded, and whether Launch was clicked while a
+ * value was missing or wrong.
  */
 import { h, setText } from "./dom.js";
 import { FormChannel } from "./form_channel.js";
@@ -22,9 +23,10 @@ import { captureKeys } from "./keys.js";
 
 const BUSY = "The kernel is busy with a cell; the form answers when that is done.";
 const GONE =
-  "The kernel of this form has ended, and with it what it launched, unless that was detached. Run the form's cell again.";
-// Milliseconds between two requests for what is free, while the pointer or the focus is here.
-const REFRESH = 5000;
+  "The kernel of this form has ended, and with it what it launched, unless that was detached. " +
+  "Run the form's cell again.";
+// Milliseconds between two refreshes of the devices, while the pointer or the focus is in the form.
+const REFRESH_INTERVAL = 5000;
 const SYNCED = ["form_state", "devices", "run_status"];
 
 export default () => ({
@@ -32,7 +34,7 @@ export default () => ({
   render: ({ model, el }) => new Form(model, el).end,
 });
 
-/** A group of fields, which is drawn anew only where the fields themselves are others. */
+/** A group of fields. It is drawn again only if there are other fields. */
 class Group {
   /** @param {string} prefix @param {Change} change @param {AbortSignal} signal */
   constructor(prefix, change, signal) {
@@ -49,7 +51,7 @@ class Group {
    * @param {Field[]} fields
    * @param {(key: string) => string | boolean | undefined} unsent
    * @param {any[]} devices
-   * @param {boolean} strict whether what is missing shows as an error
+   * @param {boolean} strict whether a missing value shows as an error
    */
   show(fields, unsent, devices, strict) {
     const shape = JSON.stringify(
@@ -75,13 +77,13 @@ class Form {
   /** @param {any} model @param {HTMLElement} el */
   constructor(model, el) {
     this.model = model;
-    this.ends = new AbortController();
-    const signal = (this.signal = this.ends.signal);
+    this.abort = new AbortController();
+    const signal = (this.signal = this.abort.signal);
     this.channel = new FormChannel(model, signal);
-    this.strict = false; // Launch was clicked in vain: what is missing shows as an error
-    this.gone = false; // the kernel that this belongs to has ended
+    this.strict = false; // a launch was refused, so a missing value shows as an error
+    this.gone = false; // the form's kernel has ended
     this.launching = false; // Launch was clicked, and the kernel hasn't answered
-    this.refreshed = Date.now(); // when it was last asked what is free
+    this.refreshed = Date.now(); // when the devices were last refreshed
 
     const prefix = `ice-${this.channel.id}`;
     this.chooser = /** @type {HTMLSelectElement} */ (
@@ -137,7 +139,7 @@ class Form {
   }
 
   /** Ends the view. */
-  end = () => this.ends.abort();
+  end = () => this.abort.abort();
 
   layOut() {
     const heading = (/** @type {string} */ text) =>
@@ -203,7 +205,7 @@ class Form {
     return this.runStatus.state !== undefined && !this.runStatus.over;
   }
 
-  // What a person does.
+  // The user's actions.
 
   chooseFunction = () => {
     this.strict = false;
@@ -233,7 +235,7 @@ class Form {
   };
 
   refreshDevices = () => {
-    if (Date.now() - this.refreshed < REFRESH) return;
+    if (Date.now() - this.refreshed < REFRESH_INTERVAL) return;
     this.refreshed = Date.now();
     this.channel.request("refresh_devices");
   };
@@ -246,7 +248,7 @@ class Form {
     this.show();
   };
 
-  // What is shown.
+  // Drawing.
 
   show = () => {
     this.showFunction();
@@ -309,7 +311,7 @@ class Form {
     const errors = invalid.filter((key) => this.strict || !missing.includes(key));
     const listed = (/** @type {string[]} */ keys) =>
       keys.map((key) => this.labelOf(key)).join(", ");
-    let text = this.outlook;
+    let text = this.launchText;
     let kind = "";
     if (this.gone) text = GONE;
     else if (this.channel.late) text = BUSY;
@@ -322,8 +324,8 @@ class Form {
     setText(this.status, text);
   }
 
-  /** How the newest run ended, and what would be launched next. */
-  get outlook() {
+  /** The newest run's end, and a summary of the next launch. */
+  get launchText() {
     const { summary } = this.formState;
     const { state, result_code: code } = this.runStatus;
     if (!state) return summary;
@@ -331,7 +333,7 @@ class Form {
     return `${state}${results} · next: ${summary}`;
   }
 
-  /** @param {string} key a field's */
+  /** @param {string} key the field's key */
   labelOf(key) {
     const { formState } = this;
     const fields = [...formState.arguments, ...formState.main, ...formState.advanced];

@@ -1,19 +1,19 @@
 /**
- * The form's channel to the kernel: sends what is typed, holds it until the kernel has received it,
- * and notices when the kernel doesn't.
+ * The form's channel to the kernel. It sends typed values, keeps them until the kernel has received
+ * them, and notices when that takes long.
  */
 
-const PAUSE = 120; // milliseconds without a key before what was typed is sent
-const UNANSWERED = 700; // milliseconds after which a message that wasn't received is explained
+const PAUSE = 120; // milliseconds without a key before a value is sent
+const LATE = 700; // milliseconds after which a message that wasn't received counts as late
 
 export class FormChannel {
   /** @param {any} model @param {AbortSignal} signal */
   constructor(model, signal) {
     this.model = model;
     this.id = Math.random().toString(36).slice(2, 10);
-    this.sent = 0; // number of the newest message
+    this.sent = 0; // the number of the newest message
     /**
-     * What was typed and isn't received yet, and the number of the message that carries it.
+     * The values that the kernel hasn't received yet, and the numbers of their messages.
      * @type {Map<string, { value: string | boolean, seq: number }>}
      */
     this.typed = new Map();
@@ -21,8 +21,8 @@ export class FormChannel {
     this.timers = new Map();
     /** Requests that wait until they are received, by number. @type {Map<number, () => void>} */
     this.requests = new Map();
-    this.late = false; // whether a message has waited for long
-    /** Called when something changes that isn't in the model. */
+    this.late = false; // whether a message is late
+    /** Called when a change isn't in the model. */
     this.onChange = () => {};
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     this.lateTimer = undefined;
@@ -33,20 +33,20 @@ export class FormChannel {
     signal.addEventListener("abort", () => this.close());
   }
 
-  /** What a field holds that the kernel hasn't received. @param {string} key */
+  /** The value of a field that the kernel hasn't received. @param {string} key */
   unsent(key) {
     return this.typed.get(key)?.value;
   }
 
   /**
-   * Sends what a field holds: at once, or after a pause.
+   * Sends a field's value, at once or after a pause.
    * @param {string} key
    * @param {string | boolean} value
    * @param {boolean} now
    */
   set(key, value, now) {
     const before = this.typed.get(key);
-    // It is on its way: a field that loses the focus repeats what was typed.
+    // The value was sent already: a field that loses the focus sets it again.
     if (before?.value === value && before.seq !== Infinity) return;
     this.typed.set(key, { value, seq: Infinity });
     clearTimeout(this.timers.get(key));
@@ -57,7 +57,7 @@ export class FormChannel {
   }
 
   /**
-   * Sends what was typed before, then a request. Waits until that is received.
+   * Sends the typed values, then a request. Waits until the request is received.
    * @param {string} action
    */
   request(action) {
@@ -92,15 +92,15 @@ export class FormChannel {
     this.lateTimer ??= setTimeout(() => {
       this.late = true;
       this.onChange();
-    }, UNANSWERED);
+    }, LATE);
     return ++this.sent;
   }
 
-  /** @param {number} received number of the newest message that the kernel has received */
+  /** @param {number} received the number of the newest message that the kernel has received */
   _receive(received) {
     for (const [key, { seq }] of this.typed) if (seq <= received) this.typed.delete(key);
     for (const [seq, resolve] of this.requests) {
-      if (seq > received) continue; // an earlier one was received, or got lost with a connection
+      if (seq > received) continue; // an earlier one was received, or lost with a connection
       this.requests.delete(seq);
       resolve();
     }

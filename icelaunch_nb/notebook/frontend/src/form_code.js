@@ -1,7 +1,7 @@
-/** The launch as code, to copy. */
+/** The launch as code that can be copied. */
 import { h, setText } from "./dom.js";
 
-const COPIED = 1500; // milliseconds for which a button says that it copied
+const COPIED_SHOWN = 1500; // milliseconds for which a button shows that it has copied
 
 /** @param {AbortSignal} signal */
 export function makeCode(signal) {
@@ -28,7 +28,7 @@ export function makeCode(signal) {
       async () => {
         const done = await copyText(text);
         setText(copy, done ? "Copied" : "Press Ctrl+C");
-        setTimeout(() => setText(copy, "Copy"), COPIED);
+        setTimeout(() => setText(copy, "Copy"), COPIED_SHOWN);
       },
       { signal },
     );
@@ -62,7 +62,7 @@ export function makeCode(signal) {
 }
 
 /**
- * Copies a text. A page that isn't served by https or from this machine can only copy a selection.
+ * Copies a text. A page that isn't served by HTTPS or from this machine can only copy a selection.
  * @param {Element} element
  */
 async function copyText(element) {

@@ -1,4 +1,4 @@
-/** The devices to choose from, each with what is free on it. */
+/** The devices to choose from, each with its free memory. */
 import { h, setText } from "./dom.js";
 
 /**
@@ -8,7 +8,7 @@ import { h, setText } from "./dom.js";
 /** @param {number} bytes */
 const inGigabytes = (bytes) => (bytes / 1e9).toFixed(bytes < 1e10 ? 1 : 0);
 
-/** The indices that ``cuda:0-2,7`` names. @param {string} value @param {number} all */
+/** The indices in a value like ``cuda:0-2,7``. @param {string} value @param {number} all */
 function chosenGpus(value, all) {
   if (value === "cuda") return [...Array(all).keys()];
   const named = /^cuda:([\d,\-\s]+)$/.exec(value);

@@ -1,9 +1,9 @@
-/** One field of the form: its label, its control by kind, and its error. */
+/** A field of the form: a label, a control of the field's kind, and an error. */
 import { h, setText } from "./dom.js";
 import { makeDevices } from "./form_devices.js";
 
 /**
- * What Python says of a field; `deferred`: its expression is evaluated at launch.
+ * A field's state from Python. `deferred`: its expression is evaluated at launch.
  * @typedef {{ key: string, label: string, kind: string, value: string | boolean,
  *   default: string | boolean, hint: string, choices: string[], description: string,
  *   error: string, missing: boolean, deferred: boolean }} Field
@@ -81,7 +81,8 @@ const CONTROLS = {
 
 /** @type {MakeControl} */
 function makeText(field, change, signal) {
-  // Not type="number": it would hide from Python what was typed wrong.
+  // With type="number", Python wouldn't get a text that is no number, and couldn't explain the
+  // error.
   const input = /** @type {HTMLInputElement} */ (
     h("input", {
       type: "text",
@@ -156,7 +157,7 @@ function makeSelect(field, change, signal) {
   };
 }
 
-/** Which streams: one choice for all ranks, or by local rank. @type {MakeControl} */
+/** The streams: one choice for all ranks, or one for each local rank. @type {MakeControl} */
 function makeStreams(field, change, signal) {
   const choices = [
     ["0", "none"],
@@ -199,7 +200,7 @@ function makeStreams(field, change, signal) {
     target: select,
     show({ value }) {
       const text = String(value);
-      if (document.activeElement === input && one(text)) return; // its beginning is being typed
+      if (document.activeElement === input && one(text)) return; // the user is still typing
       select.value = one(text) ? text || "0" : "by rank";
       input.hidden = one(text);
       if (!one(text) && input.value !== text) input.value = text;

@@ -52,16 +52,16 @@ export function makeHeader(sendAction, heartbeat, signal) {
     ...[progress.element, restart, reply, connectionLost],
   );
 
-  let skew = 0; // seconds that the kernel's clock is ahead of the page's
+  let clockSkew = 0; // seconds that the kernel's clock is ahead of the page's
   /** @type {RunState | undefined} */
   let shown;
-  // Of a run that is over nothing more is expected.
+  // A kernel sends nothing about a run that is over, so it isn't lost then.
   const lost = () => heartbeat.lost && !shown?.over;
 
   /** Updates what changes with time alone. */
   function tick() {
     if (!shown) return;
-    const now = (lost() ? heartbeat.at : Date.now()) / 1000 + skew;
+    const now = (lost() ? heartbeat.at : Date.now()) / 1000 + clockSkew;
     setText(elapsed, duration((shown.end ?? now) - shown.started));
     const killAt = shown.over ? null : shown.kill_at;
     const left = killAt === null ? null : Math.ceil(killAt - now);
@@ -90,8 +90,8 @@ export function makeHeader(sendAction, heartbeat, signal) {
     element,
     tick,
     /**
-     * Takes the focus, so that a key goes on to reach the panel.
-     * @param {string} [action] the button that gets it, if that is there
+     * Takes the focus, so that keys still reach the panel.
+     * @param {string} [action] its button gets the focus, if it is visible
      */
     focus(action = "") {
       if (!buttons.focus(action)) element.focus({ preventScroll: true });
@@ -100,7 +100,7 @@ export function makeHeader(sendAction, heartbeat, signal) {
     show(runState, liveState) {
       shown = runState;
       const ahead = liveState.t - Date.now() / 1000;
-      if (!runState.over && !lost() && Math.abs(ahead - skew) > 2) skew = ahead;
+      if (!runState.over && !lost() && Math.abs(ahead - clockSkew) > 2) clockSkew = ahead;
       const now = lost() ? "NO WORD" : stateLabel(runState, liveState);
       element.dataset.state = now;
       setText(symbol, SYMBOLS[/** @type {keyof typeof SYMBOLS} */ (now)] ?? "·");

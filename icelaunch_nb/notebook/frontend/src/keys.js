@@ -1,12 +1,12 @@
 /**
- * Keys that are pressed in a panel or a form are for it, and never for the notebook around it.
+ * Keeps the keys that are pressed in a panel or a form from being shortcuts of the notebook.
  *
- * Jupyter first matches a shortcut on the focused element, and only then looks whether an element
- * above suppresses shortcuts. So every element that may have the focus suppresses them itself; else
+ * Jupyter first matches a shortcut on the focused element, and only then checks whether a parent
+ * suppresses shortcuts. So each element that may have the focus suppresses them itself. Otherwise
  * `d d` would delete the cell.
  */
 
-const SUPPRESSES = "data-lm-suppress-shortcuts"; // the name that Jupyter looks for
+const SUPPRESS = "data-lm-suppress-shortcuts"; // Jupyter checks for this attribute
 const FOCUSABLE = new Set([
   "a",
   "button",
@@ -17,14 +17,14 @@ const FOCUSABLE = new Set([
   "summary",
   "textarea",
 ]);
-const TYPED = "input, select, textarea:not([readonly])"; // here Escape has a meaning of its own
+const EDITABLE = "input, select, textarea:not([readonly])"; // Escape has its own meaning in these
 
-/** Has Jupyter match no shortcuts on this element. @param {Element} element */
+/** Makes Jupyter match no shortcuts on this element. @param {Element} element */
 export function suppressShortcuts(element) {
-  element.setAttribute(SUPPRESSES, "true");
+  element.setAttribute(SUPPRESS, "true");
 }
 
-/** Suppresses them on an element that is made focusable. @param {Element} element */
+/** Suppresses shortcuts on an element that can have the focus. @param {Element} element */
 export function suppressShortcutsIfFocusable(element) {
   if (
     FOCUSABLE.has(element.localName) ||
@@ -35,16 +35,16 @@ export function suppressShortcutsIfFocusable(element) {
 }
 
 /**
- * Captures the keys of all that is in an element, whoever makes it and whenever. Escape gives the
- * focus back to the notebook.
+ * Suppresses shortcuts in an element and in all that is ever inserted there. Escape returns the
+ * focus to the notebook.
  * @param {HTMLElement} root
  * @param {AbortSignal} signal
  */
 export function captureKeys(root, signal) {
   suppressShortcuts(root);
-  root.tabIndex = -1; // a click on what can't be focused would focus the cell
-  // In the capture phase, before any key: parts that scroll and what libraries draw get the focus
-  // without having suppressed anything.
+  root.tabIndex = -1; // otherwise, a click beside the controls would focus the cell
+  // The capture phase comes before any key. Scrollable parts and elements that libraries make can
+  // have the focus, and don't suppress shortcuts themselves.
   root.addEventListener(
     "focusin",
     (event) => suppressShortcuts(/** @type {Element} */ (event.target)),
@@ -59,7 +59,7 @@ export function captureKeys(root, signal) {
       if (
         event.key !== "Escape" ||
         event.defaultPrevented ||
-        /** @type {Element} */ (event.target).matches(TYPED)
+        /** @type {Element} */ (event.target).matches(EDITABLE)
       )
         return;
       /** @type {HTMLElement | null | undefined} */ (

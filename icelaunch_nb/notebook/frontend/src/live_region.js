@@ -1,15 +1,13 @@
 /**
- * The last lines of a terminal as text that a screen reader finds; what xterm draws is hidden from
- * it.
+ * The last lines of a terminal as text for screen readers, which can't read what xterm draws.
  *
- * The lines are updated once a second, and read aloud as they come while the terminal has the
- * focus.
+ * The lines are updated once a second. While the terminal has the focus, new lines are read aloud.
  */
 import { h, setText } from "./dom.js";
 
 /** @typedef {import("@xterm/xterm").Terminal} Terminal */
 
-const LINES = 50;
+const MAX_LINES = 50;
 const INTERVAL = 1000; // milliseconds
 
 /** @param {Terminal} term */
@@ -17,11 +15,11 @@ function lastLines(term) {
   const buffer = term.buffer.active;
   const lines = [];
   let line = "";
-  for (let at = buffer.baseY + term.rows - 1; at >= 0 && lines.length < LINES; at -= 1) {
+  for (let at = buffer.baseY + term.rows - 1; at >= 0 && lines.length < MAX_LINES; at -= 1) {
     const row = buffer.getLine(at);
     line = (row?.translateToString(true) ?? "") + line;
     if (row?.isWrapped) continue;
-    if (line || lines.length) lines.unshift(line); // there is nothing below the cursor
+    if (line || lines.length) lines.unshift(line); // empty lines at the end are left out
     line = "";
   }
   return lines;
@@ -34,7 +32,7 @@ export function makeLiveRegion(signal) {
   signal.addEventListener("abort", () => clearTimeout(timer));
 
   /**
-   * Lines that are still there stay the same elements, so that only new ones are read.
+   * Lines that are still shown keep their elements, so that only new lines are read.
    * @param {string[]} lines
    */
   function show(lines) {
@@ -52,7 +50,7 @@ export function makeLiveRegion(signal) {
 
   return {
     element,
-    /** Shows what this terminal shows. @param {Terminal} term */
+    /** Shows the last lines of this terminal. @param {Terminal} term */
     attach(term) {
       const update = () => {
         timer = 0;

@@ -1,30 +1,29 @@
 /**
- * The code that every panel carries with it. It requests the panel's code from the kernel, once for
- * all panels of a page.
+ * The code in each panel's state. It requests the rest of the panel's code from the kernel, once
+ * for all panels of a page.
  *
  * A widget's code is part of its state, and a client that executes notebooks (nbclient, papermill)
- * saves the states of all widgets. With the whole panel in there, that would be half a megabyte for
- * each run.
+ * saves the states of all widgets. The whole code would be half a megabyte for each run.
  */
 
 /**
- * A version of the panel's code on this page: its module, and who receives its files.
+ * One version of the panel's code on this page. `receive` is called with its files.
  * @typedef {{ module: Promise<any>, receive: (files: DataView[]) => void }} Code
  */
 
 const globals = /** @type {any} */ (globalThis);
 /** By version. @type {Map<string, Code>} */
-const page = (globals.icelaunchCode ??= new Map());
+const codes = (globals.icelaunchCode ??= new Map());
 
-// Milliseconds that a panel waits for code that another one requested. That one's kernel may be
-// busy, or gone.
-const PATIENCE = 2000;
+// Milliseconds that a panel waits for code that another panel requested, whose kernel may be busy
+// or gone.
+const CODE_TIMEOUT = 2000;
 
 export default () => {
   /** @type {Promise<any>} */
   let panel;
   /**
-   * Calls `make` once the code is here, unless it is ended before.
+   * Calls `make` once the code is loaded, unless it is ended before.
    * @param {(made: any) => (() => void) | undefined} make
    */
   const whenLoaded = (make) => {
@@ -58,24 +57,24 @@ export default () => {
 /** @param {any} model @param {AbortSignal} closed @returns {Promise<any>} the panel's module */
 function loadCode(model, closed) {
   const version = model.get("version");
-  const requested = page.get(version);
-  const code = requested ?? expectCode();
-  page.set(version, code);
+  const requested = codes.get(version);
+  const code = requested ?? awaitCode();
+  codes.set(version, code);
   const onMessage = (/** @type {{ kind: string }} */ message, /** @type {DataView[]} */ files) =>
     message.kind === "code" && code.receive(files);
   model.on("msg:custom", onMessage);
-  const timer = setTimeout(() => model.send({ action: "load_code" }), requested ? PATIENCE : 0);
-  const leave = () => {
+  const timer = setTimeout(() => model.send({ action: "load_code" }), requested ? CODE_TIMEOUT : 0);
+  const stopWaiting = () => {
     clearTimeout(timer);
     model.off("msg:custom", onMessage);
   };
-  code.module.then(leave);
-  closed.addEventListener("abort", leave);
+  code.module.then(stopWaiting);
+  closed.addEventListener("abort", stopWaiting);
   return code.module;
 }
 
 /** @returns {Code} */
-function expectCode() {
+function awaitCode() {
   /** @type {(files: DataView[]) => void} */
   let receive = () => {};
   const module = new Promise((resolve) => (receive = resolve)).then(([script, style]) => {

@@ -9,21 +9,21 @@ import { plain } from "./sanitise.js";
  *   shown: boolean }} Unfinished
  */
 
-const ERR = "\x1b[33m"; // stderr, where it has no colour of its own
+const STDERR = "\x1b[33m"; // stderr, where it has no colour of its own
 const NOTE = "\x1b[2;3m";
 const OFF = "\x1b[0m";
 const HUES = [36, 35, 34, 32, 96, 95, 94, 92];
 export const SCROLLBACK = 10_000; // lines that a terminal holds
-const MARGIN = 5; // characters for the rank's prefix
-const PAUSE = 250; // milliseconds until an unfinished line is shown
-const BELOW = 6; // unfinished lines that are shown: half a screen
-const LONGEST = 65536; // characters after which a line without an end counts as one
+const PREFIX_WIDTH = 5; // characters
+const DELAY = 250; // milliseconds until an unfinished line is shown
+const MAX_UNFINISHED = 6; // unfinished lines that are shown: half a screen
+const MAX_LINE_LENGTH = 65536; // characters after which an unfinished line counts as finished
 
 /** @param {string} text */
 const asStderr = (text) =>
-  ERR + text.replace(/\x1b\[0*m/g, OFF + ERR).replace(/\x1b\[39m/g, ERR) + OFF;
+  STDERR + text.replace(/\x1b\[0*m/g, OFF + STDERR).replace(/\x1b\[39m/g, STDERR) + OFF;
 
-/** Renders one rank: its streams as they came, neither in the middle of the other's line. */
+/** Renders one rank: its streams in the order of arrival. No line contains both of them. */
 export class RankRenderer {
   constructor() {
     this.stream = 0;
@@ -48,22 +48,22 @@ export class RankRenderer {
 }
 
 /**
- * Renders all ranks: whole lines, each with its ranks. Equal lines that came together show once.
+ * Renders all ranks: whole lines, each with its ranks. Equal lines of one message show once.
  *
- * A line that isn't finished for a moment, like a progress bar or a process's last line, stands
- * below them until it is.
+ * A line that stays unfinished for a moment, like a progress bar or a process's last line, is drawn
+ * below the whole lines until it is finished.
  */
 export class AllRanksRenderer {
   constructor() {
     /** @type {Map<string, Unfinished>} by rank and stream */
     this.rests = new Map();
     this.below = ""; // the unfinished lines as they are drawn
-    this.rows = 0; // that these take
+    this.rows = 0; // the rows of the unfinished lines
   }
 
   /**
    * @param {Part[]} parts
-   * @param {boolean} over whether nothing more is expected, so that no line is finished any more
+   * @param {boolean} over whether nothing more comes, so that unfinished lines stay so
    * @param {number} now
    */
   render(parts, over = false, now = Date.now()) {
@@ -75,7 +75,7 @@ export class AllRanksRenderer {
       lines += this._renderMessage(parts.slice(at, end), now);
       at = end;
     }
-    const due = [...this.rests].filter(([, rest]) => now - rest.since >= PAUSE);
+    const due = [...this.rests].filter(([, rest]) => now - rest.since >= DELAY);
     for (const [key, rest] of due) {
       rest.shown = true;
       if (over) this.rests.delete(key);
@@ -87,21 +87,23 @@ export class AllRanksRenderer {
     for (const [, rest] of due)
       if (isVisible(rest.text)) addLine(unfinished, equal, rest.rank, rest.stream, rest.text);
     if (over) return this._draw(lines + unfinished.map(formatLine).join(""), "", 0);
-    const shown = unfinished.slice(0, BELOW).map(formatLine);
-    if (unfinished.length > BELOW)
-      shown.push(`${NOTE}… and ${unfinished.length - BELOW} more unfinished lines${OFF}\n`);
+    const shown = unfinished.slice(0, MAX_UNFINISHED).map(formatLine);
+    if (unfinished.length > MAX_UNFINISHED)
+      shown.push(
+        `${NOTE}… and ${unfinished.length - MAX_UNFINISHED} more unfinished lines${OFF}\n`,
+      );
     return this._draw(lines, shown.join(""), shown.length);
   }
 
   /** Milliseconds until an unfinished line is to be drawn; undefined: there is none. */
   due(now = Date.now()) {
     const since = [...this.rests.values()].filter((rest) => !rest.shown).map((rest) => rest.since);
-    return since.length ? Math.max(0, Math.min(...since) + PAUSE - now) : undefined;
+    return since.length ? Math.max(0, Math.min(...since) + DELAY - now) : undefined;
   }
 
   /**
-   * Draws lines in place of the unfinished ones, and those below. Each unfinished line is cut to
-   * one row, so that it can be removed again.
+   * Draws lines where the unfinished ones are, and the unfinished ones below. Each unfinished line
+   * is cut to one row, so that it can be removed again.
    * @param {string} lines
    * @param {string} below
    * @param {number} rows
@@ -109,13 +111,13 @@ export class AllRanksRenderer {
   _draw(lines, below, rows) {
     if (!lines && below === this.below) return "";
     lines = newest(lines);
-    const away = this.rows ? `\x1b[${this.rows}A\r\x1b[J` : "";
+    const erase = this.rows ? `\x1b[${this.rows}A\r\x1b[J` : "";
     this.below = below;
     this.rows = rows;
-    return away + lines + (below && `\x1b[?7l${below}\x1b[?7h`);
+    return erase + lines + (below && `\x1b[?7l${below}\x1b[?7h`);
   }
 
-  /** @param {Part[]} parts that came in one message @param {number} now */
+  /** @param {Part[]} parts those of one message @param {number} now */
   _renderMessage(parts, now) {
     /** @type {Line[]} */
     const lines = [];
@@ -126,7 +128,7 @@ export class AllRanksRenderer {
       const before = this.rests.get(key);
       this.rests.delete(key);
       if (part.note) {
-        // what follows doesn't continue what came before
+        // The text after a gap doesn't continue the line before it.
         if (before) addLine(lines, equal, part.rank, part.stream, before.text);
         lines.push({
           text: part.text.replace(/\n$/, ""),
@@ -137,7 +139,7 @@ export class AllRanksRenderer {
         continue;
       }
       const texts = ((before?.text ?? "") + part.text).split("\n");
-      if (texts[texts.length - 1].length > LONGEST) texts.push("");
+      if (texts[texts.length - 1].length > MAX_LINE_LENGTH) texts.push("");
       const rest = (texts.pop() ?? "").replace(/^.*\r(?=[^\r])/s, "");
       if (rest) {
         const same = before && !texts.length;
@@ -203,5 +205,6 @@ function formatLine({ text, stream, note, ranks }) {
       ? [`[×${ranks.length}]`, 1]
       : [`[${plain(ranks[0])}]`, HUES[ranks[0] % HUES.length] ?? 0];
   const styled = note ? NOTE + text + OFF : stream ? asStderr(text) : text;
-  return `\x1b[${hue}m${who}${OFF}${" ".repeat(Math.max(1, MARGIN - who.length))}${styled}${OFF}\n`;
+  const space = " ".repeat(Math.max(1, PREFIX_WIDTH - who.length));
+  return `\x1b[${hue}m${who}${OFF}${space}${styled}${OFF}\n`;
 }

@@ -1,33 +1,37 @@
 /**
- * The logs that came: for each rank and attempt what it wrote, sanitised, in the order of arrival.
- * The oldest is dropped.
+ * The logs that the page holds: the sanitised text of each rank and attempt, in the order of
+ * arrival. The oldest text is dropped.
  *
- * All views of a panel draw from it, so a click on another rank needs no kernel.
+ * All views of a panel share them. So a click on another rank needs no message from the kernel.
  */
 import { plain, Sanitiser } from "./sanitise.js";
 
 /**
- * `note`: the panel's own text, about a gap; `first`: about what lies before the rest.
+ * A piece of text. `note`: it is the panel's own text about a gap. `first`: the gap is before all
+ * that the page holds.
  * @typedef {{ seq: number, rank: number, stream: number, text: string, note?: boolean,
  *   first?: boolean }} Part
  */
 /**
- * A stream of a rank: the offsets where what is held of it begins and ends.
+ * A stream of a rank: the offsets where the page's text begins and ends.
  * @typedef {{ first: number, next: number, decoder: TextDecoder, sanitiser: Sanitiser }} Stream
  */
 /**
- * The log of a rank; `complete`: nothing before it is requested any more.
+ * The log of a rank. `complete`: no older text is requested any more.
  * @typedef {{ parts: Part[], size: number, streams: (Stream | undefined)[],
  *   complete: boolean }} Log
  */
-/** Attempt, rank, stream, start, length. @typedef {[number, number, number, number, number]} Chunk */
+/**
+ * Attempt, rank, stream, start, length.
+ * @typedef {[number, number, number, number, number]} Chunk
+ */
 
-const KEPT = 32 << 20; // characters in all
-const KEPT_EACH = 2 << 20; // and of one rank: more than 10,000 lines
-// Of a rank that is shown. Where the page holds less, and less than the files, more is requested.
+const MAX_SIZE = 32 << 20; // characters of all ranks
+const MAX_RANK_SIZE = 2 << 20; // characters of one rank: more than 10,000 lines
+// Characters of the shown rank. Below this, older text is requested if the files have any.
 const ENOUGH = 200_000;
-const PIECE = 1 << 14; // of what was requested, so that it is dropped bit by bit
-// These fill a terminal's 10,000 lines, although most equal lines become one.
+const PIECE = 1 << 14; // characters: older text is stored, and later dropped, in such pieces
+// This much fills a terminal's 10,000 lines, although most equal lines become one.
 const SCREEN = { characters: 4 << 20, lines: 100_000 };
 
 /** @param {number} bytes */
@@ -45,11 +49,11 @@ export class Logs {
     /** @type {Set<(attempt: number, parts: Part[]) => void>} */
     this.listeners = new Set();
     /**
-     * Called when older lines of a rank came.
+     * Called when older lines of a rank have arrived.
      * @type {Set<(attempt: number, rank: number) => void>}
      */
     this.olderListeners = new Set();
-    /** Where the logs of a rank are. @type {(attempt: number, rank: number) => string} */
+    /** The folder of a rank's logs. @type {(attempt: number, rank: number) => string} */
     this.folder = () => "";
   }
 
@@ -61,7 +65,7 @@ export class Logs {
     return this.logs.get(`${attempt}/${rank}`)?.parts ?? [];
   }
 
-  /** The newest of all ranks, as much as a terminal shows. @param {number} attempt */
+  /** The newest parts of all ranks, as many as a terminal shows. @param {number} attempt */
   ofAll(attempt) {
     /** @type {Part[]} */
     const all = [];
@@ -80,7 +84,8 @@ export class Logs {
   }
 
   /**
-   * The offsets in a rank's stdout and stderr before which more is worth a request; once.
+   * The offsets in a rank's stdout and stderr where its text begins, if older text should be
+   * requested. They are returned once.
    * @param {number} attempt
    * @param {number} rank
    */
@@ -93,8 +98,8 @@ export class Logs {
   }
 
   /**
-   * Receives what lies right before the rest.
-   * @param {Chunk[]} chunks of one rank
+   * Receives the text right before the rest.
+   * @param {Chunk[]} chunks those of one rank
    * @param {DataView} data their bytes, one after the other
    */
   receiveOlder(chunks, data) {
@@ -170,7 +175,7 @@ export class Logs {
     if (!log) this.logs.set(key, (log = { parts: [], size: 0, streams: [], complete: false }));
     let known = log.streams[stream];
     const next = known ? known.next : 0;
-    if (start + bytes.length <= next) return []; // sent again, for a page that was opened later
+    if (start + bytes.length <= next) return []; // sent again for a newer page
     if (start < next) bytes = bytes.subarray(next - start);
     const gap = Math.max(0, start - next);
     if (!known || gap)
@@ -198,7 +203,7 @@ export class Logs {
       log.parts.push(part);
       log.size += part.text.length;
     }
-    const kept = Math.min(KEPT_EACH, KEPT / this.logs.size);
+    const kept = Math.min(MAX_RANK_SIZE, MAX_SIZE / this.logs.size);
     let old = 0;
     while (log.size > kept && old < log.parts.length - 1) log.size -= log.parts[old++].text.length;
     if (old) {
@@ -213,9 +218,10 @@ export class Logs {
    * @param {number} rank
    * @param {number} stream
    * @param {number} bytes
-   * @param {string} what became of them
+   * @param {string} what why they aren't shown
    */
   _gap(attempt, rank, stream, bytes, what) {
-    return `… ${formatBytes(bytes)} ${what}, on disk: ${plain(this.folder(attempt, rank))}/${stream ? "stderr" : "stdout"}.log\n`;
+    const path = `${plain(this.folder(attempt, rank))}/${stream ? "stderr" : "stdout"}.log`;
+    return `… ${formatBytes(bytes)} ${what}, on disk: ${path}\n`;
   }
 }

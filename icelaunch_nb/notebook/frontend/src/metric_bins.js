@@ -1,10 +1,10 @@
 /**
- * What the ranks reported, in bins that the kernel made. The Python side is
- * `notebook/panel/metric_bins.py`. All views of a panel share it.
+ * The metrics that the ranks reported, in the kernel's bins. All views of a panel share them. The
+ * Python side is `notebook/panel/metric_bins.py`.
  */
 
 /**
- * Some neighbouring steps of a metric: the first one's number, and the ranks' means, by index.
+ * `Bins`: the ranks' means in each bin, by rank index; the key is the bin's first step.
  * @typedef {Map<number, Float32Array>} Bins
  * @typedef {{ attempt: number, name: string, width: number, ranks: number, last: number | null,
  *   bins: Bins, version: number }} Metric
@@ -28,8 +28,8 @@ export class MetricBins {
 
   /**
    * @param {MetricUpdate[]} updates
-   * @param {DataView} data the metrics' numbers, one after the other: the bins' first steps, then the
-   *   ranks' means, bin by bin
+   * @param {DataView} data the numbers of each metric: the bins' first steps, then the ranks'
+   *   means, bin by bin
    */
   receive(updates, data) {
     let at = data.byteOffset;

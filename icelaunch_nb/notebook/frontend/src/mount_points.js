@@ -1,23 +1,23 @@
 /**
- * Mounts the panel in each output that holds its run's static summary, in place of that.
+ * Mounts the panel in each output that holds its run's static summary. It replaces the summary.
  *
- * An output that held a widget would show an error wherever there is no kernel, as in a notebook
- * that was saved and is opened again. The summary is markup, and is there in any case.
+ * An output that is a widget shows an error where there is no kernel, as in a saved notebook that
+ * is opened again. The summary is markup, so it always shows.
  */
 
 /** @typedef {{ el: HTMLElement, hidden: HTMLElement, end: () => void }} View */
 /** @typedef {{ show: (el: HTMLElement) => () => void, views: Map<Element, View> }} Panel */
 
-const MOUNT_POINT = ".icelaunch-mount"; // all mount points, beside the class of their panel
+const MOUNT_POINT = ".icelaunch-mount"; // the mount points of all panels
 
 /** By the class of their mount points. @type {Map<string, Panel>} */
 const panels = new Map();
 
 /**
  * @param {string} name the class of the mount points
- * @param {(el: HTMLElement) => () => void} show draws the panel into an element; returns what ends
- *   that
- * @returns {() => void} ends all of it
+ * @param {(el: HTMLElement) => () => void} show draws the panel into an element, and returns a
+ *   function that ends the view
+ * @returns {() => void} unmounts the panel everywhere
  */
 export function mountPanel(name, show) {
   const panel = { show, views: new Map() };
@@ -32,15 +32,15 @@ export function mountPanel(name, show) {
 }
 
 /**
- * One for all panels. It is called before the page is painted: an output that is drawn anew doesn't
- * flicker.
+ * One observer serves all panels. It is called before the page is painted, so an output that is
+ * drawn anew doesn't flicker.
  */
 const changes = new MutationObserver((mutations) => {
   let removed = false;
   /** @type {Set<Element>} */
   const points = new Set();
   for (const { target, addedNodes, removedNodes } of mutations) {
-    // What a panel draws itself.
+    // A panel's own changes are ignored.
     if (/** @type {Element} */ (target).closest?.(".ice-mount-point")) continue;
     removed ||= removedNodes.length > 0;
     for (const node of addedNodes) {
@@ -52,13 +52,13 @@ const changes = new MutationObserver((mutations) => {
   if (removed || points.size) for (const [name, panel] of panels) update(name, panel, points);
 });
 
-/** @param {string} name @param {Panel} panel @param {Set<Element>} points that came just now */
+/** @param {string} name @param {Panel} panel @param {Set<Element>} points the new ones */
 function update(name, panel, points) {
   const gone = [...panel.views.keys()].filter((point) => !point.isConnected);
   const found = [...points].filter(
     (point) => point.isConnected && point.classList.contains(name) && !panel.views.has(point),
   );
-  // An output that is drawn anew: the view goes along, with all that a person did in it.
+  // Where an output is drawn anew, its view moves there as it is.
   for (const point of gone) {
     const next = found.shift();
     if (next) move(panel, point, next);
@@ -96,14 +96,14 @@ function unmount(panel, point) {
 }
 
 /**
- * Inserts a view at a mount point. Returns what it hides.
+ * Inserts a view at a mount point. Returns the element that it hides.
  * @param {HTMLElement} el
  * @param {Element} point
  */
 function insert(el, point) {
-  // Beside the whole of the rendered markup, which has styles of its own.
+  // The view is beside the rendered markup, since that has its own styles.
   const hidden = /** @type {HTMLElement} */ (point.closest(".jp-RenderedHTMLCommon") ?? point);
-  // An element that is moved loses its focus and its scroll position.
+  // Moving an element would lose its focus and its scroll position.
   if (hidden.nextSibling !== el) hidden.after(el);
   hidden.style.display = "none";
   return hidden;

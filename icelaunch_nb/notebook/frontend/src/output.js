@@ -1,4 +1,4 @@
-/** What the ranks print: a terminal that shows one rank's output or all of them. */
+/** The output of the ranks: a terminal that shows one rank or all ranks. */
 import { h, setText } from "./dom.js";
 import { makeLiveRegion } from "./live_region.js";
 import { AllRanksRenderer, RankRenderer } from "./log_renderer.js";
@@ -11,14 +11,14 @@ import { openTerminal } from "./terminal.js";
  *   due: () => number | undefined }} Renderer
  */
 
-// Milliseconds after a rank's first lines until the replay is complete that a page gets when it
-// opens the panel.
-const REPLAY = 1500;
+// Milliseconds from a rank's first lines to the end of the replay, which a page gets when it opens
+// the panel.
+const REPLAY_TIME = 1500;
 
 /**
  * @param {Logs} logs
- * @param {(attempt: number, rank: number, before: number[]) => void} requestOlder requests what a
- *   rank printed before what the page holds
+ * @param {(attempt: number, rank: number, before: number[]) => void} requestOlder requests the text
+ *   before these offsets of a rank's streams
  * @param {AbortSignal} signal
  */
 export function makeOutput(logs, requestOlder, signal) {
@@ -46,7 +46,7 @@ export function makeOutput(logs, requestOlder, signal) {
   let over = false;
   let renderTimer = 0;
   let olderTimer = 0;
-  let olderWaits = false; // older lines came that aren't drawn, since somebody reads
+  let olderPending = false; // whether older lines are drawn only once the terminal follows again
 
   /** @param {Part[]} parts */
   function write(parts) {
@@ -63,7 +63,7 @@ export function makeOutput(logs, requestOlder, signal) {
     if (!ours.length) return;
     write(ours);
     placeholder.hidden = true;
-    olderTimer ||= window.setTimeout(loadOlder, REPLAY);
+    olderTimer ||= window.setTimeout(loadOlder, REPLAY_TIME);
   }
 
   /** Requests older lines where the page holds few. */
@@ -79,18 +79,18 @@ export function makeOutput(logs, requestOlder, signal) {
   function onOlder(of, rank) {
     if (of !== attempt || rank !== shown) return;
     if (terminal?.following()) draw(attempt, shown);
-    else olderWaits = true;
+    else olderPending = true;
   }
 
   /**
-   * Draws what the page holds of a rank, or of all.
+   * Draws the text that the page holds of a rank, or of all ranks.
    * @param {number} of an attempt's number
    * @param {number | "all"} rank
    */
   function draw(of, rank) {
     attempt = of;
     shown = rank;
-    olderWaits = false;
+    olderPending = false;
     liveRegion.setRank(rank);
     renderer = shown === "all" ? new AllRanksRenderer() : new RankRenderer();
     const parts = shown === "all" ? logs.ofAll(attempt) : logs.of(attempt, shown);
@@ -112,14 +112,14 @@ export function makeOutput(logs, requestOlder, signal) {
   return {
     element,
     follow,
-    /** Opens the terminal, which measures `element`; called once that is in the page. */
+    /** Opens the terminal. It measures `element`, which must be in the page. */
     open() {
       const opened = (terminal = openTerminal(host, signal));
       follow.addEventListener("click", () => opened.follow(!opened.following()), { signal });
       liveRegion.attach(opened.term);
       opened.onFollow(() => {
         follow.setAttribute("aria-pressed", String(opened.following()));
-        if (olderWaits && opened.following()) draw(attempt, shown);
+        if (olderPending && opened.following()) draw(attempt, shown);
       });
       return opened;
     },

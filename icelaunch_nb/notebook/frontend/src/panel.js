@@ -1,9 +1,9 @@
 /**
  * The panel of a run. Its Python side is `notebook/panel/panel.py`.
  *
- * Synced from Python are `run_state` (what the journal says) and `live_state` (what moves all the
- * time). This page alone holds the logs and metrics that came as messages (`panel_store.js`), and
- * what each view shows of them.
+ * `run_state` (the journal's content) and `live_state` (progress and memory) are synced from
+ * Python. The page alone holds the logs and metrics, which come as messages (`panel_store.js`), and
+ * the state of each view.
  */
 import { makeDebugger } from "./debugger.js";
 import { h, setText } from "./dom.js";
@@ -23,9 +23,9 @@ import { makeTimeline } from "./timeline.js";
 /** @typedef {import("./run_state.js").LiveState} LiveState */
 /** @typedef {import("./panel_store.js").ViewState} ViewState */
 
-// Milliseconds in which a kernel has to update what the notebook holds; it may be busy.
-const SAVING = 500;
-const TICK = 500; // milliseconds
+// Milliseconds in which the kernel has to update the saved outputs. It may be busy.
+const SAVE_TIMEOUT = 500;
+const TICK_INTERVAL = 500; // milliseconds
 
 export default () => {
   /** @type {PanelStore | undefined} */
@@ -39,11 +39,11 @@ export default () => {
       const mount = () => {
         unmount ??= mountPanel(model.get("mount_class"), (el) => new View(created, el).end);
       };
-      // A page that is loaded again may hold what the run was before its end. What is saved is
-      // updated first, then what is shown.
+      // The outputs of a page that is loaded again may be older than the run's end. The saved
+      // outputs are updated before the panel shows.
       if (model.get("run_state").over) created.onSaved = mount;
       else mount();
-      const timer = setTimeout(mount, SAVING);
+      const timer = setTimeout(mount, SAVE_TIMEOUT);
       return () => {
         clearTimeout(timer);
         unmount?.();
@@ -67,16 +67,16 @@ class View {
     /** @type {ViewState} */
     this.state = { ...store.viewState };
     this.drawnAttempt = -1;
-    this.ends = new AbortController();
-    const signal = (this.signal = this.ends.signal);
+    this.abort = new AbortController();
+    const signal = (this.signal = this.abort.signal);
 
     this.header = makeHeader(this.sendAction, store.heartbeat, signal);
     this.failure = makeFailure();
-    this.ranks = makeRanks(this.chooseByHand, signal);
+    this.ranks = makeRanks(this.chooseRank, signal);
     this.plots = makePlots(signal);
     this.output = makeOutput(store.logs, this.requestOlder, signal);
-    this.debugger = makeDebugger(store, this.chooseByHand, signal);
-    this.search = makeSearch(store, () => this.attempt, this.chooseByHand, signal);
+    this.debugger = makeDebugger(store, this.chooseRank, signal);
+    this.search = makeSearch(store, () => this.attempt, this.chooseRank, signal);
     this.timeline = makeTimeline();
     this.stacks = makeStacks(() => this.header.focus("stacks"), signal);
     this.attempts = /** @type {HTMLSelectElement} */ (
@@ -95,7 +95,7 @@ class View {
   }
 
   /** Ends the view. */
-  end = () => this.ends.abort();
+  end = () => this.abort.abort();
 
   /** @returns {RunState} */
   get runState() {
@@ -171,13 +171,13 @@ class View {
     model.on("change:live_state", this.show);
     store.metricBins.listeners.add(this.showPlots);
     store.heartbeat.listeners.add(this.show);
-    const ticking = setInterval(() => {
+    const ticks = setInterval(() => {
       if (this.runState.over) return;
       store.heartbeat.check();
       this.header.tick();
-    }, TICK);
+    }, TICK_INTERVAL);
     signal.addEventListener("abort", () => {
-      clearInterval(ticking);
+      clearInterval(ticks);
       store.metricBins.listeners.delete(this.showPlots);
       store.heartbeat.listeners.delete(this.show);
       model.off("change:run_state", this.show);
@@ -185,7 +185,7 @@ class View {
     });
   }
 
-  // What a person does.
+  // The user's actions.
 
   /** @type {import("./buttons.js").SendAction} */
   sendAction = async (action, onPending) => {
@@ -200,8 +200,8 @@ class View {
     /** @type {number[]} */ before,
   ) => this.model.send({ action: "load_older", attempt, rank, before });
 
-  chooseByHand = (/** @type {number | "all"} */ rank) => {
-    this.state.byHand = true;
+  chooseRank = (/** @type {number | "all"} */ rank) => {
+    this.state.chosen = true;
     this.state.rank = rank;
     this.output.draw(this.attempt, rank);
     this.show();
@@ -217,12 +217,12 @@ class View {
     this.show();
   };
 
-  // What is shown.
+  // Drawing.
 
   show = () => {
     const { runState, liveState, root, state, store } = this;
     const focused = root.contains(document.activeElement);
-    this.bringForward();
+    this.showUrgentRank();
     const { attempt } = this;
     if (this.drawnAttempt !== attempt) {
       this.drawnAttempt = attempt;
@@ -244,15 +244,15 @@ class View {
     store.viewState = { ...state };
   };
 
-  /** Shows a rank that fails, or that comes to a breakpoint. */
-  bringForward() {
+  /** Shows a rank that has failed, or that waits at a breakpoint. */
+  showUrgentRank() {
     const { runState, state } = this;
     const newest = runState.attempts.at(-1)?.attempt;
     const first = runState.failures.find((failure) => failure.attempt === newest);
     const failed = first && `${first.attempt}/${first.rank}`;
-    // Whoever looks at a rank by choice is left there until the run is over.
-    const byHand = state.byHand || state.attempt >= 0;
-    if (first && failed && failed !== state.forward && (!byHand || runState.over)) {
+    // A rank or an attempt that the user chose stays until the run is over.
+    const chosen = state.chosen || state.attempt >= 0;
+    if (first && failed && failed !== state.shownFor && (!chosen || runState.over)) {
       state.attempt = -1;
       this.showRank(first.rank, failed);
     }
@@ -260,14 +260,14 @@ class View {
       .map(Number)
       .sort((a, b) => a - b);
     const inDebugger = `debugger ${waiting}`;
-    if (waiting !== undefined && inDebugger !== state.forward && !byHand && !first)
+    if (waiting !== undefined && inDebugger !== state.shownFor && !chosen && !first)
       this.showRank(waiting, inDebugger);
-    else if (waiting === undefined && state.forward.startsWith("debugger")) state.forward = "";
+    else if (waiting === undefined && state.shownFor.startsWith("debugger")) state.shownFor = "";
   }
 
-  /** @param {number} rank @param {string} forward what brings it forward */
-  showRank(rank, forward) {
-    this.state.forward = forward;
+  /** @param {number} rank @param {string} reason why it is shown */
+  showRank(rank, reason) {
+    this.state.shownFor = reason;
     this.state.rank = rank;
     this.drawnAttempt = -1;
   }
@@ -294,8 +294,8 @@ class View {
   };
 
   /**
-   * Focuses the header where what had the focus is gone: elsewhere on the page the next key would
-   * be a shortcut.
+   * Focuses the header if the focused element is gone. Otherwise the next key would be a shortcut
+   * of the notebook.
    */
   keepFocus() {
     const { activeElement } = document;

@@ -1,21 +1,21 @@
-/** What one panel is on this page, whatever number of views show it. */
+/** The data of one panel on this page, which all its views share. */
 import { Heartbeat } from "./heartbeat.js";
 import { Logs } from "./logs.js";
 import { MetricBins } from "./metric_bins.js";
 import { updateSavedOutputs } from "./saved_outputs.js";
 
 /**
- * What a view shows. `attempt` -1 is the newest one; `byHand`: the rank was chosen by a person;
- * `forward`: what last brought a rank forward.
- * @typedef {{ rank: number | "all", byHand: boolean, attempt: number, events: boolean,
- *   metrics: boolean, forward: string }} ViewState
+ * What a view shows. `attempt`: -1 is the newest one. `chosen`: the user chose the rank.
+ * `shownFor`: the failure or breakpoint for which a rank was last shown.
+ * @typedef {{ rank: number | "all", chosen: boolean, attempt: number, events: boolean,
+ *   metrics: boolean, shownFor: string }} ViewState
  */
-/** @typedef {(text: string) => void} OnPending shows what the kernel does meanwhile */
+/** @typedef {(text: string) => void} OnPending receives a text to show until the reply comes */
 /** @typedef {(message: any, buffers: DataView[]) => void} Receiver */
 
 const SIGNS_OF_LIFE = ["msg:custom", "change:live_state", "change:run_state"];
 
-/** Shared by the views of one panel: logs, metrics, and requests that wait for a reply. */
+/** The logs, the metrics, and the requests that wait for a reply. */
 export class PanelStore {
   /** @param {any} model */
   constructor(model) {
@@ -35,16 +35,16 @@ export class PanelStore {
     /** @type {Map<string, { resolve: (reply: any) => void, onPending?: OnPending }>} */
     this.requests = new Map();
     /**
-     * Of the newest view. An output that is updated is drawn anew, and looks as before.
+     * The state of the newest view. An output that is drawn anew begins with it.
      * @type {ViewState}
      */
     this.viewState = {
       rank: 0,
-      byHand: false,
+      chosen: false,
       attempt: -1,
       events: false,
       metrics: true,
-      forward: "",
+      shownFor: "",
     };
     /** Called once the notebook holds the newest summary. @type {() => void} */
     this.onSaved = () => {};
@@ -66,8 +66,8 @@ export class PanelStore {
     /** @type {Receiver} */
     this.onMessage = (message, buffers) => this.receivers[message.kind]?.(message, buffers);
     this.onSignOfLife = () => this.heartbeat.beat();
-    // A restart of the kernel ends the run's messages. Where only the connection is made anew, the
-    // next live state says so.
+    // After a restart of the kernel, no messages come. If only the connection was renewed, the next
+    // live state resets this.
     this.onKernelEnd = () => this.heartbeat.setLost(true);
     this.heartbeat.listeners.add(() => this.heartbeat.lost && this.giveUp());
     model.on("msg:custom", this.onMessage);
@@ -79,7 +79,7 @@ export class PanelStore {
   /**
    * Sends a request and waits for its reply.
    * @param {Record<string, unknown>} request
-   * @param {OnPending} [onPending] called first where the reply takes its time
+   * @param {OnPending} [onPending] called first if the reply takes long
    */
   request(request, onPending) {
     const id = crypto.randomUUID?.() ?? String(Math.random());
@@ -92,7 +92,7 @@ export class PanelStore {
     );
   }
 
-  /** Replies to all requests that wait, in place of a kernel that is lost. */
+  /** Replies to all waiting requests, because the kernel is lost. */
   giveUp() {
     for (const { resolve } of this.requests.values())
       resolve({ ok: false, lost: true, text: "no word from the kernel" });

@@ -1,6 +1,6 @@
 /**
- * The metrics as small live plots, by step. A click on one shows each rank's line, another click
- * their mean and spread again.
+ * The metrics as small live plots by step. A plot shows the ranks' mean and spread. A click on it
+ * shows one line for each rank instead, or the mean and spread again.
  */
 import uPlot from "uplot";
 import { perRank, aggregate, newestSharedBin } from "./metric_bins.js";
@@ -25,7 +25,7 @@ export function formatNumber(value) {
 }
 
 /**
- * A colour that differs from the neighbouring ranks', of the same lightness.
+ * A colour of the same lightness for each rank, which differs from its neighbours'.
  * @param {number} rank
  * @param {boolean} dark
  */
@@ -133,7 +133,8 @@ function makePlot(name, signal) {
         ? "mean of the ranks; the band is their spread"
         : "one rank";
     const click = showsRanks ? "fold the ranks" : "show them apart";
-    element.title = `${plain(name)} by step: ${how}${ranks.length > 1 ? `. Click to ${click}` : ""}`;
+    const clickHint = ranks.length > 1 ? `. Click to ${click}` : "";
+    element.title = `${plain(name)} by step: ${how}${clickHint}`;
     element.setAttribute("aria-label", `${plain(name)}: ${formatNumber(metric.last)}, ${how}`);
   }
   const mean = (/** @type {number} */ at) => {

@@ -1,7 +1,7 @@
 /** Progress: a bar for each loop, the outermost first, and the steps as text. */
 import { h, setText } from "./dom.js";
 
-/** @typedef {[number, number]} Bar steps made, and steps in all; 0: not known */
+/** @typedef {[number, number]} Bar steps made, and all steps; 0: unknown */
 
 export function makeProgress() {
   const tracks = h("div", { className: "ice-progress-bars" });
@@ -44,7 +44,8 @@ export function makeProgress() {
 }
 
 /**
- * How much of the outermost loop is done. Its current step counts as far as the inner loops are.
+ * The fraction of the outermost loop that is done. Its current step counts by the fraction of the
+ * inner loops.
  * @param {Bar[]} bars
  * @returns {number}
  */

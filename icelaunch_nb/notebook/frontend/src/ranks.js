@@ -1,4 +1,4 @@
-/** The tabs of the ranks, the one that failed first in front; a click shows that rank's log. */
+/** The tabs of the ranks. The rank that failed first is in front. A click shows that rank's log. */
 import { duration, h, setText } from "./dom.js";
 import { rankState } from "./run_state.js";
 
@@ -14,12 +14,12 @@ const SYMBOLS = /** @type {Record<string, string>} */ ({
   waiting: "◆",
   silent: "◌",
 });
-const QUIET = 5; // seconds of silence that are shown
-// Steps behind the foremost rank that are shown. Ranks in step are one apart at most, and are not
-// read at the same moment.
-const BEHIND = 2;
-const FEW = 4; // ranks up to which each has room for its notes
-const SOME = 16; // and for its symbol and number
+const MAX_SILENCE = 5; // seconds; a longer silence is shown
+// Steps behind the foremost rank; more are shown. Ranks in step differ by one at most, and their
+// steps aren't read at the same moment.
+const MAX_LAG = 2;
+const FEW = 4; // up to so many ranks, each tab has room for notes
+const SOME = 16; // up to so many ranks, each tab has room for symbol and number
 
 /** @param {number} megabytes */
 const formatMemory = (megabytes) =>
@@ -35,7 +35,7 @@ export function makeRanks(choose, signal) {
     role: "tablist",
     "aria-label": "Whose output is shown",
   });
-  /** The first one is of all ranks. @type {HTMLElement[]} */
+  /** The first tab is for all ranks. @type {HTMLElement[]} */
   let tabs = [];
   let drawn = "";
 
@@ -63,7 +63,7 @@ export function makeRanks(choose, signal) {
     return tab;
   };
 
-  /** Makes the tabs anew where the ranks are others. @param {RankEntry[]} entries */
+  /** Makes the tabs again if the ranks have changed. @param {RankEntry[]} entries */
   function makeTabs(entries) {
     const key = entries.map((entry) => entry[0]).join();
     if (key === drawn && tabs.length) return;
@@ -89,8 +89,11 @@ export function makeRanks(choose, signal) {
       tabs[0].hidden = entries.length < 2;
       const live = attempt === runState.attempts.length - 1 ? liveState.ranks : [];
       const foremost = Math.max(...live.map((rank) => rank[3] ?? 0));
-      /** Where ranks wait or hang. With many ranks each place shows once. @type {Set<string>} */
-      const places = new Set();
+      /**
+       * Where ranks wait or hang. With many ranks, each location shows once.
+       * @type {Set<string>}
+       */
+      const locations = new Set();
       entries.forEach((entry, index) => {
         const { state, text, first } = rankState(runState, liveState, attempt, index);
         const [memory = 0, wrote = 0, , step = null] = live[index] ?? [];
@@ -99,9 +102,9 @@ export function makeRanks(choose, signal) {
         const since = wrote || runState.attempts[attempt].t;
         const silent = running && live.length ? liveState.t - since : 0;
         const lag = running && step !== null ? foremost - step : 0;
-        const behind = lag > BEHIND ? lag : 0;
-        const repeats = entries.length > SOME && places.has(text);
-        if (halted) places.add(text);
+        const behind = lag > MAX_LAG ? lag : 0;
+        const repeats = entries.length > SOME && locations.has(text);
+        if (halted) locations.add(text);
 
         const tab = tabs[index + 1];
         tab.dataset.state = state;
@@ -113,7 +116,7 @@ export function makeRanks(choose, signal) {
           device,
           step === null ? "" : `step ${step}`,
           memory && running ? formatMemory(memory) : "",
-          silent > QUIET ? `silent ${duration(silent)}` : "",
+          silent > MAX_SILENCE ? `silent ${duration(silent)}` : "",
         ].filter(Boolean);
         let note = notes.join(" · ");
         if (state === "failed") note = text.split(":")[0];

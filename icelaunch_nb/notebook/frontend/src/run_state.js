@@ -1,4 +1,4 @@
-/** What the kernel sends about a run, and what follows from it. */
+/** The types of the state that the kernel sends, and the labels that follow from it. */
 import { plain } from "./sanitise.js";
 
 /** @typedef {[number, number, string, number]} RankEntry rank, local rank, device, pid */
@@ -14,7 +14,7 @@ import { plain } from "./sanitise.js";
 /** @typedef {{ t: number, kind: string, text: string, rank: number | null }} TimelineEvent */
 /** @typedef {{ where: string, who: string, why: string }} Breakpoint */
 /**
- * What the journal says. `in_debugger` and `silent` (where a rank hangs) are by rank.
+ * The journal's content. `in_debugger` and `silent` (where a rank hangs) are by rank.
  * @typedef {{ run_id: string, name: string, path: string, state: string, over: boolean,
  *   started: number, end: number | null, note: string, nproc: number, max_restarts: number,
  *   attempts: Attempt[], restarts: Restart[], failures: Failure[], timeline: TimelineEvent[],
@@ -25,7 +25,7 @@ import { plain } from "./sanitise.js";
  * A rank of the newest attempt: MB, time of the last output, whether it returned, step.
  * @typedef {[number, number, boolean, number | null]} LiveRank */
 /**
- * What moves all the time.
+ * What changes all the time.
  * @typedef {{ t: number, progress: [number, number][], flags: string[],
  *   ranks: LiveRank[] }} LiveState
  */
@@ -45,7 +45,7 @@ export const SYMBOLS = {
 };
 
 /**
- * The label of a run's state: the journal's, or PAUSED where its ranks say so.
+ * The label of a run's state: the journal's, or PAUSED if the flags say so.
  * @param {RunState} runState
  * @param {LiveState} liveState
  */
@@ -68,10 +68,10 @@ export function stateLabel(runState, liveState) {
 export function rankState(runState, liveState, number, index) {
   const attempt = runState.attempts[number];
   const [rank] = attempt.ranks[index];
-  const isThis = (/** @type {{ attempt: number, rank: number | null }} */ event, of = 0) =>
-    event.rank === rank && event.attempt === attempt.attempt + of;
-  const failure = runState.failures.find((one) => isThis(one));
-  const restart = runState.restarts.find((one) => isThis(one, 1)); // of the attempt that it made
+  const isOf = (/** @type {{ attempt: number, rank: number | null }} */ event, ahead = 0) =>
+    event.rank === rank && event.attempt === attempt.attempt + ahead;
+  const failure = runState.failures.find((one) => isOf(one));
+  const restart = runState.restarts.find((one) => isOf(one, 1)); // its number is the next attempt's
   if (failure || restart) {
     const first = failure === runState.failures[0] || !!restart;
     return { state: "failed", text: plain(failure ? failure.title : restart?.cause), first };

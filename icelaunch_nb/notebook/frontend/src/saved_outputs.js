@@ -1,16 +1,16 @@
 /**
- * The static summaries that a notebook holds, and so saves. The page itself updates them.
+ * Updates the static summaries in the notebook's model, which Jupyter saves.
  *
  * The kernel updates outputs by their display ids. Jupyter forgets these when the page is loaded
- * again, and would then save for good what a run was before that. A front end that shows none of
- * Jupyter's notebooks has nothing to update here.
+ * again, and would then save an old summary for good. A front end without Jupyter's notebook model
+ * has nothing to update here.
  */
 
 /** @param {any} html a text, or its lines */
 const joined = (html) => (Array.isArray(html) ? html.join("") : String(html ?? ""));
 
 /**
- * Puts a summary into each output of the notebook that holds an older one of the same panel.
+ * Replaces the summary in each output that holds an older one of the same panel.
  * @param {any} model the panel's
  * @param {Record<string, any>} data by MIME type
  */

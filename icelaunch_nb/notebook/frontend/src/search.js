@@ -1,9 +1,9 @@
 /**
- * Search: marks matches in the output that is shown, and lists the lines of all ranks, also those
- * on disk.
+ * Search: marks the matches in the terminal, and lists the matching lines of all ranks, including
+ * those that are only on disk.
  *
- * The terminal's own search does the first. For the second the kernel reads the files; a click on a
- * line shows it.
+ * xterm's search addon marks the matches. The kernel searches the files. A click on a line of the
+ * list shows it in the terminal.
  */
 import { h, setText } from "./dom.js";
 import { plain } from "./sanitise.js";
@@ -17,8 +17,8 @@ import { plain } from "./sanitise.js";
  */
 
 const PAUSE = 300; // milliseconds without a key before the kernel searches
-const SHORTEST = 2; // characters
-const LONGEST = 120; // characters of a line by which it is found in the terminal
+const MIN_LENGTH = 2; // characters of a text that the kernel searches
+const MAX_LENGTH = 120; // characters by which a line is found in the terminal
 const DECORATIONS = {
   matchOverviewRuler: "#d9a648",
   activeMatchColorOverviewRuler: "#ff8c00",
@@ -28,7 +28,7 @@ const DECORATIONS = {
 
 /**
  * @param {PanelStore} store
- * @param {() => number} attempt whose logs are shown
+ * @param {() => number} attempt returns the attempt that is shown
  * @param {(rank: number) => void} choose
  * @param {AbortSignal} signal
  */
@@ -56,9 +56,9 @@ export function makeSearch(store, attempt, choose, signal) {
   /** @type {OpenTerminal | undefined} */
   let terminal;
   let timer = 0;
-  let newest = 0; // number of the newest search
+  let newest = 0; // the number of the newest search
 
-  /** Marks matches in the terminal. @returns whether there is one */
+  /** Marks the matches in the terminal. @returns whether there are any */
   function mark(/** @type {boolean} */ back, text = query.value) {
     if (!terminal) return false;
     const { search } = terminal;
@@ -72,7 +72,7 @@ export function makeSearch(store, attempt, choose, signal) {
     return found;
   }
 
-  function unfold(/** @type {boolean} */ on) {
+  function toggleResults(/** @type {boolean} */ on) {
     results.hidden = !on;
     count.setAttribute("aria-expanded", String(on));
   }
@@ -80,9 +80,9 @@ export function makeSearch(store, attempt, choose, signal) {
   async function searchLogs() {
     const text = query.value;
     const number = ++newest;
-    if (text.length < SHORTEST) {
+    if (text.length < MIN_LENGTH) {
       count.hidden = true;
-      unfold(false);
+      toggleResults(false);
       return;
     }
     /** @type {Found} */
@@ -108,14 +108,15 @@ export function makeSearch(store, attempt, choose, signal) {
   function makeRow(/** @type {FoundLine} */ [rank, stream, number, line]) {
     const file = stream ? "stderr" : "stdout";
     const title = `Show rank ${rank}, ${file}, line ${number}`;
-    const place = h("span", { className: "ice-muted" }, `${rank}${stream ? " err" : ""}:${number}`);
+    const where = `${rank}${stream ? " err" : ""}:${number}`;
+    const location = h("span", { className: "ice-muted" }, where);
     const text = h("span", {}, plain(line));
-    const button = h("button", { type: "button", title }, place, text);
+    const button = h("button", { type: "button", title }, location, text);
     const showLine = () => {
       choose(rank);
-      // After what the terminal has still to draw.
+      // The callback comes after everything that the terminal still has to draw.
       terminal?.term.write("", () => {
-        const shown = mark(false, plain(line).trim().slice(0, LONGEST));
+        const shown = mark(false, plain(line).trim().slice(0, MAX_LENGTH));
         button.toggleAttribute("data-missing", !shown);
         if (shown) return;
         const path = `attempt_${attempt()}/…/${file}.log`;
@@ -141,7 +142,7 @@ export function makeSearch(store, attempt, choose, signal) {
   };
   query.addEventListener("input", onInput, { signal });
   query.addEventListener("keydown", onKey, { signal });
-  count.addEventListener("click", () => unfold(results.hidden), { signal });
+  count.addEventListener("click", () => toggleResults(results.hidden), { signal });
   signal.addEventListener("abort", () => clearTimeout(timer));
   return {
     query,

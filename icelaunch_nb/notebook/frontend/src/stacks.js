@@ -1,8 +1,8 @@
-/** Where every rank is, as `Stacks.groups` groups the ranks: those at the same place together. */
+/** The stacks of all ranks. Ranks with equal stacks are one group (`Stacks.groups` in Python). */
 import { clock, h } from "./dom.js";
 import { plain } from "./sanitise.js";
 
-/** @param {() => void} onClose takes the focus then @param {AbortSignal} signal */
+/** @param {() => void} onClose moves the focus @param {AbortSignal} signal */
 export function makeStacks(onClose, signal) {
   const element = h("div", {
     className: "ice-stacks",

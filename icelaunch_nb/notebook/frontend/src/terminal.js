@@ -44,7 +44,7 @@ const DARK = {
   brightWhite: "#f0f6fc",
 };
 
-const DISPOSING = 1000; // milliseconds
+const DISPOSE_DELAY = 1000; // milliseconds
 
 /** @param {HTMLElement} element */
 function themeOf(element) {
@@ -88,7 +88,8 @@ function appearanceOf(host) {
 export function openTerminal(host, signal) {
   let appearance = appearanceOf(host);
   const term = new Terminal({
-    // Each option that changes later makes xterm measure, and the page restyle all its elements.
+    // An option that changes later makes xterm measure again, and the page restyle all its
+    // elements.
     ...appearance?.options,
     convertEol: true,
     disableStdin: true,
@@ -105,10 +106,10 @@ export function openTerminal(host, signal) {
   const search = new SearchAddon({ highlightLimit: 500 });
   term.loadAddon(fit);
   term.loadAddon(search);
-  // xterm's own table of widths is of 2010: an emoji is one cell in it.
+  // xterm's own table of widths is from 2010. An emoji has one cell in it.
   term.loadAddon(new Unicode11Addon());
   term.unicode.activeVersion = "11";
-  // The sanitiser lets none of these through. This is for what it may overlook one day.
+  // The sanitiser drops all of these. This is a second barrier.
   for (const code of [0, 1, 2, 4, 8, 9, 10, 11, 12, 52, 104, 133, 777, 1337])
     term.parser.registerOscHandler(code, () => true);
   term.open(host);
@@ -127,7 +128,7 @@ export function openTerminal(host, signal) {
       for (const listener of listeners) listener();
     }
   };
-  let scrolling = false; // output that comes meanwhile must not scroll it back
+  let scrolling = false; // meanwhile, new output doesn't scroll back to the end
   const afterScroll = () => {
     scrolling = true;
     requestAnimationFrame(() => {
@@ -135,13 +136,13 @@ export function openTerminal(host, signal) {
       follow(atTheEnd());
     });
   };
-  // In the capture phase: xterm stops the events that scroll it.
+  // The capture phase is needed, because xterm stops the events that scroll it.
   const capturing = { signal, passive: true, capture: true };
   for (const name of ["wheel", "touchend"]) host.addEventListener(name, afterScroll, capturing);
   host.addEventListener(
     "pointerdown",
     () => {
-      scrolling = true; // by the scroll bar, until it is released, wherever that is
+      scrolling = true; // the scroll bar may be released anywhere on the page
       for (const name of ["pointerup", "pointercancel"])
         window.addEventListener(name, afterScroll, { ...capturing, once: true });
     },
@@ -169,7 +170,7 @@ export function openTerminal(host, signal) {
       moves[event.key]();
       event.preventDefault();
     }
-    return false; // Tab goes on to the next control, Ctrl+C copies
+    return false; // Tab moves to the next control, and Ctrl+C copies
   });
 
   const restyle = () => {
@@ -187,8 +188,8 @@ export function openTerminal(host, signal) {
   onThemeChange(restyle, signal);
   signal.addEventListener("abort", () => {
     sizes.disconnect();
-    // xterm's first timers fail in a terminal that is disposed.
-    setTimeout(() => term.dispose(), DISPOSING);
+    // xterm's first timers fail in a disposed terminal.
+    setTimeout(() => term.dispose(), DISPOSE_DELAY);
   });
   refit();
   return {
@@ -197,11 +198,11 @@ export function openTerminal(host, signal) {
     follow,
     following: () => state.following,
     onFollow: (/** @type {() => void} */ listener) => listeners.add(listener),
-    /** A following terminal stays at its end; xterm itself leaves one alone that was scrolled up. */
+    /** Writes. A terminal that follows scrolls to its end; xterm doesn't after a scroll upwards. */
     write(/** @type {string} */ text) {
       if (text) term.write(text, () => state.following && !scrolling && term.scrollToBottom());
     },
-    /** In order with what was written and isn't drawn yet; `reset()` would overtake that. */
+    /** Clears after what was written and isn't drawn yet; `reset()` would clear before that. */
     clear() {
       term.write("\x1bc");
     },

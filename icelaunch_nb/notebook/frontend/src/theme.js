@@ -1,9 +1,9 @@
 /**
- * Watches the theme of the page. One poll serves all panels: a notebook holds many that ended long
- * ago.
+ * Watches the theme of the page. One poll serves all panels, because a notebook may hold many
+ * panels of finished runs.
  */
 
-// Milliseconds between two polls: a theme's style sheet may arrive long after its name.
+// Milliseconds between two polls. A theme's style sheet may arrive long after its name.
 const INTERVAL = 500;
 const NAMES = [
   "--jp-layout-color0",
@@ -17,7 +17,7 @@ const NAMES = [
 /** @type {Set<() => void>} */
 const listeners = new Set();
 let timer = 0;
-let seen = "";
+let current = "";
 
 function theme() {
   const style = getComputedStyle(document.body);
@@ -31,8 +31,8 @@ function theme() {
 
 function poll() {
   const now = theme();
-  if (now === seen) return;
-  seen = now;
+  if (now === current) return;
+  current = now;
   for (const listener of listeners) listener();
 }
 
@@ -40,7 +40,7 @@ function poll() {
 export function onThemeChange(listener, signal) {
   listeners.add(listener);
   if (!timer) {
-    seen = theme();
+    current = theme();
     timer = window.setInterval(poll, INTERVAL);
   }
   signal.addEventListener("abort", () => {
