@@ -132,7 +132,11 @@ def test_a_prompt_is_there_again_after_a_reload_while_a_cell_waits_and_ends_with
         timeout=30_000
     )
     waits = book.cell(
-        "try:\n    print('waits', flush=True)\n    print(len(run.result()))\nexcept BaseException as error:\n    print(type(error))"
+        "try:\n"
+        "    print('waits', flush=True)\n"
+        "    print(len(run.result()))\n"
+        "except BaseException as error:\n"
+        "    print(type(error))"
     )
     book.output(waits).get_by_text("waits").wait_for(timeout=30_000)
     panel = book.panel(cell)
@@ -154,7 +158,11 @@ def test_a_prompt_is_there_again_after_a_reload_while_a_cell_waits_and_ends_with
 def test_a_rank_that_raises_waits_with_what_it_raised(book):
     book.done(
         book.cell(
-            "def breaks():\n    value = 5\n    if ice.get_context().rank == 0:\n        raise ValueError('the <b>cause</b>')\n    time.sleep(60)"
+            "def breaks():\n"
+            "    value = 5\n"
+            "    if ice.get_context().rank == 0:\n"
+            "        raise ValueError('the <b>cause</b>')\n"
+            "    time.sleep(60)"
         )
     )
     cell = book.cell(
@@ -203,7 +211,8 @@ def test_equal_stacks_are_told_once_and_the_odd_one_comes_first(book):
     panel = book.panel(cell)
     book.done(
         book.cell(
-            "while not (run.pids and all(run.logs(rank) for rank in range(4))):\n    time.sleep(0.02)"
+            "while not (run.pids and all(run.logs(rank) for rank in range(4))):\n"
+            "    time.sleep(0.02)"
         )
     )
     book.press(cell, "stacks")
@@ -220,7 +229,10 @@ def test_equal_stacks_are_told_once_and_the_odd_one_comes_first(book):
 def test_the_panel_counts_down_while_ranks_take_their_time_to_stop(book):
     book.done(
         book.cell(
-            "def slow():\n    for _ in ice.get_context().steps(range(10**9)):\n        time.sleep(0.01)\n    time.sleep(60)"
+            "def slow():\n"
+            "    for _ in ice.get_context().steps(range(10**9)):\n"
+            "        time.sleep(0.01)\n"
+            "    time.sleep(60)"
         )
     )
     cell = book.cell("run = ice.launch(slow, nproc_per_node=2, devices='cpu')\nrun")

@@ -224,7 +224,11 @@ def test_the_last_settings_outlive_the_page_and_the_kernel(form):
     # Another kernel for the same notebook: all that the two have in common is the state directory and the notebook's path.
     code = (
         "import subprocess, sys\nprint(subprocess.run([sys.executable, '-c', '''\n"
-        "import icelaunch_nb as ice\ndef lesson(data): pass\ndataset = []\nprint(ice.LaunchPanel(lesson).cell)\n'''], capture_output=True, text=True))"
+        "import icelaunch_nb as ice\n"
+        "def lesson(data): pass\n"
+        "dataset = []\n"
+        "print(ice.LaunchPanel(lesson).cell)\n"
+        "'''], capture_output=True, text=True))"
     )
     cell = form.book.cell(code)
     form.book.done(cell, 60)
@@ -345,7 +349,8 @@ def test_two_views_of_a_form_show_the_same(form):
 def test_a_name_is_text(book):
     book.done(
         book.cell(
-            "def risky(x='<img src=x onerror=window.hacked=1>', **rest):\n    '''<script>window.hacked = 2</script>'''"
+            "def risky(x='<img src=x onerror=window.hacked=1>', **rest):\n"
+            "    '''<script>window.hacked = 2</script>'''"
         )
     )
     form = Form(book, "ice.LaunchPanel(risky)")
@@ -392,7 +397,9 @@ def test_in_notebook_7(lab, server, browser):
             page,
             server.notebook(
                 [
-                    "%load_ext icelaunch_nb\nimport icelaunch_nb as ice\ndef short(n: int = 2): return n"
+                    "%load_ext icelaunch_nb\n"
+                    "import icelaunch_nb as ice\n"
+                    "def short(n: int = 2): return n"
                 ]
             ),
             "notebook",

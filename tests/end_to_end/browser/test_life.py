@@ -47,7 +47,9 @@ def test_the_summary_is_of_these_seconds_while_the_run_goes_on_and_the_view_stay
 def test_four_panels_ask_for_their_code_once(book):
     cells = [
         book.cell(
-            f"run = ice.launch(lambda: print('here'), devices='cpu')\nrun.wait()\nrun.panel()  # {number}"
+            f"run = ice.launch(lambda: print('here'), devices='cpu')\n"
+            f"run.wait()\n"
+            f"run.panel()  # {number}"
         )
         for number in range(4)
     ]

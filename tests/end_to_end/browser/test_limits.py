@@ -116,8 +116,10 @@ def _memory(book) -> dict[str, int]:
 def test_launches_leave_nothing_behind(book):
     book.done(
         book.cell(
-            COUNTS
-            + "\nfrom IPython.display import display\nseen = []\nimport icelaunch_nb.notebook.panel.panel_thread as module\n"
+            COUNTS + "\n"
+            "from IPython.display import display\n"
+            "seen = []\n"
+            "import icelaunch_nb.notebook.panel.panel_thread as module\n"
             "module._KEPT_PANELS = 3"
         )
     )
@@ -149,8 +151,10 @@ def test_launches_leave_nothing_behind(book):
 def test_two_hundred_launches_leave_threads_files_widgets_and_comms_flat(book):
     book.done(
         book.cell(
-            COUNTS
-            + "\nfrom IPython.display import display\nseen = []\nimport icelaunch_nb.notebook.panel.panel_thread as module"
+            COUNTS + "\n"
+            "from IPython.display import display\n"
+            "seen = []\n"
+            "import icelaunch_nb.notebook.panel.panel_thread as module"
         )
     )
     many = book.cell(
@@ -191,7 +195,12 @@ def test_a_saved_notebook_holds_the_summary_and_stays_small(book, server):
 
 def test_notebook_7_shows_it_and_its_buttons_act(lab, server, browser):
     page = browser.new_page(viewport={"width": 1200, "height": 900})
-    setup = "%load_ext icelaunch_nb\nimport icelaunch_nb as ice, time\ndef talk():\n    for i in range(600): print('line', i); time.sleep(.05)"
+    setup = (
+        "%load_ext icelaunch_nb\n"
+        "import icelaunch_nb as ice, time\n"
+        "def talk():\n"
+        "    for i in range(600): print('line', i); time.sleep(.05)"
+    )
     book = lab.Book(server, page, server.notebook([setup]), app="notebook")
     try:
         book.run(0)
@@ -213,7 +222,10 @@ _HTML = """(cell) => window.jupyterapp.shell.currentWidget.content.widgets[cell]
 def test_a_print_without_flush_and_without_a_newline_is_seen_while_the_rank_goes_on(book):
     book.done(
         book.cell(
-            "def mumbles():\n    time.sleep(2)\n    print('no newline', end=' ')\n    time.sleep(1000)"
+            "def mumbles():\n"
+            "    time.sleep(2)\n"
+            "    print('no newline', end=' ')\n"
+            "    time.sleep(1000)"
         )
     )
     cell = book.cell("run = ice.launch(mumbles, nproc_per_node=1, devices='cpu')\nrun")
@@ -227,7 +239,9 @@ def test_from_print_to_pixel_in_a_quiet_run(book):
     book.done(
         book.cell(
             "def ticks():\n    import random\n    time.sleep(2)\n    for number in range(120):\n"
-            "        print(f'tick {number} {1000 * time.time():.1f}')\n        time.sleep(random.uniform(0.1, 0.2))\n    time.sleep(60)"
+            "        print(f'tick {number} {1000 * time.time():.1f}')\n"
+            "        time.sleep(random.uniform(0.1, 0.2))\n"
+            "    time.sleep(60)"
         )
     )
     cell = book.cell("run = ice.launch(ticks, nproc_per_node=2, devices='cpu')\nrun")
@@ -261,7 +275,13 @@ def test_a_saved_notebook_that_is_opened_without_its_kernel_shows_the_summary(
     lab, server, browser, app
 ):
     page = browser.new_page(viewport={"width": 1200, "height": 900})
-    setup = "%load_ext icelaunch_nb\nimport icelaunch_nb as ice\ndef fails():\n    print('its last words')\n    raise ValueError('the cause')"
+    setup = (
+        "%load_ext icelaunch_nb\n"
+        "import icelaunch_nb as ice\n"
+        "def fails():\n"
+        "    print('its last words')\n"
+        "    raise ValueError('the cause')"
+    )
     book = lab.Book(server, page, server.notebook([setup]), app=app)
     try:
         book.run(0)

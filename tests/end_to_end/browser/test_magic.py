@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-BODY = "import os, time\nfor step in ctx.steps(range(2000)):\n    print(f'step {step} of rank {rank}')\n    time.sleep(0.02)\nrank * 2"
+BODY = (
+    "import os, time\n"
+    "for step in ctx.steps(range(2000)):\n"
+    "    print(f'step {step} of rank {rank}')\n"
+    "    time.sleep(0.02)\n"
+    "rank * 2"
+)
 
 
 def test_a_waiting_cell_has_a_live_panel_whose_stop_acts(book):

@@ -42,8 +42,14 @@ def _launch(book, call, ranks=1, rest=""):
 def test_last_words_without_a_newline_are_there_among_all_ranks(book):
     book.done(
         book.cell(
-            "def dies():\n    if ice.get_context().rank:\n        print('dying words', end='', flush=True)\n        os._exit(3)\n"
-            "    print('\\rbar 10%', end='', flush=True)\n    time.sleep(.5)\n    print('\\rbar 20%', end='', flush=True)\n    time.sleep(60)"
+            "def dies():\n"
+            "    if ice.get_context().rank:\n"
+            "        print('dying words', end='', flush=True)\n"
+            "        os._exit(3)\n"
+            "    print('\\rbar 10%', end='', flush=True)\n"
+            "    time.sleep(.5)\n"
+            "    print('\\rbar 20%', end='', flush=True)\n"
+            "    time.sleep(60)"
         )
     )
     cell, panel = _launch(book, "dies", 2)
@@ -55,7 +61,11 @@ def test_last_words_without_a_newline_are_there_among_all_ranks(book):
 def test_a_bar_moves_in_its_line_among_all_ranks(book):
     book.done(
         book.cell(
-            "def bars():\n    for number in range(20):\n        print(f'\\rbar {number}', end='', flush=True)\n        time.sleep(.05)\n    time.sleep(60)"
+            "def bars():\n"
+            "    for number in range(20):\n"
+            "        print(f'\\rbar {number}', end='', flush=True)\n"
+            "        time.sleep(.05)\n"
+            "    time.sleep(60)"
         )
     )
     cell, panel = _launch(book, "bars", 2)
@@ -69,7 +79,10 @@ def test_a_bar_moves_in_its_line_among_all_ranks(book):
 def test_stdout_and_stderr_are_told_apart(book):
     book.done(
         book.cell(
-            "def both():\n    print('out')\n    print('err\\n\\x1b[32mgreen\\x1b[0m err', file=sys.stderr)\n    time.sleep(60)"
+            "def both():\n"
+            "    print('out')\n"
+            "    print('err\\n\\x1b[32mgreen\\x1b[0m err', file=sys.stderr)\n"
+            "    time.sleep(60)"
         )
     )
     cell, panel = _launch(book, "both", 2)
@@ -110,7 +123,9 @@ def test_it_stops_following_when_one_scrolls_up_and_goes_on_at_the_end(book, key
 def test_after_a_reload_a_rank_that_is_looked_at_gets_its_older_lines(book):
     book.done(
         book.cell(
-            "def much():\n    for number in range(6000): print(f'line {number:05} ' + 'x' * 88)\n    time.sleep(60)"
+            "def much():\n"
+            "    for number in range(6000): print(f'line {number:05} ' + 'x' * 88)\n"
+            "    time.sleep(60)"
         )
     )
     cell, panel = _launch(book, "much", 8)

@@ -122,7 +122,11 @@ def test_stop_acts_while_a_cell_waits_or_is_busy(book, waiting, request):
     book.sees(cell, "line")
     indented = waiting.replace("\n", "\n    ")
     waits = book.cell(
-        f"print('waiting', flush=True)\ntry:\n    {indented}\nexcept ice.RunStopped:\n    print('was stopped')"
+        f"print('waiting', flush=True)\n"
+        f"try:\n"
+        f"    {indented}\n"
+        f"except ice.RunStopped:\n"
+        f"    print('was stopped')"
     )
     book.output(waits).get_by_text("waiting").wait_for(timeout=30_000)
     book.time_until_state(cell, "stop", "STOPPED")  # before the busy cell's own end
@@ -133,7 +137,11 @@ def test_stop_acts_while_a_cell_waits_or_is_busy(book, waiting, request):
 
 def test_stop_acts_while_a_cell_of_the_magic_waits(book):
     cell = book.cell(
-        "%%icelaunch -n 2 --devices cpu\nimport time\nfor number in range(4000):\n    print('line', number)\n    time.sleep(0.05)"
+        "%%icelaunch -n 2 --devices cpu\n"
+        "import time\n"
+        "for number in range(4000):\n"
+        "    print('line', number)\n"
+        "    time.sleep(0.05)"
     )
     book.sees(cell, "line")
     book.time_until_state(cell, "stop", "STOPPED")
@@ -144,13 +152,17 @@ def test_where_a_click_has_to_wait_for_the_kernel_the_panel_says_so(book):
     """So it is with ipykernel 6, which has no subshells; with 7 it is made so by keeping the panel from using one."""
     book.done(
         book.cell(
-            "from icelaunch_nb.notebook import subshell\nfound = subshell.get_or_create\nsubshell.get_or_create = lambda kernel: None"
+            "from icelaunch_nb.notebook import subshell\n"
+            "found = subshell.get_or_create\n"
+            "subshell.get_or_create = lambda kernel: None"
         )
     )
     cell = _launch(book)
     book.sees(cell, "line")
     busy = book.cell(
-        "print('busy', flush=True)\nopen_until = time.time() + 20\nwhile time.time() < open_until and not os.path.exists('go'): time.sleep(.01)"
+        "print('busy', flush=True)\n"
+        "open_until = time.time() + 20\n"
+        "while time.time() < open_until and not os.path.exists('go'): time.sleep(.01)"
     )
     book.output(busy).get_by_text("busy").wait_for(timeout=30_000)
     book.press(cell, "stop")
@@ -202,7 +214,9 @@ def test_a_failing_rank_comes_forward(book):
 def test_a_restart_is_told_and_the_earlier_attempt_stays_reachable(book):
     book.done(
         book.cell(
-            "def again():\n    ctx = ice.get_context()\n    print('attempt', ctx.restart_count, 'speaks')\n"
+            "def again():\n"
+            "    ctx = ice.get_context()\n"
+            "    print('attempt', ctx.restart_count, 'speaks')\n"
             "    if ctx.restart_count == 0: raise RuntimeError('once')\n    time.sleep(60)"
         )
     )
@@ -219,8 +233,11 @@ def test_a_restart_is_told_and_the_earlier_attempt_stays_reachable(book):
 def test_the_error_comes_forward_also_where_an_earlier_attempt_is_looked_at(book):
     book.done(
         book.cell(
-            "def twice():\n    ctx = ice.get_context()\n    print('attempt', ctx.restart_count, 'speaks')\n"
-            "    while ctx.restart_count and not os.path.exists('go'): time.sleep(0.01)\n    raise RuntimeError(f'error {ctx.restart_count}')"
+            "def twice():\n"
+            "    ctx = ice.get_context()\n"
+            "    print('attempt', ctx.restart_count, 'speaks')\n"
+            "    while ctx.restart_count and not os.path.exists('go'): time.sleep(0.01)\n"
+            "    raise RuntimeError(f'error {ctx.restart_count}')"
         )
     )
     cell = _launch(book, "twice", "nproc_per_node=1, max_restarts=1")
@@ -268,7 +285,9 @@ def test_what_a_rank_prints_is_text(book):
 def test_a_bar_moves_in_its_line(book):
     book.done(
         book.cell(
-            "def bar():\n    for i in range(101):\n        print(f'\\rbar {i}%', end='', file=sys.stderr)\n"
+            "def bar():\n"
+            "    for i in range(101):\n"
+            "        print(f'\\rbar {i}%', end='', file=sys.stderr)\n"
             "    print('\\nafter', file=sys.stderr)\n    time.sleep(60)"
         )
     )
@@ -429,7 +448,9 @@ def test_search_reaches_all_ranks_and_what_is_on_disk_only(book):
     book.done(
         book.cell(
             "def much():\n    rank = ice.get_context().rank\n    print(f'needle of rank {rank}')\n"
-            "    os.write(1, b'hay\\n' * 600_000)\n    print('near the end a needle')\n    time.sleep(60)"
+            "    os.write(1, b'hay\\n' * 600_000)\n"
+            "    print('near the end a needle')\n"
+            "    time.sleep(60)"
         )
     )
     cell = _launch(book, "much")
@@ -457,8 +478,15 @@ def test_search_reaches_all_ranks_and_what_is_on_disk_only(book):
 def test_lines_that_are_equal_on_several_ranks_are_folded(book):
     book.done(
         book.cell(
-            "def alike():\n    ctx = ice.get_context()\n    import torch.distributed as dist\n    dist.init_process_group('gloo')\n"
-            "    for number in range(20):\n        dist.barrier()\n        time.sleep(0.1)\n        print('alike', number, flush=True)\n    time.sleep(60)"
+            "def alike():\n"
+            "    ctx = ice.get_context()\n"
+            "    import torch.distributed as dist\n"
+            "    dist.init_process_group('gloo')\n"
+            "    for number in range(20):\n"
+            "        dist.barrier()\n"
+            "        time.sleep(0.1)\n"
+            "        print('alike', number, flush=True)\n"
+            "    time.sleep(60)"
         )
     )
     cell = _launch(book, "alike", "nproc_per_node=4")

@@ -61,7 +61,10 @@ def test_metrics_are_plots_of_mean_and_spread_and_a_click_shows_the_ranks_apart(
 def test_a_run_that_prints_a_lot_is_plotted_as_well(book):
     book.done(
         book.cell(
-            "def talks():\n    ctx = ice.get_context()\n    for step in range(6000):\n        print('line', step)\n"
+            "def talks():\n"
+            "    ctx = ice.get_context()\n"
+            "    for step in range(6000):\n"
+            "        print('line', step)\n"
             "        ctx.report(step=step, loss=1 / (1 + step))\n        time.sleep(0.01)"
         )
     )
@@ -150,7 +153,10 @@ SHIFTS = """() => new Promise((resolve) => {
 def test_nothing_jumps_while_ranks_report_thirty_times_a_second(book):
     book.done(
         book.cell(
-            "def lively():\n    ctx = ice.get_context()\n    for step in ctx.steps(range(2000)):\n        ctx.report(loss=1 / (1 + step))\n"
+            "def lively():\n"
+            "    ctx = ice.get_context()\n"
+            "    for step in ctx.steps(range(2000)):\n"
+            "        ctx.report(loss=1 / (1 + step))\n"
             "        print('step', step)\n        time.sleep(1 / 30)"
         )
     )

@@ -6,7 +6,11 @@ import re
 
 import pytest
 
-STANDS = "def stands(rank):\n    while ice.get_context().rank != rank: print('goes on'); time.sleep(.1)\n    time.sleep(60)"
+STANDS = (
+    "def stands(rank):\n"
+    "    while ice.get_context().rank != rank: print('goes on'); time.sleep(.1)\n"
+    "    time.sleep(60)"
+)
 OUTSIDE = """(strip) => {
   const { bottom, right } = strip.getBoundingClientRect();
   return [...strip.children].filter((mark) => mark.getBoundingClientRect().bottom > bottom || mark.getBoundingClientRect().right > right)
@@ -24,7 +28,12 @@ def _launch(book, call, ranks, rest=""):
 def test_64_ranks_are_in_sight_and_the_one_that_failed_first(book):
     book.done(
         book.cell(
-            "def breaks():\n    rank = ice.get_context().rank\n    print('here')\n    if rank == 41:\n        raise ValueError('the cause')\n    time.sleep(60)"
+            "def breaks():\n"
+            "    rank = ice.get_context().rank\n"
+            "    print('here')\n"
+            "    if rank == 41:\n"
+            "        raise ValueError('the cause')\n"
+            "    time.sleep(60)"
         )
     )
     book.page.set_viewport_size({"width": 1060, "height": 900})
