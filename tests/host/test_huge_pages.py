@@ -1,4 +1,4 @@
-"""Huge pages for what a forkserver shares with its children."""
+"""Huge pages for the memory that a forkserver shares with its children."""
 
 from __future__ import annotations
 
@@ -24,5 +24,5 @@ else:
 """
 
 
-def test_memory_holds_what_it_held_and_is_in_huge_pages_where_there_are_some():
+def test_memory_keeps_its_content_and_is_in_huge_pages_where_there_are_some():
     assert subprocess.check_output([sys.executable, "-c", CODE], text=True, timeout=60) == "True\n"
