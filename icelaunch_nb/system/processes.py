@@ -17,6 +17,8 @@ TRACKER = "ice-resources"  # the process name of an agent's resource tracker
 _SHM_MANAGER = "torch_shm_manag"  # Linux keeps 15 characters
 _TRACKERS_CODE = b"from multiprocessing.resource_tracker import main"
 _KILL_TIMEOUT = 1.0  # seconds; a few milliseconds where nothing is wrong
+# Seconds beyond that for a resource tracker that is at work, and between two looks whether it is.
+_TRACKER_TIMEOUT, _IDLE_INTERVAL = 10.0, 0.02
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,8 @@ def _kill(processes: Iterable[Process]) -> list[Process]:
     """Sends SIGKILL to processes and waits a second at most until they are gone.
 
     Python's resource trackers free the shared memory of the others once these are gone, and then
-    exit. So they are only killed after that second. torch's manager of shared memory takes 2 s. It
+    exit. So they are only killed after that second, and once they are idle: on a busy machine, a
+    tracker may take longer than that to start. torch's manager of shared memory takes 2 s. It
     isn't killed here, and the host waits for it (`host.orphans`).
 
     Returns:
@@ -185,9 +188,19 @@ def _kill(processes: Iterable[Process]) -> list[Process]:
     deadline = time.monotonic() + _KILL_TIMEOUT
     while any(process.alive() for process in (*killed, *trackers)) and time.monotonic() < deadline:
         time.sleep(0.002)
+    deadline = time.monotonic() + _TRACKER_TIMEOUT
     for tracker in trackers:
+        while tracker.alive() and not _waits(tracker) and time.monotonic() < deadline:
+            pass
         tracker.send(signal.SIGKILL)
     return found
+
+
+def _waits(process: Process) -> bool:
+    """Whether all threads of a process sleep, and go on sleeping for a moment."""
+    before = process.idle_cpu_time()
+    time.sleep(_IDLE_INTERVAL)
+    return sys.platform != "linux" or (before is not None and process.idle_cpu_time() == before)
 
 
 def shared_memory_cleaner(pid: int) -> str:

@@ -131,6 +131,32 @@ def test_whole_sessions_are_killed_and_others_live(child):
         leader.wait()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="by Linux' schedstat")
+def test_resource_tracker_that_is_slow_at_its_work_finishes_it(tmp_path):
+    """On a busy machine its start alone took longer than the second that an idle one gets."""
+    work = "import time; start = time.process_time()\nwhile time.process_time() < start + 2: pass"
+    done = f"from pathlib import Path; Path({str(tmp_path / 'done')!r}).touch()"
+    code = f"from multiprocessing.resource_tracker import main\n{work}\n{done}"
+    with subprocess.Popen([sys.executable, "-c", code], start_new_session=True) as process:
+        kill_sessions([Process.of(process.pid)])
+        assert process.wait(30) == 0
+    assert (tmp_path / "done").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="by Linux' schedstat")
+def test_resource_tracker_that_idles_is_killed():
+    code = "from multiprocessing.resource_tracker import main; print(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        start_new_session=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        process.stdout.readline()
+        kill_sessions([Process.of(process.pid)])
+        assert process.wait(30) == -signal.SIGKILL
+
+
 def test_only_marked_processes_are_killed(child):
     def start(**extra):
         return subprocess.Popen(
