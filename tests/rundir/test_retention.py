@@ -90,7 +90,7 @@ def test_a_living_run_is_kept(facts, tmp_path):
 
 def test_a_run_without_an_end_is_removed_if_its_agent_is_gone(tmp_path):
     # Another process has the pid by now.
-    path = make_run(tmp_path, 0, agent=Process(ME.pid, ME.started - 1000), end="")
+    path = make_run(tmp_path, 0, agent=Process(ME.pid, ME.started + 1000), end="")
     assert not is_living(path)
     assert remove_old(tmp_path, Limits(0)) == [path]
 
