@@ -66,7 +66,7 @@ class Std(IntFlag):
         found: dict[int, Std] = {}
         for rank, one in pairs:
             if _parse_local_rank(rank) in found:
-                raise ValueError("a local rank stands twice")
+                raise ValueError("a local rank is listed twice")
             found[_parse_local_rank(rank)] = cls._parse_one(one)
         return found
 

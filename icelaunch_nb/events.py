@@ -58,14 +58,14 @@ class Flag:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self.is_set():
-            left = (
+            remaining = (
                 _POLL_INTERVAL
                 if deadline is None
                 else min(_POLL_INTERVAL, deadline - time.monotonic())
             )
-            if left <= 0:
+            if remaining <= 0:
                 return False
-            time.sleep(left)
+            time.sleep(remaining)
         return True
 
     def __repr__(self) -> str:

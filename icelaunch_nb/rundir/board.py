@@ -47,13 +47,11 @@ _MAGIC = b"iceboard"
 _FLAGS_OFFSET = 64
 _OFFSETS = {name: _FLAGS_OFFSET + number for number, name in enumerate(FLAGS)}
 # Indexes of 8-byte words.
-FLAGS_WORD, BARS_WORD, DEPTH_WORD, CHECKPOINT_TIME_WORD, _REQUESTS_WORD = (
-    _FLAGS_OFFSET // 8,
-    128 // 8,
-    32,
-    33,
-    64,
-)
+FLAGS_WORD = _FLAGS_OFFSET // 8
+BARS_WORD = 16
+DEPTH_WORD = 32
+CHECKPOINT_TIME_WORD = 33
+_REQUESTS_WORD = 64
 # How many requests have their numbers kept.
 _KEPT_REQUESTS = 64
 _SIZE = 4096
@@ -135,9 +133,9 @@ class Board:
     def move_to(self, path: Path) -> None:
         """Gives this board the file `path`, with all that is set. A run does so as it begins.
 
-        A board that already has a file belonged to an earlier run, and both runs share it. A stop
-        was meant for the earlier run, so it is cleared. A resume is cleared where nothing is
-        paused.
+        A board that already has a file belonged to an earlier run, and both runs share it. The
+        flags ``stop_all_tasks`` and ``paused`` were meant for the earlier run, so they are cleared.
+        ``resume`` is cleared unless ``pause`` is set.
 
         Args:
             path: The new file.

@@ -1,8 +1,8 @@
 """Requests to a run's agent: one class each, one way to send them, one way to read them.
 
-They go through the run's control FIFO, a JSON object per line: ``{"request": "stop", "grace":
-30.0}``. The agent carries them out in the order in which they arrive. It alone sets the flags of
-the board that ask ranks for something.
+They go through the run's control FIFO, a JSON object per line:
+``{"request": "stop", "grace": 30.0}``. The agent carries them out in the order in which they
+arrive. It alone sets the flags of the board that ask ranks for something.
 """
 
 from __future__ import annotations

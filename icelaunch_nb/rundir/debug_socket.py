@@ -156,7 +156,8 @@ class Output(DebugMessage, name="output"):
 
     Attributes:
         text: The text.
-        start: Where in the rank's stdout log this connection's first text begins, in bytes.
+        start: Where in the rank's stdout log the text begins, in bytes. Only the first message of a
+            connection has it.
     """
 
     text: Text

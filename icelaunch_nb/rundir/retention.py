@@ -37,7 +37,7 @@ _MAX_STARTING_TIME = 86400.0
 
 
 class Limits(NamedTuple):
-    """How much is kept.
+    """How many runs are kept, and how much space they may take.
 
     Attributes:
         runs: The greatest number of runs.
@@ -75,7 +75,7 @@ def remove_old(base: Path, keep: Limits, sizes: dict[Path, int] | None = None) -
 
     Args:
         base: The parent directory of the runs.
-        keep: How many runs are kept.
+        keep: The limits.
         sizes: Bytes on disk of the runs that were over at the call before. The call brings it up to
             date. It saves time: measuring 100 runs takes 45 ms.
 
@@ -108,7 +108,7 @@ def prune(
 
     Args:
         newest_first: Directories of runs, the newest first.
-        keep: How many runs are kept.
+        keep: The limits.
         sizes: Bytes that the runs take on disk, as far as that is known.
 
     Returns:

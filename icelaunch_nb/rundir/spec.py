@@ -25,7 +25,7 @@ from icelaunch_nb.rundir.records import (
 # Of the whole run directory. It rises when a reader of an older version would misread a new one.
 FORMAT = 1
 
-# Bytes of output that a notebook keeps while nobody looks at it.
+# Bytes of the ranks' output that a notebook keeps when it is executed without a browser.
 SAVED_OUTPUT = 64 << 10
 _MAX_RANKS = 100_000
 
@@ -46,8 +46,8 @@ class RunSpec(Record):
         sensible_restarts: Whether a failure that no retry can cure is not retried.
         post_mortem: Whether a rank stops in the debugger where it raises.
         hang_after: Seconds of silence after which a rank is called hung; None: never.
-        saved_output: Bytes of output that a notebook keeps while nobody looks at it; None: no
-            limit.
+        saved_output: The most bytes of output that a notebook keeps when it is executed without a
+            browser; None: no limit.
         threads: The argument of ``torch.set_num_threads`` in each rank; None: it isn't called.
         loopback: The loopback interface, if the ranks connect over it; None: they don't.
         detach: Whether the run outlives its kernel.
