@@ -1,9 +1,9 @@
 """The run directory: every path of a run.
 
-The directory is the interface between kernel, agent and ranks. The agent writes the journal, and
-each rank writes into its own folder. Everybody else only reads. Whole files appear by
-write-then-rename, so a reader never sees half of one.
-`scripts/architecture.py` lists who writes each file and when it is removed.
+The directory is the interface between kernel, agent and ranks. The kernel writes what to run, the
+agent writes the journal, and each rank writes into its own folder. All of them read. Whole files
+appear by write-then-rename, so a reader never sees half of one. `scripts/architecture.py` lists who
+writes each file and when it is removed.
 
     <log_dir>/<run_id>_<random>/
         spec.json  call.pkl  sources.json   what to run (written by the kernel;
