@@ -1,11 +1,12 @@
 # Five commands, each doing its own set-up:
 #
-#   make demo    executes notebooks/01_quickstart.ipynb, prints its accuracy and where the result lies
-#   make test    lint, types, the tests, and the notebooks against their stored outputs
-#   make audit   asks the advisory database about everything that is installed
+#   make demo       executes notebooks/01_quickstart.ipynb, prints its accuracy and where the result is
+#   make test       lint, types, the tests, and the notebooks against their stored outputs
+#   make audit      checks everything that is installed against the advisory database
 #   make test-long  the tests that take minutes each
-#   make matrix  the fast tests on every Python and torch that is declared: gigabytes and hours; ONLY=torch2.6 runs some of
-#                these, TESTS=ranks one part of the tests; `scripts/matrix.py --table` prints what came of all parts so far
+#   make matrix     the fast tests on every Python and torch that is declared: gigabytes and hours.
+#                   ONLY=torch2.6 runs some environments, TESTS=ranks one part of the tests.
+#                   `scripts/matrix.py --table` prints the stored results.
 #
 # PYTHON=python3.12 picks another interpreter, VENV=path another place for the virtual environment.
 
@@ -14,7 +15,7 @@ VENV ?= .venv
 
 venv := $(abspath $(VENV))
 python := $(venv)/bin/python
-# One stamp per interpreter: another PYTHON makes a new environment, this one's own python doesn't.
+# One stamp per interpreter. Another PYTHON makes a new environment; the environment's own doesn't.
 interpreter := import sys; print(sys.implementation.cache_tag, sys.base_prefix.strip("/").replace("/", "-").replace(" ", "-"), sep="-")
 stamp := $(venv)/.ready-$(shell $(PYTHON) -c '$(interpreter)' 2>/dev/null)
 
@@ -27,13 +28,14 @@ frontend := $(wildcard icelaunch_nb/notebook/frontend/*.json icelaunch_nb/notebo
 demo: setup
 	$(python) scripts/demo.py notebooks/01_quickstart.ipynb build/demo
 
-# What has a path of its own for ipykernel 6, which has no subshells, and what rests on names that only ipykernel knows.
+# The tests of code that differs for ipykernel 6, which has no subshells, or that uses private names
+# of ipykernel.
 on_both := tests/end_to_end/kernel/test_clicks.py tests/end_to_end/kernel/test_asyncio.py $(foreach folder,kernel browser,$(addprefix tests/end_to_end/$(folder)/,test_magic.py test_form.py)) \
     tests/end_to_end/browser/test_panel.py
 
 nbval := $(python) -m pytest --nbval --nbval-current-env --nbval-cell-timeout 120 --nbval-sanitize-with notebooks/sanitize.cfg notebooks
 
-# The etcd server of the tests lies in the environment's bin.
+# The etcd server of the tests is in the environment's bin.
 test: export PATH := $(venv)/bin:$(PATH):/usr/sbin:/sbin
 test: setup packages
 	$(python) -m ruff check .
@@ -66,15 +68,16 @@ $(stamp): pyproject.toml requirements-dev.txt hatch_build.py $(frontend)
 	@$(python) -m pip install --quiet --disable-pip-version-check --target "$(venv)/ipykernel6" --no-deps ipykernel==6.31.0
 	@touch "$@"
 
-# Tests that take network namespaces for machines need `ip` and `unshare`, those of the panel a browser; where these can't be had,
-# those tests skip and say so.
+# Tests that use network namespaces as machines need `ip` and `unshare`. Those of the panel need a
+# browser. Where these can't be installed, the tests skip and say so.
 packages: export PATH := $(PATH):/usr/sbin:/sbin
 packages:
 	@command -v ip >/dev/null || $(call install,iproute2) || echo "without iproute2: tests in network namespaces skip"
 	@command -v unshare >/dev/null || $(call install,util-linux) || echo "without util-linux: tests in network namespaces skip"
 	@command -v chromium >/dev/null || $(call install,chromium) || echo "without chromium: tests of the panel in a browser skip"
 
-# Not part of `make test`: it needs pypi.org's JSON API, one release at a time. --strict: what can't be looked up is no pass.
+# Not part of `make test`, because it needs pypi.org's JSON API, one release at a time. With --strict,
+# a package that can't be looked up fails.
 audit: setup
 	@$(python) -m pip install --quiet --disable-pip-version-check pip-audit
 	$(python) -m pip_audit --strict --skip-editable --progress-spinner off
@@ -88,7 +91,7 @@ matrix: setup packages
 clean:
 	rm -rf "$(venv)" build
 
-# A Debian package, by root or through sudo; says what is missing where neither works.
+# Installs a Debian package, as root or through sudo. If neither works, it says what is missing.
 install = { \
     sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
     if command -v apt-get >/dev/null && { [ -z "$$sudo" ] || command -v sudo >/dev/null; }; then \
