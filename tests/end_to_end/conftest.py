@@ -1,8 +1,8 @@
-"""A real ipykernel with real ranks, and the proof that it leaves nobody behind.
+"""A real ipykernel with real ranks, and the proof that it leaves no process behind.
 
-Everything that a kernel of these tests starts has that kernel's own TMPDIR in the environment it was started with: host,
-forkserver, agents, ranks, their DataLoader workers and subprocesses. So `Kernel.leftovers` finds them whoever their parent is,
-and never counts a neighbour's.
+Every process that a kernel of these tests starts has that kernel's own TMPDIR in its environment:
+host, forkserver, agents, ranks, their DataLoader workers and subprocesses. So `Kernel.leftovers`
+finds them whoever their parent is, and never counts those of another kernel.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from jupyter_client import KernelManager
 
 GONE_WITHIN = 30.0  # seconds after the kernel's end within which nothing of a run may be left
 PATIENCE = 60.0  # seconds that anything else may take on a busy machine
-NUDGE = 5.0  # seconds after which a kernel is asked again that hasn't begun with a cell
+RETRY_AFTER = 5.0  # seconds after which a kernel that hasn't begun with a cell gets another request
 
 PREAMBLE = """
 import os, pathlib, signal, sys, time
@@ -51,7 +51,7 @@ def until(condition, seconds=60):
 
 @dataclass
 class Cell:
-    """One execution of a cell, growing as messages arrive.
+    """One execution of a cell. Its attributes grow as messages arrive.
 
     Attributes:
         kernel: Where it runs.
@@ -63,7 +63,7 @@ class Cell:
         ename: Name of the exception that ended it; empty for none.
         evalue: What that exception said.
         over: Whether the kernel is done with it.
-        displayed: What it displayed, by mimetype, one after the other.
+        displayed: What it displayed, in order: the data by MIME type.
     """
 
     kernel: Kernel
@@ -80,40 +80,43 @@ class Cell:
 
     @property
     def error(self) -> str:
-        """The error output as it is read: without colours."""
+        """The traceback, without its colours."""
         return re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(self._traceback))
 
     @property
     def literal(self) -> Any:
-        """The last expression's value, where its text is a Python literal."""
+        """The value of the last expression, whose text must be a Python literal."""
         assert not self.ename, self.error
         return ast.literal_eval(self.value)
 
     def wait(self, timeout: float = PATIENCE) -> Cell:
-        """Waits for its end."""
+        """Waits until the cell ends."""
         return self.wait_until(lambda: self.over, "it ends", timeout)
 
     def wait_for(self, text: str, timeout: float = PATIENCE) -> Cell:
-        """Waits until it has printed `text`."""
+        """Waits until the cell has printed `text`, or ends."""
         return self.wait_until(
             lambda: text in self.out or self.over, f"it prints {text!r}", timeout
         )
 
     def wait_until(self, condition: Callable[[], bool], what: str, timeout: float) -> Cell:
+        """Waits until `condition` holds, and reads the kernel's messages meanwhile."""
         deadline = time.monotonic() + timeout
-        nudge = time.monotonic() + NUDGE
+        retry_at = time.monotonic() + RETRY_AFTER
         while not condition():
             assert time.monotonic() < deadline, (
                 f"waited {timeout:.0f} s in vain until {what}; so far: {self}"
             )
-            if not self.number and time.monotonic() > nudge:
-                # ipykernel 7.0 to 7.3 can miss a request that comes while it sends a reply, until the next one (ipython/ipykernel#1554).
-                nudge = time.monotonic() + NUDGE
+            if not self.number and time.monotonic() > retry_at:
+                # ipykernel 7.0 to 7.3 can miss a request that comes while it sends a reply. It sees
+                # it with the next request (ipython/ipykernel#1554).
+                retry_at = time.monotonic() + RETRY_AFTER
                 self.kernel.client.kernel_info()
-            self.kernel.pump()
+            self.kernel.read_message()
         return self
 
-    def take(self, message: dict[str, Any]) -> None:
+    def receive(self, message: dict[str, Any]) -> None:
+        """Adds what a message says about this cell."""
         content, kind = message["content"], message["msg_type"]
         if kind == "execute_input":
             self.number = content["execution_count"]
@@ -135,20 +138,22 @@ class Cell:
             if self.number:
                 self.over = True
             else:
-                self.kernel.send(
-                    self
-                )  # ipykernel aborts a request that comes too soon after a cell that failed
+                # ipykernel aborts a request that comes too soon after a cell that failed.
+                self.kernel.send(self)
 
     def __repr__(self) -> str:
-        return f"<Cell In[{self.number}] out={self.out!r} err={self.err!r} value={self.value!r} error={self.error!r}>"
+        return (
+            f"<Cell In[{self.number}] out={self.out!r} err={self.err!r} value={self.value!r} "
+            f"error={self.error!r}>"
+        )
 
 
 class Kernel:
-    """A kernel as a notebook drives it.
+    """A kernel, used as a notebook uses it.
 
     Args:
         home: A short, empty directory: its TMPDIR, its working directory, its connection file.
-        environ: Variables beside those of the tests.
+        environ: Environment variables in addition to those of the tests.
     """
 
     def __init__(self, home: Path, environ: Mapping[str, str]) -> None:
@@ -180,16 +185,17 @@ class Kernel:
     # Cells.
 
     def run(self, code: str, timeout: float = PATIENCE) -> Cell:
-        """Runs a cell to its end, whatever that is."""
+        """Runs a cell until it ends, with or without an error."""
         return self.start(code).wait(timeout)
 
     def start(self, code: str) -> Cell:
-        """Starts a cell and doesn't wait."""
+        """Starts a cell without waiting for it."""
         cell = Cell(self, code)
         self.send(cell)
         return cell
 
     def send(self, cell: Cell) -> None:
+        """Sends the request to execute a cell."""
         self._cells[self.client.execute(cell.code)] = cell
 
     def does(self, code: str, timeout: float = PATIENCE) -> Cell:
@@ -202,8 +208,8 @@ class Kernel:
         """Runs a cell and returns the value of its last expression."""
         return self.run(code, timeout).literal
 
-    def pump(self) -> None:
-        """Takes one message, or waits a moment for one."""
+    def read_message(self) -> None:
+        """Reads the next message, if one arrives within 0.1 s, and gives it to its cell."""
         try:
             message = self.client.get_iopub_msg(timeout=0.1)
         except Empty:
@@ -211,16 +217,16 @@ class Kernel:
             return
         cell = self._cells.get(message["parent_header"].get("msg_id", ""))
         if cell is not None:
-            cell.take(message)
+            cell.receive(message)
 
-    # Its life.
+    # Interrupt, restart and end.
 
     def interrupt(self) -> None:
-        """The notebook's Interrupt: SIGINT to the kernel's whole process group."""
+        """Does what the notebook's Interrupt does: SIGINT to the kernel's whole process group."""
         self._manager.interrupt_kernel()
 
     def interrupted(self, code: str, touched: str) -> Cell:
-        """Runs a cell that is interrupted once it has touched that file in the kernel's directory."""
+        """Runs a cell, and interrupts it once it has made the file `touched` in `home`."""
         cell = self.start(code)
         self.until((self.home / touched).exists, f"the cell touches {touched}")
         self.interrupt()
@@ -234,14 +240,14 @@ class Kernel:
         self._manager.shutdown_kernel()
 
     def kill(self) -> None:
-        """``kill -9`` of the kernel alone, as the out-of-memory killer does it."""
+        """Kills the kernel alone by SIGKILL, as the out-of-memory killer does."""
         os.kill(self.pid, signal.SIGKILL)
         psutil.Process(self.pid).wait(PATIENCE)
 
-    # Who is there because of it.
+    # The processes that it started.
 
     def leftovers(self, *but: int) -> list[psutil.Process]:
-        """Every living process that descends from this kernel, the kernel itself and `but` left out."""
+        """The living processes that this kernel started, but for itself and the pids in `but`."""
         known = {*but, self.pid if self._manager.is_alive() else None}
         found = []
         for process in psutil.process_iter():
@@ -256,7 +262,10 @@ class Kernel:
 
     @staticmethod
     def living(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-        """Those that still run, or are still dying: such a process has no environment any more, so that `Kernel.leftovers` misses it."""
+        """Those that run or are still dying.
+
+        A dying process has no environment any more, so `Kernel.leftovers` misses it.
+        """
         found = []
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -265,33 +274,39 @@ class Kernel:
         return found
 
     def host(self) -> list[psutil.Process]:
-        """The hosts among them."""
+        """The hosts among `leftovers`."""
         return [process for process in self.leftovers() if "icelaunch_nb.host" in _command(process)]
 
     def leaves_nobody(
         self, *but: int, seen: Iterable[psutil.Process] = (), within: float = GONE_WITHIN
     ) -> None:
-        """Asserts that soon nobody is left, of those who were `seen` before either."""
+        """Asserts that soon no process is left, of those in `seen` either.
+
+        Args:
+            *but: Pids that may stay.
+            seen: Processes that were found before and must end, too.
+            within: Seconds after which a process that is still there fails the test.
+        """
         deadline = time.monotonic() + within
         while left := self.living({*seen, *self.leftovers(*but)}):
             if time.monotonic() > deadline:
-                said = [f"{process.pid} {' '.join(_command(process))[:100]}" for process in left]
+                listed = [f"{process.pid} {' '.join(_command(process))[:100]}" for process in left]
                 for process in left:
                     with contextlib.suppress(psutil.Error):
                         process.kill()
-                pytest.fail(f"left behind after {within} s: {said}")
+                pytest.fail(f"left behind after {within} s: {listed}")
             time.sleep(0.02)
 
     def until(self, condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
-        """Waits until `condition` holds and returns what it said."""
+        """Waits until `condition` returns something true, and returns that."""
         deadline = time.monotonic() + seconds
-        while not (said := condition()):
+        while not (value := condition()):
             assert time.monotonic() < deadline, f"waited {seconds:.0f} s in vain until {what}"
             time.sleep(0.01)
-        return said
+        return value
 
     def close(self) -> None:
-        """Ends it, and asserts that it leaves nobody behind."""
+        """Ends the kernel, and asserts that no process of it is left."""
         try:
             if self._manager.is_alive():
                 self._manager.shutdown_kernel(now=True)
@@ -310,6 +325,7 @@ def _command(process: psutil.Process) -> list[str]:
 
 @contextlib.contextmanager
 def a_kernel(environ: Mapping[str, str]) -> Iterator[Kernel]:
+    """Starts a kernel in a new directory. At the end it must leave no process behind."""
     home = Path(tempfile.mkdtemp(prefix="ice-kernel-"))
     kernel = None
     try:
@@ -323,14 +339,14 @@ def a_kernel(environ: Mapping[str, str]) -> Iterator[Kernel]:
 
 @pytest.fixture
 def bare_kernel(ipykernel: dict[str, str]) -> Iterator[Kernel]:
-    """A kernel of the test's own in which nothing was run yet."""
+    """A kernel for one test, in which nothing was run yet."""
     with a_kernel(ipykernel) as kernel:
         yield kernel
 
 
 @pytest.fixture
 def another(ipykernel: dict[str, str]) -> Iterator[Kernel]:
-    """A second kernel of the same user's."""
+    """A second kernel of the same user."""
     with a_kernel(ipykernel) as kernel:
         kernel.does("import os, time\nimport icelaunch_nb as ice")
         yield kernel
@@ -338,14 +354,14 @@ def another(ipykernel: dict[str, str]) -> Iterator[Kernel]:
 
 @pytest.fixture
 def fresh_kernel(bare_kernel: Kernel) -> Kernel:
-    """A kernel of the test's own that has run `PREAMBLE`; its host is not started yet."""
+    """A kernel for one test that has run `PREAMBLE`. Its host is not started yet."""
     bare_kernel.does(PREAMBLE.format(home=str(bare_kernel.home)))
     return bare_kernel
 
 
 @pytest.fixture(scope="module")
 def kernel(ipykernel: dict[str, str]) -> Iterator[Kernel]:
-    """A kernel that the tests of a module share, with `PREAMBLE` and a host."""
+    """A kernel that the tests of a module share. It has run `PREAMBLE` and has a host."""
     with a_kernel(ipykernel) as kernel:
         kernel.does(
             PREAMBLE.format(home=str(kernel.home))

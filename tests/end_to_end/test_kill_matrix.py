@@ -1,4 +1,4 @@
-"""The kill matrix; `python tests/kill_matrix.py` prints its table."""
+"""Every process is killed in every way: `python tests/kill_matrix.py` prints the table."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ MATRIX = Path(__file__).parent.parent / "kill_matrix.py"
 
 
 def check(ipykernel: str, *options: str) -> None:
+    """Runs the matrix, which fails where a cell is not as promised."""
     command = [sys.executable, MATRIX, "--ipykernel", ipykernel, *options]
     done = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False

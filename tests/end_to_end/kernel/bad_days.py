@@ -1,4 +1,7 @@
-"""A bad day: one launch with one fault, and what must come of it. Runs in a kernel; `test_bad_days` has it live through many."""
+"""A bad day: one launch with one fault, and how it must end.
+
+Runs in a kernel, where `test_bad_days` runs many days one after the other.
+"""
 
 from __future__ import annotations
 
@@ -27,24 +30,24 @@ CGROUP = "/sys/fs/cgroup/memory" if Path("/sys/fs/cgroup/memory").is_dir() else 
 
 
 class Wrong(Exception):
-    """A day that did not end as it must."""
+    """The day did not end as it must."""
 
 
-def expect(run: ice.Run, state: str, words: str, error: type[BaseException] | None) -> None:
-    """How the run ends: its state, the type of what `result` raises, and what that says."""
-    said, value = "", None
+def expect(run: ice.Run, state: str, pattern: str, error: type[BaseException] | None) -> None:
+    """Checks how the run ends: its state, what `result` raises, and a pattern in its message."""
+    message, value = "", None
     try:
         value = run.result(60)
     except BaseException as raised:
-        said = f"{type(raised).__name__}: {raised}"
+        message = f"{type(raised).__name__}: {raised}"
         if error is None or not isinstance(raised, error):
-            raise Wrong(f"{run!r}: raised {said}") from raised
-    if error is not None and not said:
+            raise Wrong(f"{run!r}: raised {message}") from raised
+    if error is not None and not message:
         raise Wrong(f"{run!r}: raised nothing, but returned {value}")
     if run.state != state:
         raise Wrong(f"{run!r} instead of {state}")
-    if not re.search(words, said or repr(value), re.S):
-        raise Wrong(f"{words!r} is not in {said or value!r}")
+    if not re.search(pattern, message or repr(value), re.S):
+        raise Wrong(f"{pattern!r} is not in {message or value!r}")
 
 
 # The days.
@@ -68,13 +71,13 @@ def a_rank_raises(dice: random.Random) -> None:
 
     def fn():
         if ice.get_context().rank == culprit:
-            raise kind("trouble")
+            raise kind("bad day")
         time.sleep(60)
 
     expect(
         ice.launch(fn, nproc_per_node=2),
         "FAILED",
-        f"rank {culprit} of 2.*{kind.__name__}.*trouble",
+        f"rank {culprit} of 2.*{kind.__name__}.*bad day",
         ice.RunFailed,
     )
 
@@ -333,7 +336,7 @@ RARE = (the_forkserver_is_killed, the_host_is_killed)  # each costs a cold start
 
 
 def live(number: int, seed: int) -> list[str]:
-    """So many days; what went wrong on which."""
+    """Runs so many days, at random. Returns what went wrong, and on which day."""
     dice, wrong = random.Random(seed), []
     possible = [day for day in DAYS if why_not(day) is None]
     deck: list[Callable[[random.Random], None]] = []
@@ -350,7 +353,7 @@ def live(number: int, seed: int) -> list[str]:
 
 
 def why_not(day: Callable[[random.Random], None]) -> str | None:
-    """Why a day can't be had on this machine."""
+    """Why a day can't be run on this machine; None where it can."""
     if day in (the_disk_is_full, the_disk_is_full_beforehand):
         try:
             with small_disk():
@@ -410,13 +413,13 @@ def until(condition: Callable[[], Any], seconds: float = 20) -> None:
 
 
 def more(after: dict[str, list[str]], before: dict[str, list[str]]) -> dict[str, Counter[str]]:
-    """What is held now and wasn't then."""
+    """What is in use after the days, and wasn't before."""
     found = {kind: Counter(after[kind]) - Counter(before[kind]) for kind in after}
     return {kind: names for kind, names in found.items() if names}
 
 
 def tree() -> list[str]:
-    """Who descends from this process, since when, and what each waits for."""
+    """The descendants of this process: their ages, states, what they wait for, and open files."""
     found = []
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error, OSError):
@@ -436,7 +439,7 @@ def _name(process: psutil.Process) -> str:
     return "gone"
 
 
-def what_is_held() -> dict[str, list[str]]:
+def resources() -> dict[str, list[str]]:
     """Threads, open files, children, shared memory and temporary files."""
     import gc
 

@@ -1,4 +1,7 @@
-"""asyncio's rules hold for ``await run``: a cancelled task is cancelled, a time-out is a TimeoutError, and only Interrupt stops the run."""
+"""asyncio's rules hold for ``await run``.
+
+A cancelled task is cancelled, a time-out is a TimeoutError, and only Interrupt stops the run.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +15,21 @@ SETUP = """
 import asyncio, threading
 from icelaunch_nb.client import running_cell
 
-def tell_when_it_waits(name, *, blocks=False):
-    # Called by a cell that will wait. A wait that blocks can be interrupted once Python's own handler of SIGINT is there.
+def touch_when_it_waits(name, *, blocks=False):
+    # Called by a cell that will wait. A wait that blocks can be interrupted once Python's own
+    # handler of SIGINT is there.
     cell = running_cell.running()
-    def tell():
-        until(lambda: cell.waits and (not blocks or signal.getsignal(signal.SIGINT) is signal.default_int_handler))
+    def interruptible():
+        return not blocks or signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    def touch():
+        until(lambda: cell.waits and interruptible())
         (HOME / f"waits-{name}").touch()
-    threading.Thread(target=tell).start()
+    threading.Thread(target=touch).start()
 
 async def waits(run):
     return await run
 
-def until_told(name):
+def until_released(name):
     (HOME / f"up-{name}").touch()
     while not (HOME / name).exists():
         time.sleep(0.005)
@@ -40,7 +46,7 @@ def up(fn, name):
     until((HOME / f"up-{name}").exists)
     return run
 
-def told(run, name):
+def release(run, name):
     (HOME / name).touch()
     return run.result(60)
 """
@@ -57,11 +63,11 @@ def ready(kernel: Any) -> None:
 
 @pytest.fixture(scope="module")
 def goes_on(kernel: Any, ready: None) -> Iterator[None]:
-    """`run` goes on whatever the tests do to those who wait for it."""
-    kernel.does("run = up(until_told, 'at-the-end')\npids = run.pids")
+    """Checks that `run` goes on, whatever the tests do to the waits for it."""
+    kernel.does("run = up(until_released, 'at-the-end')\npids = run.pids")
     yield
     assert kernel.value("str(run.state), run.pids == pids") == ("RUNNING", True)
-    assert kernel.value("told(run, 'at-the-end')") == {0: "at-the-end"}
+    assert kernel.value("release(run, 'at-the-end')") == {0: "at-the-end"}
 
 
 # Whatever ends a wait, the run and the kernel go on.
@@ -143,7 +149,7 @@ caught, waiting.cancelled(), str(run.state)
 
 def test_runs_come_as_they_are_completed(kernel: Any) -> None:
     assert kernel.value("""
-slow, quick = launch(until_told, "slow", ranks=1), launch(lambda: "quick", ranks=1)
+slow, quick = launch(until_released, "slow", ranks=1), launch(lambda: "quick", ranks=1)
 found = []
 for one in asyncio.as_completed([slow, quick]):
     found.append(await one)
@@ -155,7 +161,7 @@ found, await asyncio.to_thread(slow.result)
 # Interrupt.
 
 
-def test_the_door_to_ipykernel_is_open(kernel: Any) -> None:
+def test_ipykernels_private_names_are_there(kernel: Any) -> None:
     assert kernel.value("running_cell.running() is None")
     assert kernel.value(
         "await asyncio.sleep(0)\nrunning_cell.running().interrupted, running_cell.in_cell_task()"
@@ -210,7 +216,7 @@ def test_interrupt_stops_the_run_that_a_cell_waits_for(
     name = request.node.callspec.id.replace(" ", "-")
     blocks = "block" in name
     cell = kernel.start(
-        f"mine = up(until_told, {name!r})\ntell_when_it_waits({name!r}, blocks={blocks})\n"
+        f"mine = up(until_released, {name!r})\ntouch_when_it_waits({name!r}, blocks={blocks})\n"
         f"{code.format(run='mine')}"
     )
     kernel.until((kernel.home / f"waits-{name}").exists, "the cell waits")
@@ -228,7 +234,7 @@ async def ticks():
     (HOME / "ticked-{name}").touch()
 mine = up(stubborn, {name!r})
 ticking = asyncio.create_task(ticks())
-tell_when_it_waits({name!r})
+touch_when_it_waits({name!r})
 {code}
 """)
     kernel.until((kernel.home / f"waits-{name}").exists, "the cell waits")
@@ -248,7 +254,7 @@ def test_a_task_of_an_earlier_cell_is_that_cells(kernel: Any) -> None:
     kernel.does("""
 async def one_by_one():
     for name in ("first", "second"):
-        background = up(until_told, name)
+        background = up(until_released, name)
         await background
     return "both"
 task = asyncio.create_task(one_by_one())
@@ -270,7 +276,7 @@ await asyncio.sleep(0)
 
 def test_interrupt_stops_the_run_of_an_earlier_cells_task_that_this_one_awaits(kernel: Any) -> None:
     kernel.does(
-        "mine = up(until_told, 'earlier')\ntask = asyncio.create_task(waits(mine))\n"
+        "mine = up(until_released, 'earlier')\ntask = asyncio.create_task(waits(mine))\n"
         "await asyncio.sleep(0)"
     )
     code = "_ = asyncio.get_running_loop().call_soon((HOME / 'waits-earlier').touch)\nawait task"
@@ -281,20 +287,20 @@ def test_interrupt_stops_the_run_of_an_earlier_cells_task_that_this_one_awaits(k
 def test_a_cell_that_caught_an_interrupt_can_wait_again(kernel: Any) -> None:
     cell = kernel.start("""
 before = signal.getsignal(signal.SIGINT)
-mine = up(until_told, "caught")
-tell_when_it_waits("caught")
+mine = up(until_released, "caught")
+touch_when_it_waits("caught")
 try:
     await mine
 except KeyboardInterrupt:
     after = signal.getsignal(signal.SIGINT)
     (HOME / "again").touch()
-    kept = await launch(until_told, "again", ranks=1)
+    kept = await launch(until_released, "again", ranks=1)
     try:
-        await asyncio.wait_for(launch(until_told, "never", ranks=1), 0.1)
+        await asyncio.wait_for(launch(until_released, "never", ranks=1), 0.1)
     except (TimeoutError, asyncio.TimeoutError):
         print("timed out", flush=True)
-    other = up(until_told, "twice")
-    tell_when_it_waits("twice")
+    other = up(until_released, "twice")
+    touch_when_it_waits("twice")
     await other
 """)
     kernel.until((kernel.home / "waits-caught").exists, "the cell waits")
@@ -312,7 +318,7 @@ except KeyboardInterrupt:
     kernel.does("(HOME / 'never').touch()")
 
 
-def test_the_first_cell_of_a_kernel_knows_itself(bare_kernel: Any) -> None:
+def test_interrupt_reaches_the_first_cell_of_a_kernel(bare_kernel: Any) -> None:
     cell = bare_kernel.start("""
 import asyncio, pathlib, time
 import icelaunch_nb as ice

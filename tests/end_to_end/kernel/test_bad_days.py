@@ -1,4 +1,7 @@
-"""A thousand bad days: launch after launch in one kernel, each with a fault; all end as they must, and nothing piles up."""
+"""A thousand bad days: launch after launch in one kernel, each with a fault.
+
+All end as they must, and no process, thread, file or memory piles up.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ def test_every_bad_day_ends_well_and_nothing_piles_up(days: int, fresh_kernel: A
     for name, reason in fresh_kernel.value(
         "[(day.__name__, why) for day in bad_days.DAYS if (why := bad_days.why_not(day))]"
     ):
-        print(f"not here: {name}: {reason}")
+        print(f"not run here: {name}: {reason}")
     fresh_kernel.does("""
 bad_days.nobody_waits(None)
 bad_days.the_agent_is_killed(None)
@@ -34,11 +37,10 @@ for _ in range(3):
     bad_days.nothing_happens(bad_days.random.Random(1))
 """)
     fresh_kernel.does("print('x' * 10**7)")  # for large messages pyzmq starts a thread, once
-    # The next agent and its ranks are as many as the last launch's: a host, a resource tracker, a forkserver, an agent with its own
-    # resource tracker, three ranks.
+    # The next agent starts as many ranks as the last launch had. So there are a host, a resource
+    # tracker, a forkserver, an agent with its own resource tracker, and three ranks.
     fresh_kernel.does(
-        "until(lambda: len(bad_days.what_is_held()['children']) == 8); "
-        "before = bad_days.what_is_held()"
+        "until(lambda: len(bad_days.resources()['children']) == 8); before = bad_days.resources()"
     )
     assert (
         fresh_kernel.run(f"wrong = bad_days.live({days}, {seed})\nwrong", timeout=3500).literal
@@ -48,7 +50,7 @@ for _ in range(3):
     fresh_kernel.does("""
 def settled():
     global left
-    left = bad_days.more(bad_days.what_is_held(), before)
+    left = bad_days.more(bad_days.resources(), before)
     return not left
 with contextlib.suppress(AssertionError):
     until(settled, 15)

@@ -54,7 +54,8 @@ CELLS: dict[str, tuple[str, str, Any]] = {
     ),
     "a single-dispatch function": (
         "import functools\n@functools.singledispatch\ndef show(x):\n    return 'any'\n"
-        "@show.register\ndef _(x: int):\n    return 'int'\ndef use():\n    return show(1), show('')",
+        "@show.register\ndef _(x: int):\n    return 'int'\ndef use():\n"
+        "    return show(1), show('')",
         "results(use)",
         {0: ("int", "any"), 1: ("int", "any")},
     ),
@@ -75,8 +76,8 @@ CELLS: dict[str, tuple[str, str, Any]] = {
         {0: 8, 1: 8},
     ),
     "keyword arguments and defaults": (
-        "def tell(a, /, b=2, *rest, c, **others):\n    return a, b, rest, c, others",
-        "ice.launch(tell, (1,), {'c': 3, 'd': 4}, nproc_per_node=1).result()",
+        "def listed(a, /, b=2, *rest, c, **others):\n    return a, b, rest, c, others",
+        "ice.launch(listed, (1,), {'c': 3, 'd': 4}, nproc_per_node=1).result()",
         {0: (1, 2, (), 3, {"d": 4})},
     ),
     "a recursive function": (
@@ -110,7 +111,8 @@ CELLS: dict[str, tuple[str, str, Any]] = {
         "from dataclasses import dataclass\n@dataclass\nclass Config:\n    lr: float = 0.5\n"
         "    steps: int = 3\n"
         "def use(config):\n    return Config(config.lr * 2, config.steps)",
-        "[(isinstance(c, Config), c == Config(0.2, 3)) for c in results(use, Config(0.1)).values()]",
+        "[(isinstance(c, Config), c == Config(0.2, 3)) "
+        "for c in results(use, Config(0.1)).values()]",
         [(True, True)] * 2,
     ),
     "a slotted, frozen dataclass": (
@@ -240,7 +242,8 @@ CELLS: dict[str, tuple[str, str, Any]] = {
     "containers of instances": (
         "class Item:\n    def __init__(self, n):\n        self.n = n\ndef use():\n"
         "    shared = Item(1)\n    return {'a': [shared, (shared,)]}",
-        "[isinstance(r['a'][0], Item) and r['a'][0] is r['a'][1][0] for r in results(use).values()]",
+        "[isinstance(r['a'][0], Item) and r['a'][0] is r['a'][1][0] "
+        "for r in results(use).values()]",
         [True] * 2,
     ),
     "an instance with its class's new method": (
@@ -338,12 +341,12 @@ def test_what_a_rank_changes_stays_in_the_rank(kernel: Any) -> None:
 
 
 def test_a_big_captured_global_is_named_with_its_size(kernel: Any) -> None:
-    kernel.does("ballast = bytearray(70 << 20)\ndef use():\n    return len(ballast)")
+    kernel.does("table = bytearray(70 << 20)\ndef use():\n    return len(table)")
     cell = kernel.does("run = launch(use)\nrun.result()")
     assert cell.literal == {0: 70 << 20, 1: 70 << 20}
     assert "BigCaptureWarning" in cell.err
-    assert "`ballast` (70 MB)" in cell.err
-    kernel.does("del ballast")
+    assert "`table` (70 MB)" in cell.err
+    kernel.does("del table")
 
 
 def test_a_big_captured_tensor_of_a_closure_is_named_too(kernel: Any) -> None:
@@ -356,8 +359,8 @@ def test_a_big_captured_tensor_of_a_closure_is_named_too(kernel: Any) -> None:
     assert "`weights` (72 MB)" in cell.err
 
 
-def test_a_small_capture_is_not_worth_a_word(kernel: Any) -> None:
-    kernel.does("pebble = bytearray(1 << 20)\ndef use():\n    return len(pebble)")
+def test_a_small_capture_gives_no_warning(kernel: Any) -> None:
+    kernel.does("small = bytearray(1 << 20)\ndef use():\n    return len(small)")
     assert kernel.does("results(use)").err == ""
 
 

@@ -1,4 +1,8 @@
-"""Clicks on a panel while a cell waits for its run, with ipykernel 6: the cell takes them, and everything else keeps its turn. And messages that are none."""
+"""Clicks on a panel while a cell waits for its run, with ipykernel 6.
+
+The waiting cell carries them out, and every other message keeps its turn. Messages that no panel
+sends change nothing.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,8 @@ import pytest
 
 
 @pytest.fixture
-def six(kernel: Any) -> Any:
+def ipykernel_6(kernel: Any) -> Any:
+    """The kernel, where it is of ipykernel 6."""
     if kernel.value("import ipykernel; ipykernel.version_info[0]") > 6:
         pytest.skip(
             "ipykernel 7 has subshells for this, which front ends ask for: "
@@ -24,52 +29,55 @@ def send(kernel: Any, comm_id: str, content: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("waiting", ["run.result()", "await run", "run.wait()"])
 def test_a_click_acts_while_a_cell_waits_and_nothing_else_is_overtaken(
-    six: Any, waiting: str
+    ipykernel_6: Any, waiting: str
 ) -> None:
-    six.does(
+    ipykernel_6.does(
         "import ipywidgets\norder = []\nother = ipywidgets.Button()\n"
         "other.on_msg(lambda *_: order.append('their widget'))\n"
         "def long():\n    for step in ice.get_context().steps(range(6000)):\n"
         "        time.sleep(0.01)\n    return 'stopped at a step'\n"
         "run = launch(long)\npanel = run.panel()"
     )
-    panel, other = six.value("panel.model_id, other.model_id")
-    six.does("until(lambda: run.state == 'RUNNING' and run.pids)")
-    waits = six.start(
+    panel, other = ipykernel_6.value("panel.model_id, other.model_id")
+    ipykernel_6.does("until(lambda: run.state == 'RUNNING' and run.pids)")
+    waits = ipykernel_6.start(
         f"print('waits', flush=True)\nvalue = {waiting}\norder.append('the waiting cell')\n"
         f"print('after', flush=True)"
     )
     waits.wait_for("waits")
-    first, second = six.start("order.append('first')"), six.start("order.append('second')")
-    send(six, other, {})
-    send(six, panel, {"action": "stop", "id": "one"})
+    first, second = (
+        ipykernel_6.start("order.append('first')"),
+        ipykernel_6.start("order.append('second')"),
+    )
+    send(ipykernel_6, other, {})
+    send(ipykernel_6, panel, {"action": "stop", "id": "one"})
     assert waits.wait().out.endswith("after\n"), (
         "what the cell prints after the click is still its own"
     )
     assert not waits.ename
     first.wait(), second.wait()
-    assert six.value("run.state.value, order") == (
+    assert ipykernel_6.value("run.state.value, order") == (
         "STOPPED",
         ["the waiting cell", "first", "second", "their widget"],
     )
 
 
-def test_an_interrupt_meanwhile_loses_no_cell(six: Any) -> None:
-    six.does(
+def test_an_interrupt_meanwhile_loses_no_cell(ipykernel_6: Any) -> None:
+    ipykernel_6.does(
         "run = launch(lambda: print('up', flush=True) or time.sleep(600), ranks=1)\n"
         "panel = run.panel()\nuntil(lambda: run.pids)"
     )
-    waits = six.start("run.result()")
-    waits.wait_for("up")  # printed by the cell once it waits
-    queued = six.start("print('still here')")
-    six.interrupt()
+    waits = ipykernel_6.start("run.result()")
+    waits.wait_for("up")  # the cell prints it once it waits
+    queued = ipykernel_6.start("print('still here')")
+    ipykernel_6.interrupt()
     assert waits.wait().ename == "KeyboardInterrupt"
     # ipykernel itself answers what was queued behind a cell that failed.
     queued.wait()
-    assert six.value("run.state.value") == "STOPPED"
+    assert ipykernel_6.value("run.state.value") == "STOPPED"
 
 
-def test_messages_that_no_page_of_ours_sends_disturb_nobody(kernel: Any) -> None:
+def test_messages_that_no_panel_sends_change_nothing(kernel: Any) -> None:
     kernel.does(
         "from icelaunch_nb.notebook.panel.panel_thread import panel_thread\n"
         "run = launch(lambda: time.sleep(600), ranks=1)\npanel = run.panel()\n"

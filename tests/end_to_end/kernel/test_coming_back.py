@@ -1,4 +1,4 @@
-"""Leaving a run and coming back to it, from another kernel: everything is there, and everything works."""
+"""A run is left, and attached to in another kernel: all of it is there, and all of it works."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def work(fail):
 """
 
 
-def leave(kernel: Any, how: str) -> None:
-    """The kernel's end."""
+def end_kernel(kernel: Any, how: str) -> None:
+    """Ends the kernel in this way."""
     {"restart": kernel.restart, "shutdown": kernel.shutdown, "crash": kernel.kill}[how]()
 
 
@@ -46,7 +46,7 @@ def test_a_detached_run_is_all_there_in_another_kernel(
     fresh_kernel.does("until(lambda: run.state == 'RUNNING' and 'first line' in run.logs(1))")
     if detach == "later":
         fresh_kernel.does("run.detach()")
-    leave(fresh_kernel, how)
+    end_kernel(fresh_kernel, how)
 
     another.does(f"run = ice.attach('left-{os.getpid()}-{how}-{len(detach)}')")
     assert another.value("str(run.state), sorted(run.pids), run.log_dir") == (
@@ -79,17 +79,17 @@ def test_a_detached_run_is_all_there_in_another_kernel(
     fresh_kernel.leaves_nobody()
 
 
-def test_failures_are_told_in_another_kernel(fresh_kernel: Any, another: Any) -> None:
+def test_failures_are_raised_in_another_kernel(fresh_kernel: Any, another: Any) -> None:
     fresh_kernel.does(WORK)
     path = fresh_kernel.value(
         "run = launch(work, True, detach=True); until(lambda: run.state == 'RUNNING'); run.log_dir"
     )
     fresh_kernel.kill()
     (fresh_kernel.home / "go").touch()
-    said = another.run(f"run = ice.attach({path!r}); run.result(30)")
-    assert said.ename == "RunFailed"
+    cell = another.run(f"run = ice.attach({path!r}); run.result(30)")
+    assert cell.ename == "RunFailed"
     assert re.search(
-        r"rank 1 of 2 failed.*Cell In\[\d+\].*ValueError: the end of it", said.error, re.S
+        r"rank 1 of 2 failed.*Cell In\[\d+\].*ValueError: the end of it", cell.error, re.S
     )
     assert another.value("[(f.rank, f.title) for f in run.failures], str(run.state)") == (
         [(1, "ValueError: the end of it")],
@@ -97,14 +97,14 @@ def test_failures_are_told_in_another_kernel(fresh_kernel: Any, another: Any) ->
     )
 
 
-@pytest.mark.parametrize("deed", ["stop(5)", "kill()"])
-def test_controls_work_from_another_kernel(deed: str, fresh_kernel: Any, another: Any) -> None:
+@pytest.mark.parametrize("call", ["stop(5)", "kill()"])
+def test_controls_work_from_another_kernel(call: str, fresh_kernel: Any, another: Any) -> None:
     fresh_kernel.does(WORK)
     path = fresh_kernel.value(
         "run = launch(work, False, detach=True); until(lambda: run.state == 'RUNNING'); run.log_dir"
     )
     fresh_kernel.shutdown()
-    another.does(f"run = ice.attach({path!r}); run.{deed}; run.wait(30)")
+    another.does(f"run = ice.attach({path!r}); run.{call}; run.wait(30)")
     assert another.value("str(run.state)") == "STOPPED"
     fresh_kernel.leaves_nobody()
 
@@ -144,7 +144,7 @@ def test_whoever_watches_sees_the_other_kernels_end(fresh_kernel: Any, another: 
 
 
 def test_after_a_power_cut_it_is_lost_with_its_last_words(fresh_kernel: Any, another: Any) -> None:
-    """SIGKILL of everything at once: nobody could write anything down."""
+    """SIGKILL of every process at once, so that none can write how the run ended."""
     fresh_kernel.does(WORK)
     path = fresh_kernel.value(
         "run = launch(work, False, detach=True); until(lambda: 'first line' in run.logs(1)); "
@@ -170,7 +170,7 @@ def test_after_a_power_cut_it_is_lost_with_its_last_words(fresh_kernel: Any, ano
     assert "LOST" in listed
 
 
-def test_the_list_of_runs_tells_all_columns(fresh_kernel: Any) -> None:
+def test_the_list_of_runs_shows_all_columns(fresh_kernel: Any) -> None:
     fresh_kernel.does("""
 def flaky():
     if ice.get_context().restart_count == 0:

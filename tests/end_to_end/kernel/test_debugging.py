@@ -1,4 +1,4 @@
-"""A rank's prompt from a plain kernel: the kernel's own input box, interrupts, and what a kernel's death leaves."""
+"""A rank's debugger in a cell: the kernel's own input box, interrupts, and the kernel's death."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ until(lambda: len(run.in_debugger) == 2)
 
 
 def answer(kernel, cell, *lines: str) -> list[str]:
-    """Types lines where the kernel asks for input; the prompts that it showed."""
+    """Types lines where the kernel asks for input. Returns the prompts that it showed."""
     prompts = []
     for line in lines:
         deadline = time.monotonic() + 30
@@ -29,12 +29,11 @@ def answer(kernel, cell, *lines: str) -> list[str]:
             assert time.monotonic() < deadline and not cell.over, cell
             try:
                 message = kernel.client.get_stdin_msg(timeout=0.1)
-                if (
-                    kernel._cells.get(message["parent_header"]["msg_id"]) is cell
-                ):  # not one that an interrupt left unanswered
+                # An interrupt can leave a request of an earlier cell unanswered.
+                if kernel._cells.get(message["parent_header"]["msg_id"]) is cell:
                     break
             except Empty:
-                kernel.pump()
+                kernel.read_message()
         prompts.append(message["content"]["prompt"])
         kernel.client.input(line)
     return prompts
@@ -54,7 +53,7 @@ def test_the_prompt_is_the_kernels_own_input(kernel):
     }
 
 
-def test_an_interrupt_leaves_the_prompt_and_the_rank_waits(kernel):
+def test_an_interrupt_leaves_the_prompt_and_the_rank_stays_there(kernel):
     kernel.does(STOPS)
     cell = kernel.start("run.debug(0)")
     answer(kernel, cell, "p word")
@@ -117,7 +116,7 @@ def test_an_interrupt_while_it_waits_for_a_breakpoint(kernel):
     kernel.does("run.kill(); run.wait()")
 
 
-def test_a_kernels_death_at_the_prompt_leaves_nobody(fresh_kernel):
+def test_a_kernels_death_at_the_prompt_leaves_no_process(fresh_kernel):
     fresh_kernel.does(STOPS)
     cell = fresh_kernel.start("run.debug(1)")
     answer(fresh_kernel, cell, "p word")
@@ -126,7 +125,7 @@ def test_a_kernels_death_at_the_prompt_leaves_nobody(fresh_kernel):
     fresh_kernel.leaves_nobody(within=8)
 
 
-def test_a_detached_run_waits_on_and_another_kernel_comes_to_it(fresh_kernel, tmp_path):
+def test_a_detached_run_waits_on_and_another_kernel_can_debug_it(fresh_kernel, tmp_path):
     fresh_kernel.does(STOPS + "run.detach()")
     path = fresh_kernel.does("print(run.log_dir)").out.strip()
     pids = list(fresh_kernel.value("run.pids").values())

@@ -1,4 +1,4 @@
-"""Ranks see the kernel's environment, directory, import path and helper modules as they are at the launch."""
+"""Ranks get the kernel's environment, directory, import path and modules as of the launch."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_rank_has_the_kernels_variables_and_those_of_its_rank_alone(kernel: An
     assert [name for name in added if not name.startswith(known)] == []
 
 
-def test_a_secret_stands_in_no_process_of_ours_that_lasts(kernel: Any) -> None:
+def test_a_secret_is_in_the_environment_of_no_process_of_ours_that_lasts(kernel: Any) -> None:
     kernel.does(SEEN)
     kernel.does("os.environ['API_TOKEN'] = 'hunter2'; results(seen, 'API_TOKEN')")
     assert len(kernel.leftovers()) >= 2
@@ -80,7 +80,7 @@ def test_working_directory_and_import_path(kernel: Any) -> None:
 
 
 def test_a_helper_edited_between_two_launches_runs_as_it_is_now(kernel: Any) -> None:
-    """Within the same second and with the same size: Python's own cache of compiled modules wouldn't see it."""
+    """Edits within the same second and of the same size, which Python's own cache misses."""
     kernel.does(
         "helper = pathlib.Path('edited_helper.py')\n"
         "def write(n):\n    helper.write_text(f'def value():\\n    return {n}\\n')\n"

@@ -1,4 +1,4 @@
-"""The launch form in a real kernel without a browser: its text, its launches, and what a page's messages do."""
+"""The launch form in a kernel without a browser: its text, its launches, a page's messages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def ready(kernel: Any) -> None:
 
 
 class Page:
-    """Sends a form the messages that its front end sends."""
+    """Sends a form the messages that its front end would send."""
 
     def __init__(self, kernel: Any, name: str) -> None:
         self.kernel, self.comm, self.number = kernel, kernel.value(f"{name}._fields.model_id"), 0
@@ -60,15 +60,14 @@ def test_what_a_page_types_is_launched(kernel: Any) -> None:
     )
     page.requests("launch")
     kernel.does("until(lambda: form.run and form.run.state.over)")
-    kernel.does(
-        "until(lambda: form._fields.run_status['over'])"
-    )  # the panels' thread tells it, a moment later
+    # The panels' thread sets it a little later.
+    kernel.does("until(lambda: form._fields.run_status['over'])")
     assert kernel.value("form.run.result()") == {0: (30, 0), 1: (30, 1)}
     assert kernel.value("form.run.logs(1)") == "learning ['a', 'b'] 3 LARGE\n"
     assert kernel.value("form._fields.run_status['state'], len(form.children)") == ("SUCCEEDED", 2)
 
 
-def test_a_second_launch_takes_the_firsts_place(kernel: Any) -> None:
+def test_a_second_launch_replaces_the_first(kernel: Any) -> None:
     kernel.does("form = ice.LaunchPanel(lesson)")
     page = Page(kernel, "form")
     page.requests("set", key="argument.data", value="1")
@@ -99,7 +98,7 @@ def test_a_second_click_while_the_run_lives_starts_nothing(kernel: Any) -> None:
     kernel.does(f"until(lambda: len(ice.runs()) == {before + 2})\nform.run.result(60)")
 
 
-def test_what_was_said_of_a_launch_is_gone_at_the_next(kernel: Any) -> None:
+def test_the_error_of_a_launch_is_gone_at_the_next(kernel: Any) -> None:
     kernel.does("lock = threading.Lock()\ndef locked():\n    lock\nform = ice.LaunchPanel(locked)")
     page = Page(kernel, "form")
     page.requests("launch")
@@ -131,7 +130,7 @@ def test_a_form_restarts_its_ranks_and_goes_on_being_one(kernel: Any) -> None:
 
 
 def test_a_cell_that_runs_again_closes_the_form_that_it_made_before(kernel: Any) -> None:
-    # As front ends tell it: a cell's id comes with every execution.
+    # Front ends send a cell's id with every execution.
     again = (
         "get_ipython().kernel.get_parent()['metadata']['cellId'] = 'c1'\n"
         "form, other = ice.LaunchPanel(lesson), ice.LaunchPanel(lesson)"
@@ -156,7 +155,7 @@ def test_a_cell_that_runs_again_closes_the_form_that_it_made_before(kernel: Any)
 
 
 @pytest.mark.parametrize(
-    ("typed", "field", "said"),
+    ("typed", "field", "message"),
     [
         ({"argument.data": "threading.Lock()"}, "argument.data", "can't be carried to the ranks"),
         ({"argument.data": "1 // 0"}, "argument.data", "ZeroDivisionError"),
@@ -168,8 +167,8 @@ def test_a_cell_that_runs_again_closes_the_form_that_it_made_before(kernel: Any)
         ),
     ],
 )
-def test_a_launch_that_fails_is_told_at_its_field_and_starts_nothing(
-    kernel: Any, typed: dict[str, str], field: str, said: str
+def test_a_launch_that_fails_is_shown_at_its_field_and_starts_nothing(
+    kernel: Any, typed: dict[str, str], field: str, message: str
 ) -> None:
     if "devices" in field and kernel.value(
         "from icelaunch_nb.client.devices import count_gpus; count_gpus(os.environ)"
@@ -187,7 +186,7 @@ def test_a_launch_that_fails_is_told_at_its_field_and_starts_nothing(
         "*form._fields.form_state['advanced']]"
     )
     errors = kernel.value(f"{{one['key']: one['error'] for one in {fields} if one['error']}}")
-    assert list(errors) == [field] and said in errors[field]
+    assert list(errors) == [field] and message in errors[field]
     assert kernel.value("len(ice.runs()), form.run") == (before, None)
 
 
@@ -213,7 +212,7 @@ def test_whatever_a_page_sends_it_stays_usable(kernel: Any, wrong: dict[str, Any
     assert kernel.does("print(form.cell)").out == "%%icelaunch\nlesson(data=5)\n"
 
 
-def test_it_outlives_a_restart_of_the_kernel_and_is_the_notebooks_own(bare_kernel: Any) -> None:
+def test_settings_outlive_a_restart_and_belong_to_one_notebook(bare_kernel: Any) -> None:
     kernel = bare_kernel
     name = "os.environ['JPY_SESSION_NAME'] = '/home/me/lessons.ipynb'"
     start = f"import os\n{name}\nimport icelaunch_nb as ice\n{CELL}\nform = ice.LaunchPanel(lesson)"
@@ -236,7 +235,10 @@ def test_it_outlives_a_restart_of_the_kernel_and_is_the_notebooks_own(bare_kerne
 
 
 def test_a_closed_form_leaves_nothing_behind(kernel: Any) -> None:
-    count = "import gc, ipywidgets; gc.collect(); len(ipywidgets.widgets.widget._instances), len(get_ipython().events.callbacks['post_run_cell'])"
+    count = (
+        "import gc, ipywidgets; gc.collect(); len(ipywidgets.widgets.widget._instances), "
+        "len(get_ipython().events.callbacks['post_run_cell'])"
+    )
     before = kernel.value(count)
     kernel.does("for _ in range(5): ice.LaunchPanel(lesson).close()")
     assert kernel.value(count) == before
@@ -247,7 +249,7 @@ def test_a_closed_form_leaves_nothing_behind(kernel: Any) -> None:
     ) and "fn='train.py': must be a function" in wrong.evalue
 
 
-def test_it_costs_nothing_until_it_is_used(bare_kernel: Any) -> None:
+def test_an_import_of_the_package_imports_no_widgets(bare_kernel: Any) -> None:
     assert bare_kernel.value(
         "import sys, icelaunch_nb; 'ipywidgets' in sys.modules, 'anywidget' in sys.modules"
     ) == (False, False)

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 
-def test_it_runs_here_with_a_ranks_context(kernel: Any) -> None:
+def test_the_function_runs_in_the_kernel_with_a_ranks_context(kernel: Any) -> None:
     kernel.does("""
 def who():
     context = ice.get_context()
-    return os.getpid(), context.rank, context.world_size, context.local_rank, context.restart_count, str(context.device)
+    numbers = context.rank, context.world_size, context.local_rank, context.restart_count
+    return os.getpid(), *numbers, str(context.device)
 run = ice.launch(who, inline=True)
 """)
     assert kernel.value("run.result()") == {0: (kernel.pid, 0, 1, 0, 0, "cpu")}

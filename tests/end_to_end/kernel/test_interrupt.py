@@ -55,7 +55,7 @@ def test_a_waiting_cell_ends_with_keyboard_interrupt_and_the_ranks_are_gone(
 
 @pytest.fixture
 def endless_grace(kernel: Any) -> Iterator[None]:
-    """Whatever waits for an interrupted run's grace to pass, waits longer than any test."""
+    """Makes the grace of an interrupted run longer than any test."""
     kernel.does(
         "from icelaunch_nb.client import running_cell\n"
         "usual, running_cell.INTERRUPT_GRACE = running_cell.INTERRUPT_GRACE, 1000"
@@ -64,7 +64,7 @@ def endless_grace(kernel: Any) -> Iterator[None]:
     kernel.does("running_cell.INTERRUPT_GRACE = usual")
 
 
-def test_ranks_that_can_take_sigterm_go_at_once(kernel: Any, endless_grace: None) -> None:
+def test_ranks_that_end_at_sigterm_are_gone_at_once(kernel: Any, endless_grace: None) -> None:
     kernel.does(WAITING)
     cell = kernel.start("launch(forever).result()")
     ranks_of(cell, 2)
@@ -72,7 +72,7 @@ def test_ranks_that_can_take_sigterm_go_at_once(kernel: Any, endless_grace: None
     assert cell.wait().ename == "KeyboardInterrupt"
 
 
-def test_a_rank_can_tidy_up_at_sigterm(kernel: Any) -> None:
+def test_a_rank_can_clean_up_at_sigterm(kernel: Any) -> None:
     kernel.does("""
 def tidy():
     try:
@@ -138,8 +138,8 @@ until(lambda: len(run.pids) == 2 and all("up" in run.logs(rank) for rank in run.
 """)
     pids = kernel.value("sorted(run.pids.values())")
     for _ in range(2):
-        # It doesn't print: an interrupt in the midst of a flush can mix up the frames of ipykernel 7.4's messages, and the error is
-        # lost (29 of 508 cells of a plain kernel that printed all the time).
+        # The cell doesn't print. An interrupt amid a flush can mix up the frames of ipykernel 7.4's
+        # messages, and the error is lost (29 of 508 cells of a plain kernel that always printed).
         cell = kernel.start("(HOME / 'asleep').touch()\nwhile True:\n    time.sleep(0.05)")
         kernel.until((kernel.home / "asleep").exists, "the cell sleeps")
         (kernel.home / "asleep").unlink()

@@ -1,4 +1,4 @@
-"""However a kernel ends, nothing of its runs is left 5 seconds later."""
+"""However a kernel ends, no process of its runs is left within `GONE_WITHIN` seconds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-# One run of each kind that is hard to end. Each rank leaves a file once it is where it should be.
+# Functions whose ranks are hard to end. Each rank makes a file once it is in its loop or call.
 TROUBLEMAKERS = {
     "plain": "def plain():\n    here('plain')\n    while True:\n        time.sleep(0.05)",
     "a C call that holds the GIL": (
@@ -151,7 +151,7 @@ child.pid
 def test_a_process_of_ours_that_is_killed_takes_its_ranks_along(
     fresh_kernel: Any, victim: str
 ) -> None:
-    """Out-of-memory killers choose freely. The kernel learns of it, and its next launch works."""
+    """An out-of-memory killer may kill any of them. The kernel sees it, and can launch again."""
     fresh_kernel.does(HERE + "\n" + TROUBLEMAKERS["children"] + "\nrun = launch(children)")
     fresh_kernel.until(
         lambda: all((fresh_kernel.home / f"here-children-{rank}").exists() for rank in (0, 1)),
@@ -167,8 +167,8 @@ def test_a_process_of_ours_that_is_killed_takes_its_ranks_along(
         psutil.Process(ranks[0]).parent().kill()
     else:
         os.kill(agent_of(fresh_kernel, "run"), signal.SIGKILL)
-    said = fresh_kernel.run("run.result(30)")
-    assert said.ename in ("RunLost", "RunStopped", "RunFailed"), said
+    cell = fresh_kernel.run("run.result(30)")
+    assert cell.ename in ("RunLost", "RunStopped", "RunFailed"), cell
     fresh_kernel.until(
         lambda: not fresh_kernel.living(sessions), "the ranks and their children are gone"
     )

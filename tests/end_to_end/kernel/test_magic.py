@@ -18,16 +18,14 @@ def magic(kernel: Any) -> Any:
 
 
 def started(kernel: Any) -> int:
-    """How many runs there have been."""
+    """The number of runs so far."""
     return kernel.value("len(ice.runs())")
 
 
-# What it does.
+# What a cell does.
 
 
-def test_the_issues_own_example_in_a_notebook_that_did_nothing_else(
-    kernel: Any, magic: Any
-) -> None:
+def test_the_first_cell_of_a_notebook_can_sum_over_ranks(kernel: Any, magic: Any) -> None:
     cell = magic(
         "--nproc-per-node 4 --max-restarts 1 --out results",
         "import torch.distributed as dist\ndist.init_process_group()\n"
@@ -43,7 +41,9 @@ def test_the_issues_own_example_in_a_notebook_that_did_nothing_else(
     )
 
 
-def test_names_are_carried_over_and_rank_and_its_kin_are_there(kernel: Any, magic: Any) -> None:
+def test_a_body_has_the_notebooks_names_and_rank_world_size_device_and_ctx(
+    kernel: Any, magic: Any
+) -> None:
     kernel.does(
         "factor = 10\nclass Scaler:\n    def __init__(self, by): self.by = by\n"
         "    def __call__(self, x): return x * self.by\n"
@@ -55,10 +55,10 @@ def test_names_are_carried_over_and_rank_and_its_kin_are_there(kernel: Any, magi
         "ctx.world_size, type(scale) is Scaler",
     )
     assert cell.literal == {r: (r * 10 + 1, 10 + r, r, 2, "cpu", 2, True) for r in range(2)}
-    assert kernel.value("factor") == 10, "what ranks assign is theirs"
+    assert kernel.value("factor") == 10, "what ranks assign stays in the ranks"
 
 
-def test_what_ranks_print_is_shown_and_none_is_not(kernel: Any, magic: Any) -> None:
+def test_what_ranks_print_is_shown_and_a_value_of_none_is_not(kernel: Any, magic: Any) -> None:
     cell = magic("-n 2 --out said", "print('hello', rank)")
     assert sorted(cell.out.splitlines()) == ["[default_role0]:hello 0", "[default_role1]:hello 1"]
     assert cell.value == ""
@@ -113,7 +113,7 @@ def test_a_class_of_the_body_comes_back(kernel: Any, magic: Any) -> None:
     )
 
 
-def test_a_semicolon_silences(kernel: Any, magic: Any) -> None:
+def test_a_semicolon_hides_the_value(kernel: Any, magic: Any) -> None:
     assert magic("-n 1 --out quiet", "1 + 1;").value == ""
     assert kernel.value("quiet") == {0: 2}
     assert magic("-n 1 --no-wait --out quiet", "x = rank + 1;").value == ""
@@ -150,7 +150,7 @@ def test_defaults_that_were_shown_can_be_pasted(kernel: Any, magic: Any) -> None
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("-n {nowhere}", "NameError: name 'nowhere' is not defined"),
         ("-n $nowhere", "name 'nowhere' is not defined"),
@@ -159,10 +159,10 @@ def test_defaults_that_were_shown_can_be_pasted(kernel: Any, magic: Any) -> None
         ("--env A={}", "{{, }} and $$ stand for themselves"),
     ],
 )
-def test_what_cannot_be_expanded_is_said(kernel: Any, magic: Any, line: str, said: str) -> None:
+def test_what_cannot_be_expanded_is_named(kernel: Any, magic: Any, line: str, message: str) -> None:
     before = started(kernel)
     cell = magic(line, "1")
-    assert cell.ename == "ConfigError" and said in cell.error
+    assert cell.ename == "ConfigError" and message in cell.error
     assert started(kernel) == before
 
 
@@ -189,7 +189,7 @@ def test_restarts_are_those_of_launch(magic: Any) -> None:
 def test_help_starts_nothing(kernel: Any, magic: Any) -> None:
     before = started(kernel)
     without_body = (kernel.run("%%icelaunch --help"), kernel.run("\n%%icelaunch -h\n\n"))
-    lines = [kernel.run(f"%icelaunch{words}") for words in ("", " --help", " help", " help stop")]
+    lines = [kernel.run(f"%icelaunch{rest}") for rest in ("", " --help", " help", " help stop")]
     for cell in (magic("--help", "1"), magic("-n 2 -h", "1"), *lines, *without_body):
         assert (
             not cell.ename
@@ -199,7 +199,7 @@ def test_help_starts_nothing(kernel: Any, magic: Any) -> None:
     assert started(kernel) == before
 
 
-def test_no_panel_shows_none(kernel: Any, magic: Any) -> None:
+def test_the_option_no_panel_shows_no_panel(kernel: Any, magic: Any) -> None:
     [shown] = magic("-n 1", "rank").displayed
     assert "icelaunch-mount" in shown["text/html"]
     plain = magic("-n 1 --no-panel", "print('plainly')\nrank")
@@ -209,7 +209,7 @@ def test_no_panel_shows_none(kernel: Any, magic: Any) -> None:
     assert kernel.value("_.result()") == {0: 0}
 
 
-# What is wrong.
+# Errors.
 
 
 @pytest.mark.parametrize("cell", ["%%icelaunch", "%%icelaunch -n 2\n", "%%icelaunch -n 2\n  \n\n"])
@@ -221,7 +221,7 @@ def test_a_cell_without_a_body_is_refused(kernel: Any, cell: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "body", "ename", "said"),
+    ("line", "body", "ename", "message"),
     [
         (
             "-n 2",
@@ -238,12 +238,12 @@ def test_a_cell_without_a_body_is_refused(kernel: Any, cell: str) -> None:
     ],
 )
 def test_a_wrong_body_is_shown_at_its_line_before_anything_starts(
-    kernel: Any, magic: Any, line: str, body: str, ename: str, said: str
+    kernel: Any, magic: Any, line: str, body: str, ename: str, message: str
 ) -> None:
     before = started(kernel)
     cell = magic(line, body)
     assert cell.ename == ename
-    assert said in cell.error
+    assert message in cell.error
     assert f"Cell In[{cell.number}], line 4" in cell.error
     assert body.splitlines()[2].strip() in cell.error
     assert (
@@ -255,7 +255,7 @@ def test_a_wrong_body_is_shown_at_its_line_before_anything_starts(
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("--nproc-pre-node 2", "did you mean '--nproc-per-node'?"),
         ("--no-wiat", "did you mean '--no-wait'?"),
@@ -266,10 +266,10 @@ def test_a_wrong_body_is_shown_at_its_line_before_anything_starts(
         ("stray", "'stray'"),
     ],
 )
-def test_a_wrong_option_is_one_line(kernel: Any, magic: Any, line: str, said: str) -> None:
+def test_a_wrong_option_is_one_line(kernel: Any, magic: Any, line: str, message: str) -> None:
     before = started(kernel)
     cell = magic(line, "1")
-    assert cell.ename == "ConfigError" and said in cell.error
+    assert cell.ename == "ConfigError" and message in cell.error
     assert len(cell.error.strip().splitlines()) == 1, "no frames of the magic"
     assert started(kernel) == before
 
@@ -302,7 +302,7 @@ def test_an_error_in_the_notebooks_function_is_that_cells(kernel: Any, magic: An
     )
 
 
-def test_what_cannot_be_carried_is_named(kernel: Any, magic: Any) -> None:
+def test_what_cannot_be_pickled_is_named(kernel: Any, magic: Any) -> None:
     kernel.does("import threading\nbusy = {'lock': threading.Lock()}")
     cell = magic("-n 1", "busy")
     assert cell.error.startswith(
@@ -335,7 +335,7 @@ def test_interrupt_stops_the_run(kernel: Any) -> None:
     assert kernel.value("ice.runs()[0].state.value") == "STOPPED"
 
 
-# Beside the waiting.
+# Without waiting, and the line magic.
 
 
 def test_no_wait_returns_a_run_and_two_live_at_once(kernel: Any, magic: Any) -> None:
@@ -373,8 +373,8 @@ def test_a_silent_rank_is_marked_with_its_line_in_the_cell(kernel: Any, magic: A
     )
     kernel.does("until(lambda: len(silent.silent) == 2)")
     assert all(
-        re.fullmatch(rf"cell {cell.number}, line [34]", place)
-        for place in kernel.value("silent.silent").values()
+        re.fullmatch(rf"cell {cell.number}, line [34]", where)
+        for where in kernel.value("silent.silent").values()
     )
     assert kernel.value("silent.events.resume.set(); silent.result(30)") == {0: None, 1: None}
 
@@ -466,10 +466,10 @@ def test_tab(kernel: Any, typed: str, offered: list[str]) -> None:
     assert typed[content["cursor_start"] :] in offered[0]
 
 
-@pytest.mark.parametrize("word", ["attach", "stop", "logs"])
-def test_tab_offers_runs(kernel: Any, magic: Any, word: str) -> None:
+@pytest.mark.parametrize("subcommand", ["attach", "stop", "logs"])
+def test_tab_offers_runs(kernel: Any, magic: Any, subcommand: str) -> None:
     magic("-n 1 --rdzv-id findable", "1")
-    typed = f"%icelaunch {word} find"
+    typed = f"%icelaunch {subcommand} find"
     assert (
         "findable"
         in kernel.client.complete(typed, len(typed), reply=True, timeout=60)["content"]["matches"]
@@ -481,7 +481,7 @@ def test_tab_offers_what_the_package_makes_public(kernel: Any) -> None:
     assert [match.removeprefix(".") for match in matches] == sorted(ice.__all__, key=str.lower)
 
 
-def test_tab_in_the_body_is_pythons(kernel: Any) -> None:
+def test_tab_in_the_body_completes_python(kernel: Any) -> None:
     code = "%%icelaunch -n 2\nimport collections\nlaunc"
     assert (
         "launch"

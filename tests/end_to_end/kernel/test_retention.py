@@ -1,4 +1,7 @@
-"""A kernel that launches again and again keeps what the environment says, and what somebody looks at."""
+"""A kernel that launches again and again keeps as many runs as the environment says.
+
+Runs that live, or that somebody looks at, stay too.
+"""
 
 from __future__ import annotations
 

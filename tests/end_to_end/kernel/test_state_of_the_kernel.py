@@ -1,4 +1,4 @@
-"""A launch leaves the kernel as it was; the handle it returns tells how the run stands."""
+"""A launch leaves the kernel as it was. The `Run` that it returns says how the run stands."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ forks = []
 os.register_at_fork(before=lambda: forks.append(os.getpid()))
 
 def snapshot():
-    signals = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD, signal.SIGUSR1, signal.SIGPIPE, signal.SIGIO]
+    signals = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT]
+    signals += [signal.SIGCHLD, signal.SIGUSR1, signal.SIGPIPE, signal.SIGIO]
     return {
         "handlers": [signal.getsignal(signum) for signum in signals],
         "wakeup": signal.pthread_sigmask(signal.SIG_BLOCK, []),
@@ -22,7 +23,8 @@ def snapshot():
         "start method": multiprocessing.get_start_method(allow_none=True),
         "threads": sorted(thread.name for thread in threading.enumerate()),
         "children": len(multiprocessing.active_children()),
-        "cwd": os.getcwd(), "path": list(sys.path), "argv": list(sys.argv), "main": id(sys.modules["__main__"]),
+        "cwd": os.getcwd(), "path": list(sys.path), "argv": list(sys.argv),
+        "main": id(sys.modules["__main__"]),
         "streams": (id(sys.stdout), id(sys.stderr), id(sys.stdin)),
         "hooks": (sys.excepthook, threading.excepthook, sys.displayhook),
         "filters": list(warnings.filters),
@@ -33,7 +35,8 @@ def fds():
     gc.collect()
     names = []
     for fd in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):  # the directory's own, and what IPython's history closes meanwhile
+        # The listing's own descriptor is closed by now, and IPython's history closes some.
+        with contextlib.suppress(OSError):
             names.append(os.readlink(f"/proc/self/fd/{fd}"))
     return sum("history.sqlite" not in name for name in names)
 """
@@ -93,7 +96,7 @@ def test_the_launch_returns_at_once_even_when_the_host_is_cold(fresh_kernel: Any
     assert fresh_kernel.value("run.result()") == {0: 1, 1: 1}
 
 
-def test_the_repr_is_one_line_that_says_all(kernel: Any) -> None:
+def test_the_repr_is_one_line_with_state_ranks_attempt_and_time(kernel: Any) -> None:
     kernel.does("run = launch(lambda: 1); run.result()")
     shown = kernel.value("repr(run)")
     assert "\n" not in shown
@@ -117,7 +120,9 @@ def work():
     until(go.exists)
 run = launch(work)
 states = [run.state]
-until(lambda: run.state == "RUNNING" and all("complains" in run.logs(rank, "stderr") for rank in (0, 1)))
+def printed():
+    return all("complains" in run.logs(rank, "stderr") for rank in (0, 1))
+until(lambda: run.state == "RUNNING" and printed())
 states.append(run.state)
 """)
     pids = kernel.value("run.pids")
@@ -202,7 +207,10 @@ async def tick():
         ticks += 1
         await asyncio.sleep(0.01)
 ticking = asyncio.ensure_future(tick())
-both = await asyncio.gather(launch(lambda: (time.sleep(0.5), 1)[1]), launch(lambda: (time.sleep(0.5), 2)[1]))
+def later(value):
+    time.sleep(0.5)
+    return value
+both = await asyncio.gather(launch(later, 1), launch(later, 2))
 _ = ticking.cancel()
 both, ticks > 10
 """) == ([{0: 1, 1: 1}, {0: 2, 1: 2}], True)

@@ -1,4 +1,7 @@
-"""What a notebook's functions name travels with them, or is refused before any process starts, with what to do instead."""
+"""What a notebook's functions refer to is pickled with them, or refused before any process starts.
+
+The message of a refusal says what to do instead.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ config = Config("config_of_this_cell"); config.x = 5
 shadow = types.ModuleType("json"); shadow.x = 6
 stub = types.ModuleType("stub_of_this_cell"); stub.__path__ = []
 stub.inner = types.ModuleType("stub_of_this_cell.inner"); stub.inner.outer = stub
-exec("count = 1\\nclass Kind: pass\\ndef more(): return count + 1, Kind().__class__ is Kind", stub.inner.__dict__)
+code = "count = 1\\nclass Kind: pass\\ndef more(): return count + 1, Kind().__class__ is Kind"
+exec(code, stub.inner.__dict__)
 sys.modules.update({"stub_of_this_cell": stub, "stub_of_this_cell.inner": stub.inner})
 from stub_of_this_cell.inner import more
 """
@@ -41,7 +45,9 @@ import importlib.util
 folder = HOME / "elsewhere" / "parts"
 folder.mkdir(parents=True, exist_ok=True)
 (folder / "__init__.py").write_text("from . import inner")
-(folder / "inner.py").write_text("import enum\\nclass K: pass\\nclass E(enum.Enum):\\n    A = 1\\ndef g(): return K()")
+(folder / "inner.py").write_text(
+    "import enum\\nclass K: pass\\nclass E(enum.Enum):\\n    A = 1\\ndef g(): return K()"
+)
 (folder.parent / "shadow.py").write_text("x = 7")
 (folder.parent / "gone.py").write_text("x = 8\\ndef g(): return x")
 def from_file(name, file, **options):
@@ -49,8 +55,11 @@ def from_file(name, file, **options):
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-package = from_file("parts_of_this_cell", folder / "__init__.py", submodule_search_locations=[str(folder)])
-shadow, gone = from_file("this", folder.parent / "shadow.py"), from_file("gone_with_its_file", folder.parent / "gone.py")
+package = from_file(
+    "parts_of_this_cell", folder / "__init__.py", submodule_search_locations=[str(folder)]
+)
+shadow = from_file("this", folder.parent / "shadow.py")
+gone = from_file("gone_with_its_file", folder.parent / "gone.py")
 (folder.parent / "gone.py").unlink()
 from parts_of_this_cell.inner import E, K, g
 """
@@ -75,7 +84,8 @@ def double(x: torch.Tensor) -> None:
 def half(x: torch.Tensor) -> torch.Tensor:
     return x / 2
 by_name, namespace = torch.ops.cells.add, torch.ops.cells
-(HOME / "operators_of_a_module.py").write_text("import torch\\nlib = torch.library.Library('of_a_module', 'DEF')\\n"
+(HOME / "operators_of_a_module.py").write_text(
+    "import torch\\nlib = torch.library.Library('of_a_module', 'DEF')\\n"
     "lib.define('same(Tensor x) -> Tensor')\\nlib.impl('same', lambda x: x, 'CPU')")
 import operators_of_a_module
 """
@@ -91,7 +101,8 @@ def scripted(x: torch.Tensor) -> torch.Tensor:
 @torch.jit.script
 def named(x: torch.Tensor):
     return plus(x, n=4)
-traced, net = torch.jit.trace(lambda x: x * 2, torch.ones(1)), torch.jit.script(torch.nn.Linear(1, 1))
+traced = torch.jit.trace(lambda x: x * 2, torch.ones(1))
+net = torch.jit.script(torch.nn.Linear(1, 1))
 optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
 class Net(torch.nn.Module):
     def __init__(self):
@@ -101,7 +112,7 @@ class Net(torch.nn.Module):
         return named(self.within(x))
 exported = torch.export.export(torch.nn.Linear(2, 2), (torch.ones(2),))
 """
-LYING = """
+MISLEADING = """
 class Named:
     def __init__(self, of):
         object.__setattr__(self, "of", of)
@@ -115,9 +126,9 @@ class Silent:
 class Listed(list):
     __class__ = type(lambda: 0)
 class Deep:
-    __slots__ = ("__dict__", "told")
+    __slots__ = ("__dict__", "slotted")
     def __init__(self):
-        self.inner, self.told = {"x": 3}, 4
+        self.inner, self.slotted = {"x": 3}, 4
     def __getattr__(self, name):
         return self.inner[name]
 class Options(dict):
@@ -129,7 +140,8 @@ class Options(dict):
 class Any:
     def __getattr__(self, name):
         raise RuntimeError(name)
-named, silent, listed, deep, options, anything = Named([1, 2]), Silent(), Listed([5]), Deep(), Options(a=1), Any()
+named, silent, listed, deep = Named([1, 2]), Silent(), Listed([5]), Deep()
+options, anything = Options(a=1), Any()
 from unittest.mock import MagicMock
 mock = MagicMock(spec=dict); mock.get.return_value = 6
 """
@@ -143,14 +155,17 @@ class Node:
     def say(self):
         return self.name
 root = Node("root"); root.children.append(Node("leaf", root))
-leaf, say, proxy, dead = weakref.ref(root.children[0]), weakref.WeakMethod(root.say), weakref.proxy(root), weakref.ref(Node("gone"))
+leaf, say = weakref.ref(root.children[0]), weakref.WeakMethod(root.say)
+proxy, dead = weakref.proxy(root), weakref.ref(Node("gone"))
 notes = weakref.WeakKeyDictionary({root: "noted"})
 """
 LIBRARIES = """
 import ctypes
-libc, libm, everything = ctypes.CDLL("libc.so.6"), ctypes.cdll.LoadLibrary("libm.so.6"), ctypes.CDLL(None)
+libc, libm = ctypes.CDLL("libc.so.6"), ctypes.cdll.LoadLibrary("libm.so.6")
+everything = ctypes.CDLL(None)
 libm.sqrt.restype, libm.sqrt.argtypes = ctypes.c_double, [ctypes.c_double]
-root, api, Pair, Callback = libm.sqrt, ctypes.pythonapi, ctypes.c_int * 2, ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)
+root, api = libm.sqrt, ctypes.pythonapi
+Pair, Callback = ctypes.c_int * 2, ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)
 class Both(ctypes.Union):
     _fields_ = [("number", ctypes.c_int), ("bytes", ctypes.c_ubyte * 4)]
 class Part(ctypes.Structure):
@@ -289,9 +304,9 @@ CELLS: dict[str, tuple[str, str, Any]] = {
         ((4.0, 5.0, 2.0, 1.0, "ScriptFunction"), [1, 2], 5.0, ["weight", "bias"]),
     ),
     "instances that say they are of another class, or answer to every name": (
-        LYING + "def use():\n    return (named.__len__(), type(named) is Named, "
+        MISLEADING + "def use():\n    return (named.__len__(), type(named) is Named, "
         "isinstance(silent, dict), type(silent) is Silent, list.__len__(listed), "
-        "deep.x, deep.told, options['a'], options.frozen, type(anything) is Any, mock.get(1), "
+        "deep.x, deep.slotted, options['a'], options.frozen, type(anything) is Any, mock.get(1), "
         "named, silent, listed, deep)",
         "r = results(use, ranks=1)[0]; r[:11], [type(one).__name__ for one in r[11:]], r[14].x",
         (
@@ -360,17 +375,17 @@ CELLS: dict[str, tuple[str, str, Any]] = {
     ),
     "what happens where a body asks for the shell, and handles that there is none": (
         "run = get_ipython().run_cell_magic('icelaunch', "
-        "'--nproc-per-node 1 --out told --no-panel',\n"
+        "'--nproc-per-node 1 --out found --no-panel',\n"
         "    'try:\\n    where = get_ipython().__class__\\nexcept NameError:\\n    "
         "where = None\\nwhere, in_notebook()')",
-        "told",
+        "found",
         {0: (None, False)},
     ),
 }
 
 
 @pytest.mark.parametrize("what", CELLS)
-def test_what_a_function_names_goes_with_it(kernel: Any, what: str) -> None:
+def test_what_a_function_refers_to_is_pickled_with_it(kernel: Any, what: str) -> None:
     definition, expression, expected = CELLS[what]
     kernel.does(definition)
     assert kernel.value(expression) == expected
@@ -479,7 +494,7 @@ REFUSED: dict[str, tuple[str, str, str]] = {
         "use → it (a torch.jit._script.RecursiveScriptModule)",
         "script it in the function",
     ),
-    "a class that can't be told": (
+    "a class that can't be found out": (
         "class C:\n    @property\n    def __class__(self):\n        raise RuntimeError('none')\n"
         "it = C()",
         "use (a function)",
@@ -493,7 +508,7 @@ REFUSED: dict[str, tuple[str, str, str]] = {
 }
 
 
-def test_what_cant_travel_is_refused_with_what_to_do_instead(kernel: Any) -> None:
+def test_what_cant_be_pickled_is_refused_with_what_to_do_instead(kernel: Any) -> None:
     for what, (definition, path, remedy) in REFUSED.items():
         cell = kernel.run(f"{definition}\ndef use():\n    return it\nresults(use)")
         assert cell.ename == "PackingError", (what, cell)
@@ -571,20 +586,27 @@ def named(kernel: Any) -> Any:
     return kernel
 
 
-def test_what_pickle_would_take_by_its_name_goes_by_value(named: Any) -> None:
+def test_what_pickle_would_store_by_name_is_pickled_by_value(named: Any) -> None:
     named.does("""
 @logged
-def use(x: Seconds, *rest: Ts, given=MISSING, old=OLD, pair: "Pair[int]" = (1, 1), other: Usual = 1, blank=dataclasses.MISSING):
+def use(x: Seconds, *rest: Ts, given=MISSING, old=OLD, pair: "Pair[int]" = (1, 1),
+        other: Usual = 1, blank=dataclasses.MISSING):
     import copy, pickle
     assert given is MISSING and given.note == "none" and type(old) is Missing and old is not MISSING
-    assert pickle.loads(pickle.dumps(MISSING)) is MISSING and copy.copy(P) is P and pickle.loads(pickle.dumps(Seconds)) is Seconds
+    assert pickle.loads(pickle.dumps(MISSING)) is MISSING and copy.copy(P) is P
+    assert pickle.loads(pickle.dumps(Seconds)) is Seconds
     assert Only() is only and LIMIT + 1 == 8 and blank is dataclasses.MISSING
-    assert Seconds.__module__ == "__main__" and Seconds.__supertype__ is int and Pair.__type_params__ == (T,)
+    assert Seconds.__module__ == "__main__" and Seconds.__supertype__ is int
+    assert Pair.__type_params__ == (T,)
     assert Task.__parameters__ == (P, T) and Task(len).fn("ab") == 2 and Usual.__default__ is int
     assert Planet.EARTH.radius == 6.37814e6 and Planet((5.976e24, 6.37814e6)) is Planet.EARTH
-    assert Label("a") is Label.A == "a" and Label.A.doc == "first" and Count(2) is Count.TWO and list(Count) == [Count.ONE, Count.TWO]
-    assert Paper.A4.height == 297 and Paper(Paper.A5.value) is Paper.A5 and [p.width for p in Paper] == [148, 210] and isinstance(Paper.A4, Size)
-    return [T, P, Ts, Seconds, Pair, MISSING, only, Task, Planet.EARTH, Label.A, Count.TWO, Paper.A4, Refused(3, "no")], LIMIT, x
+    assert Label("a") is Label.A == "a" and Label.A.doc == "first"
+    assert Count(2) is Count.TWO and list(Count) == [Count.ONE, Count.TWO]
+    assert Paper.A4.height == 297 and Paper(Paper.A5.value) is Paper.A5
+    assert [p.width for p in Paper] == [148, 210] and isinstance(Paper.A4, Size)
+    types = [T, P, Ts, Seconds, Pair, MISSING, only, Task]
+    members = [Planet.EARTH, Label.A, Count.TWO, Paper.A4]
+    return [*types, *members, Refused(3, "no")], LIMIT, x
 """)
     names = (
         "[T, P, Ts, Seconds, Pair, MISSING, only, Task, Planet.EARTH, Label.A, Count.TWO, Paper.A4]"
@@ -598,12 +620,14 @@ def use(x: Seconds, *rest: Ts, given=MISSING, old=OLD, pair: "Pair[int]" = (1, 1
     )
 
 
-def test_an_exception_is_an_argument_as_well_as_a_result(named: Any) -> None:
+def test_an_exception_can_be_an_argument_as_well_as_a_result(named: Any) -> None:
     named.does("def use(error):\n    return error.code, str(error)")
     assert named.value("results(use, Refused(3, 'no'), ranks=1)") == {0: (3, "3: no")}
 
 
-def test_what_a_rank_named_itself_is_known_to_another_kernel(named: Any, another: Any) -> None:
+def test_what_a_rank_defines_itself_can_be_loaded_in_another_kernel(
+    named: Any, another: Any
+) -> None:
     named.does(
         "def use():\n    global Q\n    Q = ParamSpec('Q')\n    return Q, Seconds, Task\n"
         "run = launch(use, ranks=1); run.result()"
@@ -631,7 +655,9 @@ def collate(items):
 class Batch(list): pass
 """
 LOADING = """
-loader = torch.utils.data.DataLoader(Squares(), batch_size=2, num_workers=1, collate_fn=collate, multiprocessing_context={how!r})
+loader = torch.utils.data.DataLoader(
+    Squares(), batch_size=2, num_workers=1, collate_fn=collate, multiprocessing_context={how!r}
+)
 batches = list(loader)
 with multiprocessing.get_context({how!r}).Pool(1) as pool:
     scaled = pool.map(scale, [1, 2])
@@ -651,10 +677,10 @@ def test_processes_that_a_rank_spawns_know_what_the_cells_define(kernel: Any, ho
         ([[0, 10], [20, 30]], [10, 20]),
         [True] * 2,
     )
-    # And what a body defines itself.
+    # The same for what the body of a magic cell defines.
     kernel.does("del Squares, scale, collate, Batch, factor")
     kernel.does(
-        f"%%icelaunch --nproc-per-node 1 --out told --no-panel\n{SPAWNING}{body}\n"
+        f"%%icelaunch --nproc-per-node 1 --out found --no-panel\n{SPAWNING}{body}\n"
         f"[list(b) for b in batches], scaled"
     )
-    assert kernel.value("told") == {0: ([[0, 10], [20, 30]], [10, 20])}
+    assert kernel.value("found") == {0: ([[0, 10], [20, 30]], [10, 20])}

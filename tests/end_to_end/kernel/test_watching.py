@@ -1,4 +1,4 @@
-"""What it costs ranks to be watched."""
+"""What a panel costs the ranks that it shows."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ ROOT = Path(__file__).parents[3]
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_ranks_are_not_slowed_by_their_panel() -> None:
-    """A busy machine may spoil one measurement, not each of three."""
+    """One of three measurements must be good. A busy machine may spoil the others."""
     command = [sys.executable, "-m", "benchmarks.watching", "--pairs", "3", "--lines", "100000"]
-    said = []
+    outputs = []
     for _ in range(3):
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         if done.returncode == 0:
             return
-        said.append(done.stdout + done.stderr)
-    pytest.fail("\n".join(said))
+        outputs.append(done.stdout + done.stderr)
+    pytest.fail("\n".join(outputs))
