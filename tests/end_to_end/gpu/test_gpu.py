@@ -1,4 +1,4 @@
-"""What only a machine with a GPU can show."""
+"""Devices, NCCL and CUDA contexts, on a machine with a GPU."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_auto_means_a_rank_for_each_gpu() -> None:
     )
 
 
-def test_nccl_adds_up() -> None:
+def test_an_all_reduce_by_nccl() -> None:
     def nccl() -> float:
         import torch.distributed as dist
 

@@ -1,4 +1,4 @@
-"""Under torchrun: each idiom as a script of its own; what it gave goes into ``outcomes-<rank>.json``."""
+"""Runs each idiom as a script, under torchrun. Results go into ``outcomes-<rank>.json``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import torch
 import torch.distributed  # so that the forks needn't
 from idioms import Idiom, read
 
-_PATIENCE = 60  # seconds for one idiom
+_PATIENCE = 60  # seconds that one idiom may take
 
 
 def main(folder: Path) -> None:
@@ -31,7 +31,10 @@ def main(folder: Path) -> None:
 
 
 def _agreed_port(path: Path, rank: int) -> int:
-    """Rank 0 looks for one. A process group in this process would be in the way of those in its forks, so a file tells the others."""
+    """A port that rank 0 finds free and writes into a file for the other ranks.
+
+    A process group in this process would be in the way of those in its forks.
+    """
     if rank == 0:
         draft = path.with_suffix(".draft")
         draft.write_text(str(_free_port()))
@@ -65,15 +68,14 @@ def _in_a_fork(idiom: Idiom, script: Path, port: int) -> tuple[str, object]:
             traceback.print_exc()
         os._exit(0)
     os.waitpid(pid, 0)
-    with contextlib.suppress(
-        ProcessLookupError
-    ):  # workers that a script's regular end would have ended
+    # Ends workers that a script's regular end would have ended.
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
     return tuple(json.loads(answer.read_text())) if answer.exists() else ("died", "")
 
 
 def _run(idiom: Idiom, script: Path) -> tuple[str, object]:
-    """The cell as the script that ``__main__`` is."""
+    """Runs the cell as a script, as ``__main__``, and then its ``work()``."""
     script.write_text(idiom.code)
     main = types.ModuleType("__main__")
     main.__file__ = str(script)

@@ -1,9 +1,10 @@
 """Reads the cells: ``cells/<topic>.py``, one idiom below each line ``# %% title``.
 
-A cell defines ``work()``. Lines that begin with ``#=`` say what comes of it:
+A cell defines ``work()``. Lines that begin with ``#=`` say what it returns or raises:
 
-    #= 3                       what work() returns in the kernel and in each rank: an expression, which may use `rank`
-    #= kernel: 3               the same for the kernel alone; — is not asked
+    #= 3                       what work() returns in the kernel and in each rank: an expression,
+                               which may use `rank`
+    #= kernel: 3               the same for the kernel alone; — is not checked
     #= rank: [3, 4][rank]      the same for the ranks
     #= rank: raises KeyError: 'LOCAL_RANK'      what it raises there, and how its text begins
     #= ranks: 1                how many ranks; two otherwise
@@ -18,23 +19,23 @@ from pathlib import Path
 from typing import Any
 
 CELLS = Path(__file__).parent / "cells"
-UNASKED = "—"
+UNCHECKED = "—"
 _DIRECTIVES = ("kernel", "rank", "ranks", "then", "differs")
 
 
 @dataclass(frozen=True)
 class Idiom:
-    """A cell as people write it, and what it gives.
+    """A cell as people write it, and what comes out.
 
     Attributes:
         topic: Name of its file.
         title: What it is about.
         code: The cell.
-        kernel: What ``work()`` gives in the kernel.
-        rank: What it gives in a rank.
+        kernel: What ``work()`` returns or raises in the kernel.
+        rank: What it returns or raises in a rank.
         ranks: How many ranks run it.
         then: A statement that undoes in the kernel what the cell set.
-        differs: Why torchrun gives something else; empty where it gives the same.
+        differs: Why the outcome differs under torchrun; empty where it is the same.
     """
 
     topic: str
@@ -51,7 +52,7 @@ class Idiom:
         return f"{self.topic}: {self.title}"
 
     def in_rank(self, rank: int) -> tuple[str, Any]:
-        """What a rank must give."""
+        """What a rank must return or raise."""
         return expected(self.rank, rank)
 
 
@@ -63,14 +64,14 @@ def expected(text: str, rank: int | None = None) -> tuple[str, Any]:
 
 
 def agrees(found: tuple[str, Any], wanted: tuple[str, Any]) -> bool:
-    """Whether this is what was wanted; of what is raised, the beginning counts."""
+    """Whether an outcome is the wanted one. An error needs to begin with the wanted text."""
     return found[0] == wanted[0] and (
         found[1].startswith(wanted[1]) if wanted[0] == "raises" else found[1] == wanted[1]
     )
 
 
 def read() -> list[Idiom]:
-    """All of them."""
+    """Reads all idioms."""
     return [idiom for path in sorted(CELLS.glob("*.py")) for idiom in _read(path)]
 
 
@@ -79,15 +80,15 @@ def _read(path: Path) -> list[Idiom]:
     for part in path.read_text().split("# %% ")[1:]:
         title, _, text = part.partition("\n")
         lines = text.splitlines()
-        said: dict[str, Any] = {}
+        fields: dict[str, Any] = {}
         for line in lines:
             if line.startswith("#= "):
                 name, _, rest = line[3:].partition(": ")
                 if name in _DIRECTIVES:
-                    said[name] = int(rest) if name == "ranks" else rest
+                    fields[name] = int(rest) if name == "ranks" else rest
                 else:
-                    said["kernel"] = said["rank"] = line[3:]
-        assert {"kernel", "rank"} <= said.keys(), f"{path.name}: {title}: what comes of it?"
+                    fields["kernel"] = fields["rank"] = line[3:]
+        assert {"kernel", "rank"} <= fields.keys(), f"{path.name}: {title}: no outcome"
         code = "\n".join(line for line in lines if not line.startswith("#= ")).strip() + "\n"
-        found.append(Idiom(path.stem, title, code, **said))
+        found.append(Idiom(path.stem, title, code, **fields))
     return found

@@ -1,4 +1,4 @@
-"""What people write in notebooks gives in the ranks what it gives in a plain script under torchrun."""
+"""What people write in notebooks does in ranks what a plain script does under torchrun."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ HERE = Path(__file__).parent
 if str(HERE) not in sys.path:
     sys.path.insert(0, str(HERE))
 
-from idioms import UNASKED, Idiom, agrees, expected, read  # noqa: E402
+from idioms import UNCHECKED, Idiom, agrees, expected, read  # noqa: E402
 
 IDIOMS = read()
 
-# In the kernel, once: what a call gives, in words that a test can read.
+# Runs in the kernel, once: the outcome of a call, as literals.
 OUTCOME = """
 def outcome_of(call):
     try:
@@ -36,7 +36,8 @@ def outcomes_of_ranks(run):
         return {0: ("hangs", f"{error}")}
     except ice.RunFailed as failed:
         cause = failed.__cause__
-        return {failure.rank: ("raises", f"{type(cause).__name__}: {cause}") for failure in failed.failures[:1]}
+        outcome = "raises", f"{type(cause).__name__}: {cause}"
+        return {failure.rank: outcome for failure in failed.failures[:1]}
 """
 
 
@@ -47,7 +48,7 @@ def notebook(kernel: Any) -> Any:
 
 
 @pytest.mark.parametrize("idiom", IDIOMS, ids=lambda idiom: idiom.id)
-def test_an_idiom_gives_what_it_should(notebook: Any, idiom: Idiom) -> None:
+def test_an_idiom_has_its_outcome_in_ranks_and_kernel(notebook: Any, idiom: Idiom) -> None:
     try:
         notebook.does(idiom.code)
         found = notebook.value(
@@ -59,7 +60,7 @@ def test_an_idiom_gives_what_it_should(notebook: Any, idiom: Idiom) -> None:
             assert agrees(outcome, wanted), (
                 f"rank {rank} {outcome[0]} {outcome[1]!r}, and not {wanted[1]!r}"
             )
-        if idiom.kernel != UNASKED:
+        if idiom.kernel != UNCHECKED:
             outcome, wanted = notebook.value("outcome_of(work)"), expected(idiom.kernel)
             assert agrees(outcome, wanted), (
                 f"the kernel {outcome[0]} {outcome[1]!r}, and not {wanted[1]!r}"
@@ -69,7 +70,7 @@ def test_an_idiom_gives_what_it_should(notebook: Any, idiom: Idiom) -> None:
             notebook.does(idiom.then)
 
 
-def test_there_are_many_of_all_kinds() -> None:
+def test_there_are_at_least_120_idioms_of_different_names() -> None:
     assert len(IDIOMS) >= 120
     assert len({idiom.id for idiom in IDIOMS}) == len(IDIOMS)
 
@@ -77,7 +78,7 @@ def test_there_are_many_of_all_kinds() -> None:
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_the_same_under_torchrun(tmp_path: Path) -> None:
-    """A rank of torchrun forks itself for each idiom, so that each begins as a fresh script does."""
+    """A rank of torchrun forks itself for each idiom, so each begins as a fresh script."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
     done = subprocess.run(
         [

@@ -1,4 +1,4 @@
-"""The notebooks run in whatever runs notebooks; what they print is compared by nbval, in `make test`."""
+"""The notebooks run under papermill and nbconvert. `make test` compares their output by nbval."""
 
 from __future__ import annotations
 
@@ -33,14 +33,15 @@ def executing(tool: str, notebook: Path, target: Path) -> Iterator[subprocess.Po
     command = [*TOOLS[tool], str(notebook)] + (
         [str(target)] if tool == "papermill" else ["--output", str(target)]
     )
-    # Runs of its own, for the other tool has some by the same names; a short path, for sockets lie there.
+    # The other tool has runs of the same names, so each has a directory of its own. Its path is
+    # short, for sockets are in it.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as own:
         environ = {
             **os.environ,
-            "JUPYTER_PREFER_ENV_PATH": "1",
+            "JUPYTER_PREFER_ENV_PATH": "1",  # the kernel of this environment
             "TMPDIR": own,
             "XDG_STATE_HOME": own,
-        }  # the kernel of this environment
+        }
         process = subprocess.Popen(
             command,
             cwd=notebook.parent,
@@ -58,7 +59,7 @@ def executing(tool: str, notebook: Path, target: Path) -> Iterator[subprocess.Po
             assert json.loads(journal.read_text().splitlines()[-1])["event"] == "end"
 
 
-def test_there_are_stories():
+def test_there_are_numbered_notebooks():
     assert [path.name[:2] for path in NOTEBOOKS] == [
         f"{number:02}" for number in range(1, len(NOTEBOOKS) + 1)
     ]
@@ -74,8 +75,8 @@ def test_a_notebook_runs_to_its_end(notebook, tmp_path):
             for tool in TOOLS
         }
         for tool, process in running.items():
-            said = process.communicate(timeout=100)[1]
-            assert process.returncode == 0, said[-3000:]
+            stderr = process.communicate(timeout=100)[1]
+            assert process.returncode == 0, stderr[-3000:]
             cells = [
                 cell
                 for cell in json.loads((tmp_path / f"{tool}.ipynb").read_text())["cells"]
@@ -89,7 +90,7 @@ def test_a_notebook_runs_to_its_end(notebook, tmp_path):
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
-def test_what_is_stored_is_small_and_of_no_single_machine(notebook):
+def test_a_stored_notebook_is_small_and_has_no_paths_of_a_machine(notebook):
     text = notebook.read_text()
     assert len(text) < 200_000
     assert "widget-view+json" not in text, "a view without its kernel shows an error"

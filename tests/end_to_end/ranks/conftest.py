@@ -15,14 +15,13 @@ from icelaunch_nb.system.processes import Process
 
 HERE = Path(__file__).parent
 if str(HERE) not in sys.path:
-    sys.path.insert(
-        0, str(HERE)
-    )  # the ranks find `jobs` by it, as they would a helper beside a notebook
+    # The ranks import `jobs` by it, as they would a helper next to a notebook.
+    sys.path.insert(0, str(HERE))
 
 
 @pytest.fixture(autouse=True)
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A temporary directory for the test's runs; afterwards no process of any of them is alive."""
+    """A temporary directory for the test's runs. At the end none of their processes may live."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     yield tmp_path
     deadline = time.monotonic() + 30
@@ -58,7 +57,7 @@ def named_in(journal: Path) -> list[Process]:
 
 @pytest.fixture
 def free_port() -> int:
-    """A port that was free a moment ago."""
+    """A port that was free just now."""
     import socket
 
     with socket.socket() as probe:

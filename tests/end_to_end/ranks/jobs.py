@@ -1,4 +1,4 @@
-"""What the tests have their ranks do."""
+"""Functions that the ranks of several tests run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def all_reduce() -> float:
 
 
 def speak(word: str) -> None:
-    """Says a word in every way that a process can."""
+    """Prints a word in every way that a process can."""
     print(f"print {word}")
     print(f"error {word}", file=sys.stderr)
     os.write(1, f"write {word}\n".encode())
@@ -38,7 +38,7 @@ def environment(*names: str) -> dict[str, str | None]:
 
 
 def fail_until(attempt: int, culprit: int) -> int:
-    """Fails on one rank while the others sit in a barrier, until an attempt has come."""
+    """Fails on one rank, while the others are in a barrier, in each attempt before this one."""
     import torch.distributed as dist
 
     context = ice.get_context()
@@ -80,7 +80,7 @@ def end_by(how: str, culprit: int = 0) -> str:
 
 
 def leave_children_and_wait(note: str) -> None:
-    """Starts a child that would outlive it, ignores SIGTERM, and sits in a C call that holds the GIL."""
+    """Starts a child that would outlive it, ignores SIGTERM, and holds the GIL in a C call."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     child = subprocess.Popen(["sleep", "999"])
     path = Path(note)
@@ -90,7 +90,7 @@ def leave_children_and_wait(note: str) -> None:
 
 
 def listeners() -> list[str]:
-    """Addresses that anything in this network namespace listens on, in hexadecimal as /proc has them."""
+    """The addresses that processes of this network namespace listen on, in /proc's hexadecimal."""
     import torch.distributed as dist
 
     dist.init_process_group("gloo")
@@ -123,7 +123,7 @@ def everything_of_me() -> dict[str, Any]:
 
 
 def train_for_ever() -> dict[str, Any]:
-    """A loop with a collective per step; what this rank acted on, and at which of its steps."""
+    """A loop with a collective a step. Returns the requests it acted on, each with its step."""
     import torch
     import torch.distributed as dist
 

@@ -1,4 +1,7 @@
-"""Lightning, transformers and accelerate heed what is asked at one and the same step, and go on from the checkpoint after a restart."""
+"""Pause, checkpoint and stop in the loops of Lightning, transformers and accelerate.
+
+All ranks act at one and the same step, and go on from the checkpoint after a restart.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from watching import counts, wait_for
+from waiting import counts, wait_for
 
 import icelaunch_nb as ice
 from icelaunch_nb.worker import context
@@ -39,9 +42,8 @@ def lightning(home: Path) -> dict[str, Any]:
             time.sleep(0.005)
             loss = self.layer(batch[0]).square().mean()
             self.log("train_loss", loss)
-            self.log(
-                "step", float(self.global_step)
-            )  # Lightning's way to say what a logger's x axis is
+            # Lightning takes this metric as the x axis of a logger.
+            self.log("step", float(self.global_step))
             return loss
 
         def configure_optimizers(self):
@@ -155,7 +157,8 @@ def accelerate(home: Path) -> dict[str, Any]:
     return {"first": first, "made": int(made.item())}
 
 
-def goes_on(run: ice.Run, attempt: int) -> None:
+def wait_for_steps(run: ice.Run, attempt: int) -> None:
+    """Waits until each rank has passed five steps of this attempt."""
     wait_for(
         lambda: (
             run.state.over
@@ -177,7 +180,7 @@ def test_requests_act_at_the_same_step_and_a_restart_resumes(
     pytest.importorskip(job.__name__)
     run = ice.launch(by_value(job), (tmp_path,), nproc_per_node=2, devices="cpu", max_restarts=1)
     try:
-        goes_on(run, 0)
+        wait_for_steps(run, 0)
         run.pause()
         wait_for(run.events.paused.is_set, PATIENCE)
         assert len(set(counts(run, 2))) == 1
@@ -188,7 +191,7 @@ def test_requests_act_at_the_same_step_and_a_restart_resumes(
         assert run.last_checkpoint is not None and Path(run.last_checkpoint).exists()
         assert min(counts(run, 2)) > at[0]
         (tmp_path / "fail").touch()
-        goes_on(run, 1)
+        wait_for_steps(run, 1)
         run.stop(grace=60)
         results = run.result(100)
         assert run.state == "STOPPED" and run.restarts == 1
@@ -223,7 +226,7 @@ def alone(monkeypatch: pytest.MonkeyPatch, restart_count: int = 0) -> ice.Contex
     return ice.get_context()
 
 
-def test_a_checkpoint_that_a_trainer_does_not_save_stays_due_and_is_not_told(
+def test_a_checkpoint_that_a_trainer_does_not_save_stays_due_and_is_not_reported(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     pytest.importorskip("transformers")
@@ -245,15 +248,11 @@ def test_a_checkpoint_that_a_trainer_does_not_save_stays_due_and_is_not_told(
     callback.on_train_begin(args, state, SimpleNamespace())
     assert not step()
     events.trigger_save_checkpoint.set()
-    assert [step() for _ in range(3)] == [
-        True,
-        True,
-        True,
-    ]  # an evaluation had the last word, and said no
+    assert [step() for _ in range(3)] == [True] * 3  # as where an evaluation refuses to save
     assert not events.finished_save_checkpoint.is_set()
     callback.on_save(args, state, SimpleNamespace())
     assert not step() and events.finished_save_checkpoint.is_set()
-    assert me.last_checkpoint is None  # it lies where this callback can't know
+    assert me.last_checkpoint is None  # it is nowhere that this callback knows
     (tmp_path / f"checkpoint-{state.global_step}").mkdir()
     callback.on_save(args, state, SimpleNamespace())
     assert me.last_checkpoint == str(tmp_path / f"checkpoint-{state.global_step}")
@@ -309,7 +308,7 @@ def test_a_trainer_that_logs_nothing_trains() -> None:
 
 
 def by_value(job: Callable[..., Any]) -> Callable[..., Any]:
-    """The function as a notebook's would go: ranks can't import this module."""
+    """The function as one of a notebook, pickled by value: ranks can't import this module."""
     import types
 
     return types.FunctionType(

@@ -1,4 +1,4 @@
-"""Every field of LaunchConfig does what its sentence says."""
+"""Every field of LaunchConfig does what its documentation says."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_a_script_runs_with_its_arguments(runs: Path, capfd: pytest.CaptureFixtu
     assert "[default_role0]:['--lr', '3'] 0" in capfd.readouterr().out
 
 
-def test_a_failing_programs_last_words_are_in_the_error() -> None:
+def test_the_last_stderr_of_a_failing_program_is_in_the_error() -> None:
     config = ice.LaunchConfig(1, 1, 2, **FAST, redirects=3)
     with pytest.raises(ice.RunFailed) as caught:
         ice.launch_agent(

@@ -1,4 +1,7 @@
-"""Whatever is written into the control FIFO, the run can be looked at and stopped; what can't be read is noted in agent.log."""
+"""Whatever is written into the control FIFO, the run can still be read and stopped.
+
+Lines that can't be read are noted in agent.log.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +62,7 @@ def run(runs: Path) -> ice.Run:
 
 
 def write(run: ice.Run, *lines: bytes) -> None:
-    """As any process of the user's could; it waits until the agent has read it."""
+    """Writes into the FIFO, as any process of the user can. It blocks while the FIFO is full."""
     fd = os.open(Path(run.log_dir, "control"), os.O_WRONLY)
     try:
         for line in lines:
@@ -95,7 +98,7 @@ def test_lines_that_cant_be_read_are_noted_and_passed_over(run: ice.Run) -> None
         run.result(60)
 
 
-def test_a_line_without_end_keeps_no_stop_out(run: ice.Run) -> None:
+def test_a_line_without_end_does_not_keep_a_kill_from_working(run: ice.Run) -> None:
     write(run, b'{"request": "stop", "grace": 1e400}\n' * 3, b"B" * 200_000)
     run.kill()
     with pytest.raises(ice.RunStopped):

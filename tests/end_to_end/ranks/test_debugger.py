@@ -1,4 +1,7 @@
-"""A rank at a breakpoint: it waits, says where, and can be reached; the others wait, and nothing is left half dead."""
+"""A rank at a breakpoint waits, says where, and can be debugged from the kernel.
+
+The other ranks wait for it, and no process is left behind.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ HERE = Path(__file__).name
 
 
 def line_of(marker: str, path: str = __file__) -> int:
-    """The line of a file that ends with a comment."""
+    """The number of the line that ends with the comment `marker`."""
     return next(
         number
         for number, line in enumerate(Path(path).read_text().splitlines(), 1)
@@ -76,11 +79,11 @@ def loops() -> int:
 def test_it_waits_says_where_and_goes_on(capfd) -> None:
     run = ice.launch(stops, nproc_per_node=2)
     wait_for(lambda: run.in_debugger)
-    place = f"{HERE}, line {line_of('stops here')}"
-    assert run.in_debugger == {1: place}
-    assert f"rank 1 waits at {place}" in repr(run)
+    where = f"{HERE}, line {line_of('stops here')}"
+    assert run.in_debugger == {1: where}
+    assert f"rank 1 waits at {where}" in repr(run)
     assert run.events.debugger_start.is_set() and not run.events.debugger_end.is_set()
-    time.sleep(0.3)  # nobody is there, and it waits
+    time.sleep(0.3)  # nobody debugs it, and it waits
     assert run.state == "RUNNING"
     assert "debugger" in run.stacks()[1] and "all_reduce" in run.stacks()[0]
     run.debug(1, ["p secret", "n", "!secret *= 2", "n"])
@@ -100,7 +103,7 @@ def test_it_waits_says_where_and_goes_on(capfd) -> None:
     names = [name for name, *_ in events_of(run)]
     assert names.count("debugger_start") == names.count("debugger_end") == 1
     log = run.logs(1)
-    assert log.startswith(f"rank 1 waits at {place}") and "(Pdb) p secret\ntensor([42.])\n" in log
+    assert log.startswith(f"rank 1 waits at {where}") and "(Pdb) p secret\ntensor([42.])\n" in log
     assert [*Path(run.log_dir).rglob("*.sock")] == []
 
 
@@ -221,12 +224,12 @@ def test_eight_ranks_at_once(capfd) -> None:
     assert run.result(30) == {rank: rank + 10 for rank in range(8)}
 
 
-def test_two_visitors_see_the_same_and_the_commands_of_both_count() -> None:
+def test_two_clients_see_the_same_and_both_can_send_commands() -> None:
     run = ice.launch(stops, nproc_per_node=2)
     wait_for(lambda: run.in_debugger)
     with debug_client.connect_to_rank(run, 1) as one, debug_client.connect_to_rank(run, 1) as other:
-        for visitor in (one, other):
-            assert "stops here" in "".join(visitor.read_output()) and visitor.prompt == "(Pdb) "
+        for client in (one, other):
+            assert "stops here" in "".join(client.read_output()) and client.prompt == "(Pdb) "
         assert one.execute("p 6 * 7") == "42\n"
         assert "".join(other.read_output()) == "(Pdb) p 6 * 7\n42\n"
         assert other.execute("p secret") == "tensor([42.])\n"
@@ -241,9 +244,8 @@ def test_completion() -> None:
     wait_for(lambda: run.in_debugger)
     assert debug_client.complete(run, 1, "p secr") == (["secret"], 2)
     found, start = debug_client.complete(run, 1, "p secret.rel")
-    assert start == 2 and any(
-        name.startswith("secret.relu(") for name in found
-    )  # with its ")" where the signature is known to be empty
+    # The completion ends with ")" where the signature is known to be empty.
+    assert start == 2 and any(name.startswith("secret.relu(") for name in found)
     assert "continue" in debug_client.complete(run, 1, "cont")[0]
     assert debug_client.complete(run, 0, "p secr") == ([], 6)
     with pytest.raises(ice.IcelaunchError, match="rank 0 .*doesn't wait"):
@@ -277,9 +279,10 @@ def test_in_a_thread_and_in_workers_of_a_data_loader(capfd) -> None:
             one.start()
         for one in threads:
             one.join()
+        # Only fork works with a local class.
         loader = torch.utils.data.DataLoader(
             Data(), num_workers=2, batch_size=None, multiprocessing_context="fork"
-        )  # no other takes a local class
+        )
         for batch in loader:
             found.append(int(batch))
         return found
@@ -310,10 +313,10 @@ def test_a_rank_that_raises_stops_there_first(capfd) -> None:
     time.sleep(0.3)
     assert run.state == "RUNNING" and run.attempt == 0
     run.debug(1, ["n", "step", "r", "unt 9", "p inner[0]", "c"])
-    said = capfd.readouterr().out
+    out = capfd.readouterr().out
     assert (
-        said.count("the function is over: up, down and p look around, c goes on to fail") == 4
-        and "'deep'" in said
+        out.count("the function is over: up, down and p look around, c goes on to fail") == 4
+        and "'deep'" in out
     )
     assert run.result(30) == {0: "whole", 1: "whole"}
     assert run.restarts == 1
@@ -343,7 +346,7 @@ def test_an_exception_that_cannot_say_what_it_is_stops_there_too() -> None:
         run.result(30)
 
 
-def test_what_post_mortem_has_no_sense_for_is_answered() -> None:
+def test_post_mortem_of_a_program_or_inline_is_refused() -> None:
     for wrong in ({"fn": "true"}, {"fn": loops, "inline": True}):
         with pytest.raises(ice.ConfigError, match="post_mortem"):
             ice.launch(**wrong, post_mortem=True)
@@ -378,11 +381,11 @@ def test_a_rank_killed_at_its_prompt_is_a_failure_like_any_other() -> None:
         run.debug(1)
 
 
-def test_visitors_who_talk_nonsense_never_read_or_vanish_do_no_harm() -> None:
+def test_clients_that_send_nonsense_never_read_or_vanish_do_no_harm() -> None:
     run = ice.launch(stops, nproc_per_node=2)
     wait_for(lambda: run.in_debugger)
     (path,) = Path(run.log_dir).rglob("*.sock")
-    deaf = debug_client.connect_to_rank(run, 1)
+    never_reads = debug_client.connect_to_rank(run, 1)
     for nonsense in (
         b"\xff\x00{}\n",
         b"[1, 2]\nnull\n{}\n",
@@ -396,21 +399,20 @@ def test_visitors_who_talk_nonsense_never_read_or_vanish_do_no_harm() -> None:
         with socket.socket(socket.AF_UNIX) as stranger:
             with debug_socket._address(path) as address:
                 stranger.connect(address)
-            with contextlib.suppress(OSError):  # it may be shown the door
+            with contextlib.suppress(OSError):  # the rank may close the connection
                 stranger.sendall(nonsense)
     with debug_client.connect_to_rank(run, 1) as here:
         "".join(here.read_output())
-        assert (
-            here.execute("p 'x' * 5_000_000").count("x") == 5_000_000
-        )  # nobody waits long for the deaf one
+        # The rank doesn't wait long for the client that never reads.
+        assert here.execute("p 'x' * 5_000_000").count("x") == 5_000_000
         assert here.execute("p 6 * 7") == "42\n"
     assert run.in_debugger
-    deaf.close()
+    never_reads.close()
     run.debug(1, ["c"])
     assert run.result(30) == {0: 84, 1: 84}
 
 
-def test_wrong_arguments_are_answered() -> None:
+def test_wrong_arguments_raise_value_error() -> None:
     run = ice.launch(stops, nproc_per_node=2)
     wait_for(lambda: run.in_debugger)
     for wrong, message in (
@@ -424,7 +426,7 @@ def test_wrong_arguments_are_answered() -> None:
     run.wait(20)
 
 
-def test_nobody_comes_in_time() -> None:
+def test_debug_times_out_where_no_rank_comes_to_a_breakpoint() -> None:
     run = ice.launch(lambda: time.sleep(60))
     with pytest.raises(TimeoutError):
         run.debug(0, ["c"], timeout=0.2)
@@ -432,7 +434,7 @@ def test_nobody_comes_in_time() -> None:
     run.wait(20)
 
 
-def test_deep_directories_and_the_rights(runs: Path) -> None:
+def test_the_socket_works_in_deep_directories_and_is_its_owners_alone(runs: Path) -> None:
     run = ice.launch(stops, nproc_per_node=2, log_dir=str(runs / ("deep" * 40) / ("deeper" * 30)))
     wait_for(lambda: run.in_debugger)
     (path,) = Path(run.log_dir).rglob("*.sock")
@@ -481,7 +483,7 @@ def test_in_a_program(runs: Path, capfd) -> None:
     assert run.logs(0).endswith("value is 5\n") and run.logs(1).endswith("value is 1\n")
 
 
-def test_who_switched_breakpoints_off_keeps_them_off(monkeypatch) -> None:
+def test_breakpoints_that_were_switched_off_stay_off(monkeypatch) -> None:
     monkeypatch.setenv("PYTHONBREAKPOINT", "0")
     run = ice.launch(stops, nproc_per_node=2)
     assert run.result(30) == {0: 84, 1: 84}
@@ -492,20 +494,20 @@ def test_at_the_interpreters_end(capfd) -> None:
         import atexit
 
         def last() -> None:
-            word = "last"
+            text = "last"
             breakpoint()
-            print(word)
+            print(text)
 
         atexit.register(last)
         return "whole"
 
     run = ice.launch(leaves)
-    run.debug(0, ["p word", "c"])
+    run.debug(0, ["p text", "c"])
     assert run.result(30) == {0: "whole"}
     assert run.logs(0).endswith("(Pdb) c\nlast\n")
 
 
-def test_elsewhere_it_is_pythons_own_debugger(runs: Path) -> None:
+def test_outside_of_a_rank_it_is_pythons_own_debugger(runs: Path) -> None:
     script = runs / "script.py"
     script.write_text(
         "import icelaunch_nb as ice\nvalue = 6\nice.set_trace()\nbreakpoint()\nprint('end')\n"

@@ -21,7 +21,7 @@ as_nobody = pytest.mark.skipif(
 )
 
 
-def look_around() -> tuple[str | None, str, dict[str, int]]:
+def temporary_directories() -> tuple[str | None, str, dict[str, int]]:
     with multiprocessing.Manager() as manager:  # a socket of the rank's own
         shared = manager.dict(rank=ice.get_context().rank)
         return os.environ.get("TMPDIR"), tempfile.gettempdir(), dict(shared)
@@ -45,8 +45,8 @@ def test_a_launch_works_whatever_tmpdir_is_and_ranks_keep_it(
         "icelaunch_nb.system.userdirs._SHARED", ("/tmp",) if kind == "long" else (str(runs),)
     )
     if kind != "long":
-        monkeypatch.setattr(tempfile, "tempdir", str(folder))  # it went away since Python looked
-    run = ice.launch(look_around, nproc_per_node=2)
+        monkeypatch.setattr(tempfile, "tempdir", str(folder))  # it has gone since Python chose it
+    run = ice.launch(temporary_directories, nproc_per_node=2)
     assert run.result(60) == {rank: (str(folder), usual, {"rank": rank}) for rank in (0, 1)}
     assert Path(run.log_dir).parent.parent == (folder if kind == "long" else runs)
     assert run.log_dir in [found.log_dir for found in ice.runs()]
@@ -71,7 +71,8 @@ def wait():
 
 def elsewhere(code):
     environ = {name: value for name, value in os.environ.items() if name not in ("HOME", "TMPDIR")}
-    subprocess.run([sys.executable, "-c", "import icelaunch_nb as ice\\n" + code], env=environ, check=True)
+    code = "import icelaunch_nb as ice\\n" + code
+    subprocess.run([sys.executable, "-c", code], env=environ, check=True)
 
 for log_dir in (None, os.path.join(os.getcwd(), "logs")):
     run = ice.launch(wait, nproc_per_node=1, devices="cpu", log_dir=log_dir, run_id=f"in {log_dir}")

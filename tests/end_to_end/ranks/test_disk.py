@@ -1,4 +1,4 @@
-"""A full disk and a vanished directory are said, end the run in time, and claim no result."""
+"""A full disk or a directory that vanishes ends the run, with a message and no result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from watching import wait_for
+from waiting import wait_for
 
 import icelaunch_nb as ice
 from icelaunch_nb.client.host_pool import hosts
@@ -25,10 +25,10 @@ from icelaunch_nb.system.processes import Process
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 1 MB."""
-    place = tmp_path / "disk"
-    place.mkdir()
+    path = tmp_path / "disk"
+    path.mkdir()
     done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs", place],
+        ["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs", path],
         capture_output=True,
         text=True,
         check=False,
@@ -36,9 +36,9 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     if done.returncode:
         pytest.skip(f"a small disk can't be mounted here: {done.stderr.strip()}")
     try:
-        yield place
+        yield path
     finally:
-        subprocess.run(["umount", "--lazy", place], check=True)
+        subprocess.run(["umount", "--lazy", path], check=True)
 
 
 def talk() -> None:
@@ -46,16 +46,16 @@ def talk() -> None:
         print("x" * 100)
 
 
-def fill(place: Path) -> int:
-    """Takes what is left, and says nothing."""
+def fill(disk: Path) -> int:
+    """Fills the disk, and suppresses the error."""
     with (
         contextlib.suppress(OSError),
-        open(place / f"filler{ice.get_context().rank}", "wb", buffering=0) as file,
+        open(disk / f"filler{ice.get_context().rank}", "wb", buffering=0) as file,
     ):
         while True:
             file.write(b"x" * 4096)
-    (place.parent / f"filled{ice.get_context().rank}").touch()
-    while not all((place.parent / f"filled{rank}").exists() for rank in (0, 1)):
+    (disk.parent / f"filled{ice.get_context().rank}").touch()
+    while not all((disk.parent / f"filled{rank}").exists() for rank in (0, 1)):
         time.sleep(0.005)
     return 7
 
@@ -131,16 +131,16 @@ def test_a_disk_that_is_full_as_the_agent_starts_is_named(
     options: str, disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     subprocess.run(["mount", "-o", f"remount,{options}", disk], check=True)
-    asked = hosts.launch
+    real_launch = hosts.launch
 
     def launch(*task: Any) -> Any:
-        """What the launch itself has written is there; from here on nothing fits."""
+        """Fills the disk after the launch has written its own files."""
         with contextlib.suppress(OSError):
             for number in range(100 if "inodes" in options else 1):
                 with open(disk / f"filler{number}", "wb", buffering=0) as file:
                     while "inodes" not in options:
                         file.write(b"x" * 4096)
-        return asked(*task)
+        return real_launch(*task)
 
     monkeypatch.setattr(hosts, "launch", launch)
     run = ice.launch(int, nproc_per_node=2, log_dir=disk)

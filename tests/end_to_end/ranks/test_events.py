@@ -1,4 +1,4 @@
-"""Pause, stop and checkpoint: asked for at any moment, acted on at one and the same step by every rank."""
+"""Pause, stop and checkpoint at any time: every rank acts on a request at the same step."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from pathlib import Path
 
 import jobs
 import pytest
-from watching import counts, wait_for
+from waiting import counts, wait_for
 
 import icelaunch_nb as ice
 from icelaunch_nb.rundir import step_board
 from icelaunch_nb.system.processes import Process
 
 
-def click(run: ice.Run, order: random.Random, ranks: int) -> int:
-    """One or two requests, at a random moment; how many."""
+def send_requests(run: ice.Run, order: random.Random, ranks: int) -> int:
+    """Sends one to four requests, at random times. Returns how many."""
     time.sleep(order.choice([0, order.random() * 0.002, order.random() * 0.02]))
     match order.choice(
         ["pause", "pause", "checkpoint", "checkpoint", "both", "hasty pause", "pause twice"]
@@ -62,7 +62,8 @@ def click(run: ice.Run, order: random.Random, ranks: int) -> int:
             return 4
 
 
-def ask_at_random(ranks: int, seed: int, *, requests: int) -> None:
+def send_at_random(ranks: int, seed: int, *, requests: int) -> None:
+    """Sends so many requests, and checks that every rank acted on them at the same steps."""
     order = random.Random(seed)
     run = ice.launch(jobs.train_for_ever, nproc_per_node=ranks)
     wait_for(
@@ -70,9 +71,9 @@ def ask_at_random(ranks: int, seed: int, *, requests: int) -> None:
             run.state == "RUNNING" and run._dir.steps(0).exists() and min(counts(run, ranks)) > 2
         )
     )
-    asked = 0
-    while asked < requests:
-        asked += click(run, order, ranks)
+    sent = 0
+    while sent < requests:
+        sent += send_requests(run, order, ranks)
     time.sleep(order.random() * 0.02)
     if order.random() < 0.5:
         run.pause()  # a stop works from there too
@@ -91,17 +92,17 @@ def ask_at_random(ranks: int, seed: int, *, requests: int) -> None:
 def test_a_thousand_requests_at_random_moments_act_at_the_same_step_on_every_rank(
     ranks: int,
 ) -> None:
-    ask_at_random(ranks, seed=ranks, requests=1000)
+    send_at_random(ranks, seed=ranks, requests=1000)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("ranks", [2, 8, 16])
 def test_ten_thousand_requests(ranks: int) -> None:
-    ask_at_random(ranks, seed=time.time_ns(), requests=10_000)
+    send_at_random(ranks, seed=time.time_ns(), requests=10_000)
 
 
-def test_in_loops_without_collectives_too() -> None:
+def test_requests_act_at_one_step_in_loops_without_collectives_too() -> None:
     def uneven() -> list[int]:
         ctx, saved = ice.get_context(), []
         for step in ctx.steps(range(10**9)):
@@ -195,7 +196,7 @@ for _ in ctx.steps(range(10**9 if ctx.rank == 0 else 3)):
     assert run.wait(30) and run.state == "STOPPED"
 
 
-def test_a_resume_that_resumes_nothing_takes_no_later_pause_back() -> None:
+def test_a_resume_without_a_pause_cancels_no_later_pause() -> None:
     run = ice.launch(jobs.train_for_ever, nproc_per_node=2)
     wait_for(lambda: run.events.progress_bar_iter.value > 2)
     run.resume()
@@ -295,7 +296,7 @@ def test_a_kill_ends_the_grace() -> None:
     assert run.state == "STOPPED"
 
 
-def test_a_rank_that_fails_while_it_stops_is_told() -> None:
+def test_the_failure_of_a_rank_that_stops_is_in_the_message() -> None:
     def fails() -> None:
         ctx = ice.get_context()
         for _ in ctx.steps(range(10**9)):
@@ -314,7 +315,7 @@ def test_a_rank_that_fails_while_it_stops_is_told() -> None:
     assert run.state == "STOPPED"
 
 
-def test_code_that_knows_nothing_of_steps_ends_quickly() -> None:
+def test_code_without_steps_ends_quickly() -> None:
     def sleep() -> None:
         ice.get_context().events.progress_bar_iter.value = 1
         time.sleep(100)
@@ -326,8 +327,8 @@ def test_code_that_knows_nothing_of_steps_ends_quickly() -> None:
         run.result(60)
 
 
-def test_code_that_looks_for_a_stop_itself_is_given_the_grace() -> None:
-    def look() -> str:
+def test_code_that_polls_stop_all_tasks_itself_gets_the_grace() -> None:
+    def polls() -> str:
         events = ice.get_context().events
         while not events.stop_all_tasks.is_set():
             events.progress_bar_iter.value += 1
@@ -335,7 +336,7 @@ def test_code_that_looks_for_a_stop_itself_is_given_the_grace() -> None:
         time.sleep(0.5)
         return "whole"
 
-    run = ice.launch(look)
+    run = ice.launch(polls)
     wait_for(lambda: run.events.progress_bar_iter.value > 2)
     run.stop(grace=20)
     assert run.result(30) == {0: "whole"}
@@ -369,7 +370,7 @@ def test_after_a_restart_the_last_checkpoint_is_known_and_the_protocol_is_fresh(
     wait_for(lambda: run.events.progress_bar_iter.value > 2)
     assert run.last_checkpoint is None
     run.save_checkpoint()
-    # It was under way when the ranks ended: the next attempt is asked again.
+    # The ranks ended before it was saved, so the next attempt gets the request, too.
     wait_for(lambda: run.attempt == 1 and run.events.finished_save_checkpoint.is_set())
     run.pause()
     wait_for(run.events.paused.is_set)
@@ -380,7 +381,7 @@ def test_after_a_restart_the_last_checkpoint_is_known_and_the_protocol_is_fresh(
     assert abs(run.events._board.checkpoint_finished - time.time()) < 60
 
 
-def test_a_pause_survives_a_restart_as_a_wish() -> None:
+def test_a_requested_pause_survives_a_restart() -> None:
     def train() -> int:
         ctx = ice.get_context()
         for step in ctx.steps(range(10**9)):
@@ -435,21 +436,21 @@ def test_metrics_are_a_frame_where_pandas_is_there_and_pandas_reads_the_file(
     )
 
 
-def test_a_loop_tells_how_long_it_is() -> None:
+def test_a_loop_knows_its_length() -> None:
     def loops() -> list[object]:
-        ctx, told = ice.get_context(), []
+        ctx, found = ice.get_context(), []
         for loop in (ctx.steps("abc"), ctx.steps(iter("abc"), 5)):
-            told += [len(loop), list(loop)]
+            found += [len(loop), list(loop)]
         unknown = ctx.steps(iter("ab"))
         assert unknown
         try:
             len(unknown)
         except TypeError:
-            told += [next(unknown), list(unknown)]
+            found += [next(unknown), list(unknown)]
         left = ctx.steps("abc")
-        told += [next(left)]
+        found += [next(left)]
         left.close()
-        return [*told, list(left)]
+        return [*found, list(left)]
 
     assert ice.launch(loops).result(60)[0] == [
         3,
@@ -579,7 +580,7 @@ def test_a_report_costs_microseconds() -> None:
     assert len(run.metrics()) == 10_000
 
 
-def test_inline_and_its_metrics() -> None:
+def test_steps_and_metrics_of_an_inline_launch() -> None:
     def train() -> tuple[int, str | None]:
         ctx, made = ice.get_context(), 0
         for _ in ctx.steps(range(5)):
@@ -595,7 +596,7 @@ def test_inline_and_its_metrics() -> None:
     assert run.state == "STOPPED"
     assert len(run.metrics()) == 3
     assert run.last_checkpoint == os.path.abspath("here")
-    shutil.rmtree(run.log_dir)  # its journal names this process, which must not be looked for
+    shutil.rmtree(run.log_dir)  # its journal names this process, which `runs` would miss
 
 
 def test_under_torchrun_it_is_a_plain_loop(runs: Path) -> None:

@@ -1,4 +1,4 @@
-"""A failure is told in one look: by the rank that failed, at once, with what is likely behind it."""
+"""The error of a run names the rank that failed, at once, with the likely cause."""
 
 from __future__ import annotations
 
@@ -33,9 +33,8 @@ def test_all_ranks_that_failed_are_listed_and_equal_ones_folded(runs: Path) -> N
     def all_fail(here: Path) -> None:
         rank = ice.get_context().rank
         (here / f"up-{rank}").touch()
-        while (
-            len(list(here.glob("up-*"))) < 4
-        ):  # they start one after the other, and should fail together
+        # They start one after the other, and should fail together.
+        while len(list(here.glob("up-*"))) < 4:
             time.sleep(0.0005)
         if rank == 3:
             time.sleep(0.005)
@@ -51,7 +50,7 @@ def test_all_ranks_that_failed_are_listed_and_equal_ones_folded(runs: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("how", "kind", "words"),
+    ("how", "kind", "text"),
     [
         ("exit 0", "exited", "SystemExit: 0"),
         ("exit 3", "exited", "SystemExit: 3"),
@@ -63,10 +62,10 @@ def test_all_ranks_that_failed_are_listed_and_equal_ones_folded(runs: Path) -> N
         ("SIGABRT", "killed", "killed by SIGABRT"),
     ],
 )
-def test_a_rank_that_ends_without_returning_has_failed(how: str, kind: str, words: str) -> None:
+def test_a_rank_that_ends_without_returning_has_failed(how: str, kind: str, text: str) -> None:
     error = fails(jobs.end_by, how, 1)
     assert [(f.rank, f.kind) for f in error.failures] == [(1, kind)]
-    assert words in str(error).splitlines()[-1]
+    assert text in str(error).splitlines()[-1]
     if how.startswith("SIG"):
         assert error.failures[0].exitcode == -getattr(signal, how)
         assert error.failures[0].signal == how
@@ -116,7 +115,7 @@ def test_the_others_values_are_kept_where_one_cant_be_pickled() -> None:
 
 
 def test_nothing_survives_a_rank_that_cant_be_asked_to_go(runs: Path) -> None:
-    """Rank 1 fails while rank 0 ignores SIGTERM, deep in C code that holds the GIL, with a child of its own."""
+    """Rank 1 fails while rank 0 has a child, ignores SIGTERM, and holds the GIL in C code."""
 
     def one_fails(note: str) -> None:
         if ice.get_context().rank == 0:
@@ -151,7 +150,7 @@ def test_frames_of_others_are_left_out_but_users_helpers_stay(
     assert "torch/nn/modules" not in message
 
 
-def test_causes_are_told_too() -> None:
+def test_the_causes_of_an_exception_are_shown_too() -> None:
     def chained() -> None:
         try:
             {}["x"]
@@ -166,7 +165,7 @@ def test_causes_are_told_too() -> None:
     )
 
 
-def test_an_exception_that_cant_be_rebuilt_is_told_by_its_text() -> None:
+def test_an_exception_that_cant_be_rebuilt_is_shown_as_text() -> None:
     def odd() -> None:
         class Odd(Exception):
             def __init__(self, a: int, b: int) -> None:
@@ -179,7 +178,7 @@ def test_an_exception_that_cant_be_rebuilt_is_told_by_its_text() -> None:
 
 
 def test_a_module_that_the_rank_cant_import_is_said_to_be_missing(runs: Path) -> None:
-    """It was loaded from a file that has changed since, and is loaded from there in the rank."""
+    """The rank loads it from the file that it came from, which has changed since."""
     import importlib.util
     import sys
 
@@ -216,5 +215,5 @@ def test_a_file_that_stands_in_for_the_standard_library_is_named(
         f"{runs / name} was imported in place of the standard library's module {name[:-3]!r}"
         in str(raised.value)
     )
-    assert "Error: " in str(raised.value), "the words of what failed"
+    assert "Error: " in str(raised.value), "the text of what failed"
     assert ice.launch(jobs.all_reduce, nproc_per_node=1, devices="cpu").result(60) == {0: 0.0}

@@ -1,4 +1,7 @@
-"""A process that a rank's code forked is no rank: its end is told on stderr, as any script's child's is."""
+"""A process that a rank's code forks is no rank.
+
+Its end is printed on stderr, as that of any script's child is.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +36,8 @@ def fork_and(how: str) -> Any:
             raise Marker("of the child") from error
     if how == "exit 3":
         sys.exit(3)
-    if how == "exit words":
-        sys.exit("words of the child")
+    if how == "exit text":
+        sys.exit("text of the child")
     if how == "hook":
         sys.excepthook = lambda kind, error, trace: (
             os.write(2, f"hooked {error} {trace.tb_frame.f_code.co_name}\n".encode()) and None
@@ -46,7 +49,7 @@ def fork_and(how: str) -> Any:
 def test_what_a_forked_child_does_is_not_the_ranks(runs: Path) -> None:
     def forks() -> Any:
         codes = []
-        for how in ("raise", "exit 3", "exit words", "hook"):
+        for how in ("raise", "exit 3", "exit text", "hook"):
             codes.append(fork_and(how))
         value = fork_and("return")
         if value == "the child's":
@@ -59,16 +62,16 @@ def test_what_a_forked_child_does_is_not_the_ranks(runs: Path) -> None:
     assert run.state == "SUCCEEDED" and not run.in_debugger
     folder = Path(run.log_dir, "attempt_0", "0")
     assert not (folder / "error.json").exists() and not (folder / "error.pkl").exists()
-    told = run.logs(0, stream="stderr")
-    first, _, rest = told.partition("Marker: of the child\n")
+    stderr = run.logs(0, stream="stderr")
+    first, _, rest = stderr.partition("Marker: of the child\n")
     assert (
         first.startswith("Traceback (most recent call last):")
         and "KeyError: 'key'" in first
         and "direct cause" in first
     )
     assert 'raise Marker("of the child") from error' in first and "in forks" in first
-    assert rest == "words of the child\nhooked for a hook forks\n"
-    assert "icelaunch_nb/" not in told and "multiprocessing" not in told
+    assert rest == "text of the child\nhooked for a hook forks\n"
+    assert "icelaunch_nb/" not in stderr and "multiprocessing" not in stderr
 
 
 def test_a_child_may_fail_after_its_rank_and_be_restarted_with_it() -> None:

@@ -25,7 +25,7 @@ config = ice.LaunchConfig(1, 1, 2, start_method={start_method!r}, max_restarts=0
 
 def main():
     values = ice.launch_agent(config, work, [5])
-    assert isinstance(values[0][0], Answer), "a class of the script is the same class when it comes back"
+    assert isinstance(values[0][0], Answer), "a result has the script's own class"
     assert values[1][1].startswith("def work(x):")
     print("values", values[0][0].value, values[1][2])
 

@@ -1,4 +1,4 @@
-"""Ranks that hang: marked with where they stand, and their stacks shown, the odd one out first."""
+"""Ranks that hang are marked with where they are. The odd one's stack comes first."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from icelaunch_nb.system.processes import Process
 HERE = Path(__file__).name
 
 
-def place(marker: str) -> str:
+def line_at(marker: str) -> str:
+    """The line with this comment, as a run names it."""
     return f"{HERE}, line {line_in(marker, __file__)}"
 
 
@@ -50,32 +51,31 @@ def hang_together() -> str:
 def test_silent_ranks_are_marked_with_where_they_stand_and_the_mark_goes() -> None:
     run = ice.launch(hang_together, nproc_per_node=4, hang_after=0.6)
     expected = {
-        0: place("the victims"),
-        1: place("the victims"),
-        2: place("the culprit"),
-        3: place("the victims"),
+        0: line_at("the victims"),
+        1: line_at("the victims"),
+        2: line_at("the culprit"),
+        3: line_at("the victims"),
     }
-    wait_for(
-        lambda: run.silent == expected
-    )  # on a busy machine a rank may be silent on its way there, too
-    said = repr(run)
-    assert said.index(f"rank 2 silent at {place('the culprit')}") < said.index(
-        f"ranks 0, 1, 3 silent at {place('the victims')}"
+    # On a busy machine a rank may be silent on its way there, too.
+    wait_for(lambda: run.silent == expected)
+    shown = repr(run)
+    assert shown.index(f"rank 2 silent at {line_at('the culprit')}") < shown.index(
+        f"ranks 0, 1, 3 silent at {line_at('the victims')}"
     )
     assert any(
-        text.startswith("rank 2 silent for ") and text.endswith(place("the culprit"))
+        text.startswith("rank 2 silent for ") and text.endswith(line_at("the culprit"))
         for text in events_of(run, "silent")
     )
     run.events.resume.set()
     wait_for(lambda: events_of(run, "recovered"))
-    wait_for(lambda: len(run.silent) == 4)  # and again, at another place
+    wait_for(lambda: len(run.silent) == 4)  # and again, at another line
     run.events.pause.set()
     assert run.result(30) == dict.fromkeys(range(4), "whole")
     assert run.silent == {}
 
 
-def test_whoever_steps_prints_or_reports_is_not_silent_and_none_means_never() -> None:
-    def lively() -> None:
+def test_a_rank_that_steps_or_prints_is_not_silent_and_none_means_never() -> None:
+    def steps_and_prints() -> None:
         ctx = ice.get_context()
         deadline = time.monotonic() + 4
         for step in ctx.steps(iter(lambda: time.monotonic() > deadline, True)):
@@ -86,9 +86,8 @@ def test_whoever_steps_prints_or_reports_is_not_silent_and_none_means_never() ->
             time.sleep(0.1)
             print("." if ctx.rank == 1 else "", end="")
 
-    run = ice.launch(
-        lively, nproc_per_node=2, hang_after=2
-    )  # twenty times what a step or a line takes
+    # Two seconds are twenty times what a step or a line takes.
+    run = ice.launch(steps_and_prints, nproc_per_node=2, hang_after=2)
     run.result(60)
     assert events_of(run, "silent") == []
     run = ice.launch(time.sleep, (1.5,), hang_after=None)
@@ -96,13 +95,13 @@ def test_whoever_steps_prints_or_reports_is_not_silent_and_none_means_never() ->
     assert events_of(run, "silent") == []
 
 
-def test_who_says_nothing_about_it_has_sixty_seconds() -> None:
+def test_the_default_of_hang_after_is_sixty_seconds() -> None:
     run = ice.launch(time.sleep, (0,))
     run.result(30)
     assert run._spec.hang_after == 60
 
 
-def test_the_watch_is_off_while_a_rank_is_in_the_debugger_or_the_run_is_paused() -> None:
+def test_no_rank_is_silent_while_one_is_in_the_debugger_or_the_run_is_paused() -> None:
     def stops() -> int:
         import torch.distributed as dist
 
@@ -129,7 +128,7 @@ def test_the_watch_is_off_while_a_rank_is_in_the_debugger_or_the_run_is_paused()
 
 
 @pytest.mark.parametrize("wrong", [0, -1, "60", True, float("nan")])
-def test_a_wrong_patience_is_answered(wrong: object) -> None:
+def test_a_wrong_hang_after_is_refused(wrong: object) -> None:
     with pytest.raises(ice.ConfigError, match="hang_after"):
         ice.launch(hang_together, hang_after=wrong)
 
@@ -178,7 +177,7 @@ def test_stacks_come_from_c_calls_too_and_equal_ones_are_folded() -> None:
     assert run.stacks() == {}
 
 
-def test_a_rank_that_is_asked_too_early_lives_on() -> None:
+def test_a_rank_survives_a_request_for_stacks_that_comes_too_early() -> None:
     run = ice.launch(time.sleep, (0.3,), nproc_per_node=4)
     while not run.state.over:
         run.stacks(0)
@@ -204,8 +203,8 @@ odd() if os.environ["RANK"] == "1" else even()
     run.kill()
     run.wait(20)
     assert unseen == dict.fromkeys(range(3), "")
-    ((ranks, said),) = unseen.groups
-    assert ranks == [0, 1, 2] and "a program's ranks" in said and "py-spy" in said
+    ((ranks, reason),) = unseen.groups
+    assert ranks == [0, 1, 2] and "a program's ranks" in reason and "py-spy" in reason
     if not any(seen.values()):
         pytest.skip("py-spy is not installed, or may not look into the ranks here")
     assert [ranks for ranks, _ in seen.groups] == [[1], [0, 2]]

@@ -1,4 +1,4 @@
-"""Ranks inherit from the launching process what any child of it would, as it is at the launch."""
+"""Ranks inherit from the launching process, as it is at the launch, what any child would."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def attributes() -> dict[str, Any]:
 
 @contextlib.contextmanager
 def changed() -> Iterator[None]:
-    """This process with other attributes than its host was started with."""
+    """Gives this process other attributes than its host was started with."""
     before = attributes()
     try:
         os.umask(0o027)
@@ -55,9 +55,8 @@ def changed() -> Iterator[None]:
 
 
 def test_ranks_have_the_attributes_of_the_launch(runs: Path) -> None:
-    ice.launch(os.getpid, nproc_per_node=2).result(
-        60
-    )  # its host, the next agent and the next ranks are there
+    # After this there are a host, the next agent and its ranks.
+    ice.launch(os.getpid, nproc_per_node=2).result(60)
     with changed():
         wanted = attributes()
         assert wanted["umask"] == 0o027 and wanted["limits"][0][0] == 400

@@ -1,4 +1,4 @@
-"""launch() and its handle."""
+"""`launch`, and the `Run` that it returns."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_outside_of_a_rank_there_is_no_context() -> None:
         ice.get_context()
 
 
-def test_the_handle_tells_the_life_of_a_run() -> None:
+def test_a_run_from_its_launch_to_its_success() -> None:
     def wait_for_resume() -> int:
         ice.get_context().events.resume.wait(60)
         return ice.get_context().rank
@@ -111,7 +111,7 @@ def test_await_gives_the_results() -> None:
 
 @pytest.mark.skipif(
     sys.version_info < (3, 11),
-    reason="before Python 3.11, Ctrl+C ends the loop without a word to its tasks",
+    reason="before Python 3.11, Ctrl+C ends the loop without cancelling its tasks",
 )
 def test_ctrl_c_stops_the_run_that_a_script_awaits() -> None:
     run = ice.launch(lambda: time.sleep(1000), nproc_per_node=1)
@@ -222,7 +222,7 @@ def test_events_given_at_the_launch_are_the_ranks_events() -> None:
     assert events.paused.is_set()
 
 
-def test_it_works_from_another_thread() -> None:
+def test_a_launch_from_another_thread() -> None:
     found: list = []
     thread = threading.Thread(
         target=lambda: found.append(ice.launch(jobs.all_reduce, nproc_per_node=2).result(60))
@@ -241,7 +241,7 @@ def test_sixty_four_ranks() -> None:
     assert ice.launch(jobs.all_reduce, nproc_per_node=64).result(100)[63] == sum(range(64))
 
 
-def test_threads_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_share_the_processors_as_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     def threads() -> tuple[int, str | None]:
         import torch
 
@@ -304,7 +304,7 @@ def test_large_results_arrive_whole_and_can_be_written_to() -> None:
     assert len(values["bytes"]) == 2 << 20
 
 
-def test_exit_functions_and_threads_of_a_rank_finish() -> None:
+def test_a_rank_runs_its_exit_functions_and_joins_its_threads() -> None:
     def register(path: str) -> None:
         import atexit
 
@@ -316,7 +316,7 @@ def test_exit_functions_and_threads_of_a_rank_finish() -> None:
     assert run.logs(0) == "thread done\nat exit\n"
 
 
-def test_a_run_can_be_looked_at_by_another_process(runs: Path) -> None:
+def test_another_process_can_read_a_run(runs: Path) -> None:
     run = ice.launch(jobs.all_reduce, nproc_per_node=2)
     run.result(60)
     code = (
@@ -424,7 +424,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> ice.Run:
 
 
 @pytest.mark.parametrize(
-    ("call", "said"),
+    ("call", "message"),
     [
         (lambda run: run.logs("0"), "rank='0': this machine has 0"),
         (lambda run: run.logs(True), "rank=True: this machine has 0"),
@@ -450,19 +450,19 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> ice.Run:
         (lambda run: ice.Events("/etc/passwd"), "/etc/passwd is no events board"),
     ],
 )
-def test_a_handle_answers_bad_input_and_nothing_is_lost(finished: ice.Run, call, said: str) -> None:
+def test_a_run_refuses_bad_input_and_loses_nothing(finished: ice.Run, call, message: str) -> None:
     with pytest.raises((ValueError, ice.IcelaunchError)) as caught:
         call(finished)
-    assert str(caught.value).startswith(said) or said in str(caught.value)
+    assert str(caught.value).startswith(message) or message in str(caught.value)
     assert "print word" in finished.logs()
 
 
 @pytest.mark.parametrize("start_method", ["forkserver", "fork"])
 def test_a_program_inherits_its_streams_and_agent_alive_only(start_method: str) -> None:
-    look = "fds = [f'/proc/self/fd/{fd}' for fd in os.listdir('/proc/self/fd')]"  # and the one that looked, closed by then
+    # The listing's own descriptor is closed by then.
     code = (
-        f"import os; {look}; print([os.path.basename(os.readlink(fd)) for fd in fds if "
-        f"os.path.exists(fd)])"
+        "import os; fds = [f'/proc/self/fd/{fd}' for fd in os.listdir('/proc/self/fd')]; "
+        "print([os.path.basename(os.readlink(fd)) for fd in fds if os.path.exists(fd)])"
     )
     for _ in range(5):
         run = ice.launch(sys.executable, ("-c", code), start_method=start_method, devices="cpu")

@@ -1,4 +1,4 @@
-"""What ranks leave behind goes with their run: children that hide, and shared memory."""
+"""What ranks leave behind ends with their run: children that hide, and shared memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from multiprocessing import shared_memory
 from pathlib import Path
 
 import pytest
-from watching import wait_for
+from waiting import wait_for
 
 import icelaunch_nb as ice
 from icelaunch_nb.system.processes import Process
@@ -26,8 +26,8 @@ HIDE = {
     "no environment": "setsid env -i sh -c 'echo $$ > {note}; exec sleep 600' &",
     "nothing of its run": "cd /; setsid env -i sh -c 'setsid sh -c \"echo \\$\\$ > {note}; "
     "exec sleep 600\" &' </dev/null >/dev/null 2>&1",
-    "a parent that hides, too": "cd /; setsid env -i sh -c 'sh -c \"echo \\$\\$ > {note}; sleep 600; "
-    "sleep 600\"' </dev/null >/dev/null 2>&1 &",
+    "a parent that hides, too": "cd /; setsid env -i sh -c 'sh -c \"echo \\$\\$ > {note}; "
+    "sleep 600; sleep 600\"' </dev/null >/dev/null 2>&1 &",
 }
 
 
@@ -46,7 +46,7 @@ def hide(commands: list[str], notes: list[str], end: str = "return") -> None:
 
 
 def hidden(folder: Path, ways: list[str], end: str = "return") -> tuple[ice.Run, list[Path]]:
-    """A run whose rank leaves a process behind in each of these ways, and where their pids will stand."""
+    """A run whose rank leaves a process behind in each of these ways, and their pid files."""
     notes = [folder / f"{os.urandom(4).hex()}.pid" for _ in ways]
     commands = [HIDE[way].format(note=note) for way, note in zip(ways, notes, strict=True)]
     return ice.launch(hide, (commands, list(map(str, notes)), end), nproc_per_node=1), notes
@@ -79,7 +79,7 @@ def test_of_two_runs_each_keeps_what_may_be_its_own(runs: Path) -> None:
     wait_for(lambda: gone(tied))  # its output goes to the log of its run
     assert not gone(firsts), "it was there before the run that ended"
     assert not gone(untied), "it might be of the run that goes on"
-    third, (other,) = hidden(runs, ["no environment"])  # a moment in which the host looks again
+    third, (other,) = hidden(runs, ["no environment"])  # at its end the host cleans up again
     assert third.wait(60)
     wait_for(lambda: gone(other))
     assert not gone(firsts)
@@ -93,7 +93,7 @@ def test_of_two_runs_each_keeps_what_may_be_its_own(runs: Path) -> None:
 
 @pytest.fixture
 def segment() -> Iterator[str]:
-    """A name of shared memory that is free, and freed at the end at the latest."""
+    """A free name for shared memory. What has it at the end is removed."""
     name = f"ice-test-{os.urandom(4).hex()}"
     yield name
     if exists(name):
@@ -148,7 +148,7 @@ def test_shared_memory_of_a_program_that_is_killed_is_freed(segment: str, runs: 
 
 
 def test_ranks_share_memory_and_a_neighbours_end_takes_none_away(segment: str, runs: Path) -> None:
-    """A segment stays as long as its run, whichever rank ends first; so does that of a run beside."""
+    """A segment stays as long as its run, whichever rank or other run ends before."""
 
     def share(name: str) -> int:
         import torch.distributed as dist

@@ -1,4 +1,4 @@
-"""A single node needs no network: no DNS, no address but loopback, and listens nowhere else."""
+"""A run on one node needs no network: no DNS, and it listens on loopback alone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ print(json.dumps(sorted(set(sum(values.values(), [])))))
     reason="needs root, unshare and ip for a network namespace",
 )
 def test_all_of_it_works_and_listens_on_loopback_alone(runs: Path) -> None:
-    """In a namespace with loopback and one more address, under a host name that nobody can resolve."""
+    """In a namespace with loopback and one more address, and a host name that can't be resolved."""
     inside = (
         "ip link set lo up; ip link add d0 type veth peer name d1; "
         "ip addr add 10.99.0.1/24 dev d0; ip link set d0 up; "

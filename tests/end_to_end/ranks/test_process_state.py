@@ -1,4 +1,7 @@
-"""Ranks have the state of the process that launches them, whatever starts them; other processes and a launch inline change nothing."""
+"""Ranks have the state of the process that launches them, by whatever start method.
+
+Other processes and a launch inline change nothing.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from typing import Any
 
 import pytest
 
-# What a user does before the launch, and what tells whether a process is so.
+# What a user does before the launch, and an expression that shows it in a process.
 STATES = {
     "default dtype": ("torch.set_default_dtype(torch.float64)", "str(torch.ones(1).dtype)"),
     "default device": ("torch.set_default_device('meta')", "str(torch.empty(1).device)"),
@@ -127,25 +130,31 @@ SCRIPT = """
 
     states = json.load(open("states.json"))
 
-    def looks():
+    def read_state():
         import decimal, gc, locale, logging, multiprocessing, os, socket, sys, warnings
         import numpy as np, torch
         modules = dict(locals())
-        return {name: json.dumps(eval(look, modules), default=str) if look != "warned()" else warned() for name, (_, look) in states.items()}
+
+        def read(expression):
+            if expression == "warned()":
+                return warned()
+            return json.dumps(eval(expression, modules), default=str)
+
+        return {name: read(expression) for name, (_, expression) in states.items()}
 
     if __name__ == "__main__":
-        fresh = looks()
+        fresh = read_state()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that a way to set it is an old one
             for set_up, _ in states.values():
                 if "warnings" not in set_up:
                     exec(set_up)
         exec(states["warnings"][0])
-        here, found = looks(), {}
+        here, found = read_state(), {}
         for method in sys.argv[2:]:
-            run = ice.launch(looks, nproc_per_node=1, devices="cpu", start_method=method)
+            run = ice.launch(read_state, nproc_per_node=1, devices="cpu", start_method=method)
             found[method] = run.result()[0]
-            assert looks() == here, "the launch changed it"
+            assert read_state() == here, "the launch changed it"
         json.dump([fresh, here, found], open("found.json", "w"))
 """
 
@@ -167,7 +176,7 @@ def run_script(folder: Path, code: str, *arguments: str, flags: tuple[str, ...] 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """What a fresh process, the launching process, and a rank of each start method say."""
+    """The state of a fresh process, the launching process, and a rank of each start method."""
     folder = tmp_path_factory.mktemp("states")
     (folder / "states.json").write_text(json.dumps(STATES))
     run_script(folder, SCRIPT, "--lr", "forkserver", "spawn", "fork")
@@ -191,22 +200,23 @@ FLAGS = """
     import warnings
     import icelaunch_nb as ice
 
-    def looks():
+    def read_flags():
         import sys
         import warnings
         import helper
 
         try:
             warnings.warn("later", FutureWarning)
-            said = "warned"
+            found = "warned"
         except FutureWarning:
-            said = "raised"
-        return [helper.asserts(), *sys.flags[:-1], sys._xoptions, sys.warnoptions, said]
+            found = "raised"
+        return [helper.asserts(), *sys.flags[:-1], sys._xoptions, sys.warnoptions, found]
 
     if __name__ == "__main__":
         for method in sys.argv[1:]:
-            found = ice.launch(looks, nproc_per_node=1, devices="cpu", start_method=method).result()[0]
-            assert found == looks(), (method, found, looks())
+            run = ice.launch(read_flags, nproc_per_node=1, devices="cpu", start_method=method)
+            found = run.result()[0]
+            assert found == read_flags(), (method, found, read_flags())
         print(found[0], sys.flags.dev_mode)
 """
 
@@ -216,13 +226,13 @@ def test_ranks_run_under_the_interpreters_own_options(tmp_path: Path) -> None:
         "def asserts():\n    try:\n        assert False\n    except AssertionError:\n"
         "        return True\n    return False"
     )
-    said = run_script(
+    printed = run_script(
         tmp_path,
         FLAGS,
         "forkserver",
         flags=("-O", "-Xdev", "-Xmine=3", "-Xno_debug_ranges", "-Werror::FutureWarning", "-b"),
     )
-    assert said == "False True\n"
+    assert printed == "False True\n"
 
 
 def test_warnings_that_are_errors_end_no_process_of_ours(tmp_path: Path) -> None:

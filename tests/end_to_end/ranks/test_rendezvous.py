@@ -1,4 +1,4 @@
-"""Two processes on one machine form one world, by every backend that goes to torch's registry."""
+"""Two agents on one machine form one world, by each backend of torch's registry."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ NODE = """
 import sys, json, jobs
 import icelaunch_nb as ice
 backend, endpoint, run_id, log_dir, rank, job = sys.argv[1:]
-config = ice.LaunchConfig(2, 2, 2, run_id=run_id, rdzv_backend=backend, rdzv_endpoint=endpoint, start_method="forkserver",
-                          rdzv_configs={"rank": int(rank), "timeout": 60}, monitor_interval=1, max_restarts=1, log_dir=log_dir)
+config = ice.LaunchConfig(
+    2, 2, 2, run_id=run_id, rdzv_backend=backend, rdzv_endpoint=endpoint,
+    rdzv_configs={"rank": int(rank), "timeout": 60}, start_method="forkserver",
+    monitor_interval=1, max_restarts=1, log_dir=log_dir,
+)
 fn, args = (jobs.all_reduce, []) if job == "all_reduce" else (jobs.fail_until, [1, 3])
 print(json.dumps(ice.launch_agent(config, fn, args)))
 """
 
 
 def two_nodes(backend: str, endpoint: str, job: str, folder: Path) -> list[str]:
-    """Runs the job on two nodes of two ranks each; the last line that each printed."""
+    """Runs the job on two nodes of two ranks each. Returns the last line that each printed."""
     env = {**os.environ, "PYTHONPATH": os.path.dirname(jobs.__file__)}
     nodes = [
         subprocess.Popen(
@@ -45,9 +48,9 @@ def two_nodes(backend: str, endpoint: str, job: str, folder: Path) -> list[str]:
         )
         for rank in (0, 1)
     ]
-    said = [node.communicate(timeout=100)[0] for node in nodes]
-    assert [node.returncode for node in nodes] == [0, 0], "\n".join(said)
-    return sorted(text.splitlines()[-1] for text in said)
+    outputs = [node.communicate(timeout=100)[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], "\n".join(outputs)
+    return sorted(text.splitlines()[-1] for text in outputs)
 
 
 @pytest.mark.parametrize("backend", ["c10d", "static"])

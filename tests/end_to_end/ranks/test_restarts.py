@@ -1,4 +1,4 @@
-"""Restarts: as often as asked, counted right everywhere, and not where they can't help."""
+"""Ranks are restarted as often as allowed, counted right, and not where it can't help."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_restart_is_counted_in_every_rank_and_written_down() -> None:
     assert all(e["t"] >= e["failed_at"] for e in restarts)
 
 
-def test_when_no_restart_is_left_the_last_failure_is_told() -> None:
+def test_when_no_restart_is_left_the_last_failure_is_raised() -> None:
     run = ice.launch(jobs.fail_until, (9, 0), nproc_per_node=2, max_restarts=2)
     with pytest.raises(ice.RunFailed, match="in attempt 2") as caught:
         run.result(60)
@@ -41,12 +41,12 @@ def test_when_no_restart_is_left_the_last_failure_is_told() -> None:
     assert run.restarts == 2
 
 
-@pytest.mark.parametrize("word", ["NameError", "ImportError", "SyntaxError"])
-def test_launch_doesnt_retry_what_a_retry_cant_cure(word: str) -> None:
+@pytest.mark.parametrize("error", ["NameError", "ImportError", "SyntaxError"])
+def test_launch_doesnt_retry_what_a_retry_cant_cure(error: str) -> None:
     def wrong() -> None:
-        if word == "NameError":
+        if error == "NameError":
             undefined_name  # noqa: B018, F821
-        if word == "ImportError":
+        if error == "ImportError":
             from os import nothing_of_the_kind  # noqa: F401
         compile("a b", "x", "exec")
 
@@ -77,15 +77,19 @@ def test_after_a_crash_the_next_attempt_does_not_wait_for_the_monitor_interval()
 
     run = ice.launch(crash_once, nproc_per_node=2, max_restarts=1, monitor_interval=100)
     again = min(run.result(60).values())
+    # One of the ranks may have been ended before it printed.
     crashed = max(
-        float(said) for rank in (0, 1) for said in re.findall(r"[\d.]+", run.logs(rank, attempt=0))
-    )  # one may have been ended before
+        float(text) for rank in (0, 1) for text in re.findall(r"[\d.]+", run.logs(rank, attempt=0))
+    )
     assert again - crashed < 50
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="start times count from the machine's start")
 def test_the_next_attempts_ranks_are_started_ahead(tmp_path: Path) -> None:
-    """The forkserver has this agent and its two ranks, the next agent and its two, and two ranks for the next attempt."""
+    """The forkserver has eight children before the failure.
+
+    They are this agent and its two ranks, the next agent and its two, and two for the next attempt.
+    """
 
     def crash_once() -> None:
         import os

@@ -1,11 +1,11 @@
-"""What ARCHITECTURE.md says of a run's directory: which files there are, and which of them go."""
+"""A run's directory has the files of ARCHITECTURE.md, and they go when that says."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-from watching import wait_for
+from waiting import wait_for
 
 import icelaunch_nb as ice
 
@@ -32,7 +32,7 @@ def everything() -> str:
 
 
 def documented() -> dict[str, str]:
-    """When each file goes, by its path as the document has it."""
+    """When each file goes, by its path in the document."""
     (table,) = re.findall(
         r"<!-- table: paths -->\n(.*?)<!-- end of table -->", DOCUMENT.read_text(), re.DOTALL
     )

@@ -1,4 +1,7 @@
-"""The user's signals are theirs: asking for stacks fires no handler of theirs, ends no process, and goes to no process but a rank."""
+"""A request for stacks leaves the user's own signals alone.
+
+It fires no handler of theirs, ends no process, and goes to no process but a rank.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from watching import wait_for
+from waiting import wait_for
 
 import icelaunch_nb as ice
 from icelaunch_nb.rundir import stack_signal, stacks
@@ -27,12 +30,13 @@ SETTABLE = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 OURS = stack_signal.SIGNUM
 
 
-def asked(run: ice.Run) -> dict[int, str]:
+def ask_stacks(run: ice.Run) -> dict[int, str]:
+    """The stacks of the ranks by faulthandler alone, without py-spy."""
     return stacks.collect(run._dir, run.attempt, run._run_state.ranks, 3)
 
 
 def put_back_what_was_there() -> None:
-    """As Lightning does at its end, for every signal."""
+    """Does for every signal what Lightning does at its end."""
     for signum in SETTABLE:
         signal.signal(signum, signal.signal(signum, lambda *_: None))
 
@@ -57,7 +61,7 @@ def ignore_all() -> None:
 
 
 def close_all() -> None:
-    """The descriptors that faulthandler and others had are then the user's."""
+    """Files that the user opens get the descriptors that faulthandler and others had."""
     os.closerange(3, 4096)
 
 
@@ -73,7 +77,7 @@ HANDLES_ALL, REGISTERS, FORKS = len(WAYS), len(WAYS) + 1, len(WAYS) + 2
 
 
 def silent_in_its_own_way(folder: Path) -> Any:
-    """Whatever should not have happened."""
+    """Keeps the rank silent. Returns the signals and the output that should not have come."""
     context, got = ice.get_context(), []
     own = folder / f"own-{context.rank}"
     if context.rank == HANDLES_ALL:
@@ -108,8 +112,8 @@ def test_no_handler_of_the_users_is_fired_and_no_rank_ended(runs: Path) -> None:
     )
     wait_for(lambda: len(list(runs.glob("ready-*"))) == ranks or run.state.over)
     wait_for(lambda: len(run.silent) == ranks or run.state.over)
-    found = asked(run)
-    assert asked(run).keys() == found.keys() == set(range(ranks))
+    found = ask_stacks(run)
+    assert ask_stacks(run).keys() == found.keys() == set(range(ranks))
     for way in (put_back_what_was_there, put_back_sigusr1, unregister_all):
         assert "in silent_in_its_own_way" in found[WAYS.index(way)], way
     assert "in silent_in_its_own_way" in found[FORKS]
@@ -139,13 +143,12 @@ def test_a_signal_that_is_given_back_asks_again_and_a_c_call_that_holds_the_gil_
         return got
 
     run = ice.launch(takes, (runs,), devices="cpu")
-    wait_for(
-        lambda: (runs / "taken").exists() and run.state == "RUNNING"
-    )  # a rank can be faster than its agent's word about it
-    assert asked(run) == {0: ""}
+    # A rank can be faster than its agent's event about it.
+    wait_for(lambda: (runs / "taken").exists() and run.state == "RUNNING")
+    assert ask_stacks(run) == {0: ""}
     (runs / "seen").touch()
     wait_for((runs / "back").exists)
-    assert "in takes" in asked(run)[0]
+    assert "in takes" in ask_stacks(run)[0]
     (runs / "answered").touch()
     assert run.result(30) == {0: [OURS]}
 
@@ -155,12 +158,13 @@ def test_a_rank_may_ask_for_stacks_itself() -> None:
         run = ice.attach(os.environ["ICELAUNCH_RUN_DIR"])
         while not run.pids:
             time.sleep(0.01)
-        own = asked(run)[0]
+        own = ask_stacks(run)[0]
         ice.get_context().events.resume.wait()
         return [own]
 
     run = ice.launch(asks, devices="cpu")
-    wait_for(lambda: "wait" in asked(run)[0] if run.pids else False)  # and others can still ask
+    # Another process can still ask, too.
+    wait_for(lambda: "wait" in ask_stacks(run)[0] if run.pids else False)
     run.events.resume.set()
     assert "in asks" in run.result(30)[0][0]
 
@@ -176,7 +180,7 @@ sys.exit(bool(got))
 
 
 @pytest.mark.parametrize("as_program", [False, True])
-def test_a_rank_that_becomes_another_program_is_not_asked(runs: Path, as_program: bool) -> None:
+def test_a_rank_that_becomes_another_program_gets_no_signal(runs: Path, as_program: bool) -> None:
     (runs / "becomes.py").write_text(BECOMES)
     if as_program:
         run = ice.launch(str(runs / "becomes.py"), (str(runs),), devices="cpu", hang_after=0.5)
@@ -185,7 +189,7 @@ def test_a_rank_that_becomes_another_program_is_not_asked(runs: Path, as_program
         run = ice.launch(os.execv, (sys.executable, command), devices="cpu", hang_after=0.5)
     wait_for((runs / "became").exists)
     wait_for(lambda: run.silent)
-    assert asked(run) == {0: ""}
+    assert ask_stacks(run) == {0: ""}
     (runs / "go").touch()
     run.wait(30)
     assert (
@@ -206,8 +210,8 @@ while True: time.sleep(60)
 """
 
 
-def test_a_forged_journal_makes_nobody_signal_others(runs: Path) -> None:
-    """Not even one that holds a lock on the file that stands in for its stacks."""
+def test_a_forged_journal_makes_no_process_signal_another(runs: Path) -> None:
+    """Not even a process that has locked the file in the place of the stacks file."""
     run = ice.launch(time.sleep, (0,), devices="cpu")
     run.result(30)
     copy = runs / "sent"
@@ -256,7 +260,7 @@ def test_a_forged_journal_makes_nobody_signal_others(runs: Path) -> None:
 
 
 def test_ranks_that_ignore_or_handle_sigterm_are_stopped_as_ever() -> None:
-    def deaf() -> None:
+    def refuses_sigterm() -> None:
         signal.signal(
             signal.SIGTERM,
             signal.SIG_IGN if ice.get_context().rank else lambda *_: print("asked to go"),
@@ -265,7 +269,7 @@ def test_ranks_that_ignore_or_handle_sigterm_are_stopped_as_ever() -> None:
         while True:
             time.sleep(0.05)
 
-    run = ice.launch(deaf, nproc_per_node=2, devices="cpu")
+    run = ice.launch(refuses_sigterm, nproc_per_node=2, devices="cpu")
     wait_for(lambda: all(run.logs(rank) for rank in (0, 1)) if run.pids else False)
     run.stop(grace=0.5)
     assert run.wait(20) and run.state == "STOPPED"

@@ -1,4 +1,7 @@
-"""What a framework made for a single process, and launchers of its own, don't go wrong silently on several ranks."""
+"""What a framework made for a single process is warned of on several ranks.
+
+Launchers of the framework's own are refused.
+"""
 
 from __future__ import annotations
 
@@ -103,13 +106,13 @@ def test_a_strategy_of_notebooks_left_in_is_refused_by_a_clear_error(runs: Path)
     pytest.importorskip("lightning")
 
     def each() -> list[str]:
-        said = []
+        errors = []
         for strategy in ("ddp_notebook", "ddp_spawn", "ddp_notebook_find_unused_parameters_true"):
             try:
                 fit(strategy)
             except ice.IcelaunchError as error:
-                said.append(str(error))
-        return said
+                errors.append(str(error))
+        return errors
 
     found = ice.launch(each, nproc_per_node=2, devices="cpu").result(100)
     assert found[0] == found[1]

@@ -1,4 +1,7 @@
-"""Whoever is killed within a write leaves a directory that attaches and tells the truth: recorded runs, cut at every byte."""
+"""A process that is killed within a write leaves a directory that can be attached to.
+
+Files of recorded runs are cut at every byte, and no `Run` says anything untrue.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ OVER = {"SUCCEEDED", "FAILED", "STOPPED", "LOST"}
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunDir]:
-    """Real runs that are over, as their directories were then; launched a week ago, as far as they say."""
+    """Directories of real runs that are over. Their times say that they ran a week ago."""
     base = tmp_path_factory.mktemp("recorded")
     runs = {
         "restarted": ice.launch(
@@ -50,7 +53,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunDir]:
 
 @pytest.fixture
 def copy(recorded: dict[str, RunDir], tmp_path: Path, request: pytest.FixtureRequest) -> RunDir:
-    """A directory of which anything can be cut."""
+    """A copy of a directory, whose files the test may cut."""
     path = tmp_path / request.param
     shutil.copytree(
         recorded[request.param].path, path, ignore=shutil.ignore_patterns("control", "agent_alive")
@@ -71,8 +74,8 @@ def cut(path: Path, data: bytes) -> None:
     os.utime(path, (time.time() - 604800,) * 2)
 
 
-def looked_at(run_dir: RunDir) -> ice.Run:
-    """A new handle that was asked everything that a notebook asks."""
+def read_all(run_dir: RunDir) -> ice.Run:
+    """A new `Run`, of which everything was read that a notebook reads."""
     run = ice.Run(run_dir.path)
     assert repr(run) and summary.text(run) and summary.html(run)
     assert ViewModel(run).run_state()["state"] == str(run.state)
@@ -90,7 +93,7 @@ def test_the_journal_cut_at_every_byte(copy: RunDir) -> None:
     last = len(data.rstrip(b"\n").rpartition(b"\n")[0]) + 1
     for length in range(len(data) + 1):
         cut(copy.journal, data[:length])
-        run = looked_at(copy)
+        run = read_all(copy)
         assert run.state == (truth if length == len(data) else "LOST"), length
         whole = [
             json.loads(line)
@@ -117,9 +120,8 @@ def test_what_is_added_after_a_torn_line_is_read(copy: RunDir) -> None:
         with JournalWriter(copy.journal) as journal:
             journal.write(Ended(state="LOST", note="its agent was killed by SIGKILL"))
         events, _ = read_events(copy.journal, 0)
-        whole = (
-            data[: length + 1] if data[length : length + 1] == b"\n" else data[:length]
-        )  # a line that lacked only its end
+        # A line that lacks only its newline is whole.
+        whole = data[: length + 1] if data[length : length + 1] == b"\n" else data[:length]
         assert [event.name for event in events[:-1]] == [
             json.loads(line)["event"]
             for line in whole.splitlines(keepends=True)
@@ -133,16 +135,16 @@ def test_the_board_cut_at_every_byte(copy: RunDir) -> None:
     data, truth = copy.board.read_bytes(), ice.Run(copy.path).state
     for length in range(len(data)):
         copy.board.write_bytes(data[:length])
-        assert (ice.Run(copy.path) if length % 64 else looked_at(copy)).state == truth
+        assert (ice.Run(copy.path) if length % 64 else read_all(copy)).state == truth
         with pytest.raises(ValueError, match="is no events board"):
             Events.of_run(copy.path)
     copy.board.unlink()
-    assert looked_at(copy).state == truth
+    assert read_all(copy).state == truth
 
 
 @every
 def test_a_living_run_without_its_board_is_never_over(copy: RunDir) -> None:
-    """Whose agent lives, as this process does."""
+    """Its agent lives: the journal names this process."""
     me = retention.Process.of(os.getpid())
     for board in (None, b"", b"iceboard"):
         copy.board.unlink(missing_ok=True)
@@ -152,11 +154,11 @@ def test_a_living_run_without_its_board_is_never_over(copy: RunDir) -> None:
             json.dumps({"t": 1.0, "event": "agent", "pid": me.pid, "started": me.started}) + "\n"
         )
         assert str(ice.Run(copy.path).state) not in OVER
-    copy.journal.unlink()  # nobody looks for that agent
+    copy.journal.unlink()  # `runs` would call that agent left behind
 
 
 @every
-def test_the_spec_cut_at_every_byte_is_no_runs(copy: RunDir) -> None:
+def test_a_directory_whose_spec_is_cut_is_no_run(copy: RunDir) -> None:
     data = copy.spec.read_bytes()
     for length in range(len(data)):
         copy.spec.write_bytes(data[:length])
@@ -189,7 +191,7 @@ def test_a_ranks_files_cut_at_every_byte_change_no_state(name: str, copy: RunDir
         )
         for length in range(len(data)):
             path.write_bytes(data[:length])
-            run = looked_at(copy)
+            run = read_all(copy)
             with pytest.raises(ice.RunFailed, match="killed by SIGKILL"):
                 run.result(1)
 
@@ -198,8 +200,8 @@ def test_a_ranks_files_cut_at_every_byte_change_no_state(name: str, copy: RunDir
 @pytest.mark.parametrize(
     "draft", [".spec.json.1", ".result.pkl.1", ".error.json.1", ".checkpoint.json.1"]
 )
-def test_half_a_draft_is_passed_over(draft: str, copy: RunDir) -> None:
+def test_a_half_written_draft_is_ignored(draft: str, copy: RunDir) -> None:
     truth = ice.Run(copy.path).state
     for folder in (copy.path, copy.rank(0, 0).path):
         (folder / draft).write_bytes(b"half a f")
-    assert looked_at(copy).state == truth
+    assert read_all(copy).state == truth

@@ -1,4 +1,4 @@
-"""Leaving and coming back, and what is left when somebody is killed."""
+"""Detached runs, `attach`, and what is left when a process is killed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import jobs
 import psutil
 import pytest
-from watching import wait_for
+from waiting import wait_for
 
 import icelaunch_nb as ice
 from icelaunch_nb.client.host_pool import hosts
@@ -29,7 +29,8 @@ def work():
     ice.get_context().events.resume.wait(100)
     return ice.get_context().rank
 
-run = ice.launch(work, nproc_per_node=2, run_id="left", log_dir=sys.argv[1], detach=sys.argv[2] == "at launch")
+detach = sys.argv[2] == "at launch"
+run = ice.launch(work, nproc_per_node=2, run_id="left", log_dir=sys.argv[1], detach=detach)
 while run.state != "RUNNING":
     time.sleep(0.01)
 if sys.argv[2] == "later":
@@ -40,7 +41,7 @@ os.kill(os.getpid(), int(sys.argv[3]))
 
 
 def launch_elsewhere(folder: Path, detach: str, signum: int = signal.SIGKILL) -> Path:
-    """Launches from a process that then dies; the run directory."""
+    """Launches from another process, which then dies. Returns the run directory."""
     done = subprocess.run(
         [sys.executable, "-c", LAUNCHER, str(folder), detach, str(int(signum))],
         stdout=subprocess.PIPE,
@@ -128,8 +129,8 @@ def test_when_host_or_forkserver_is_killed_nothing_stays_and_the_next_launch_wor
     assert ice.launch(jobs.all_reduce, nproc_per_node=2).result(60) == {0: 1.0, 1: 1.0}
 
 
-def test_a_decoy_lives_through_it_all(runs: Path) -> None:
-    decoy = subprocess.Popen(
+def test_a_process_with_similar_arguments_is_never_killed(runs: Path) -> None:
+    bystander = subprocess.Popen(
         [sys.executable, "-c", "import time; time.sleep(600)", "icelaunch_nb.host", "worker.py"]
     )
     try:
@@ -139,18 +140,17 @@ def test_a_decoy_lives_through_it_all(runs: Path) -> None:
         assert run.wait(30)
         with pytest.raises(ice.RunFailed):
             ice.launch(jobs.end_by, ("SIGKILL",), nproc_per_node=2).result(60)
-        assert decoy.poll() is None
+        assert bystander.poll() is None
     finally:
-        decoy.kill()
-        decoy.wait()
+        bystander.kill()
+        bystander.wait()
 
 
 def test_an_agent_that_finds_no_directory_ends_and_takes_its_spare_ranks_along(runs: Path) -> None:
     ice.launch(jobs.environment, nproc_per_node=2).result(60)
     host = psutil.Process(hosts.for_environ(os.environ).process.pid)
-    wait_for(
-        lambda: len(host.children(recursive=True)) >= 2 + 3, 20
-    )  # the next agent with its two ranks
+    # Forkserver and resource tracker, and the next agent with its two ranks.
+    wait_for(lambda: len(host.children(recursive=True)) >= 2 + 3, 20)
     for _ in range(3):
         agents = set(host.children(recursive=True))
         reader, writer = os.pipe()  # in place of a control FIFO
@@ -162,7 +162,6 @@ def test_an_agent_that_finds_no_directory_ends_and_takes_its_spare_ranks_along(r
         )
         os.close(reader)
         os.close(writer)
-        wait_for(
-            lambda: len(agents & set(host.children(recursive=True))) <= 2, 20
-        )  # forkserver and resource tracker
+        # The forkserver and its resource tracker stay.
+        wait_for(lambda: len(agents & set(host.children(recursive=True))) <= 2, 20)
         wait_for(lambda: len(host.children(recursive=True)) >= 2 + 3, 20)

@@ -1,4 +1,4 @@
-"""A rank says why it ended, whatever its code did to the process."""
+"""The cause of a rank's failure is known, whatever its code did to the process."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may")
         "all",
     ],
 )
-def test_the_cause_is_told_and_a_result_arrives_or_it_is_said_why_not(
+def test_the_cause_is_known_and_a_result_arrives_or_the_error_says_why_not(
     do: Callable[[], None], returns: bool | str, runs: Path
 ) -> None:
     def work(raises: bool) -> int:
@@ -129,7 +129,7 @@ def test_the_cause_is_told_and_a_result_arrives_or_it_is_said_why_not(
 
 
 def test_limits_that_the_launching_process_has_lose_no_cause(runs: Path) -> None:
-    """A rank inherits them, so they are there before its first line."""
+    """A rank inherits the limits, so they apply before its first line."""
     script = runs / "script.py"
     script.write_text("""
 import resource, icelaunch_nb as ice
@@ -157,7 +157,7 @@ except ice.RunFailed as error: print(str(error).splitlines()[-1])
     ], done
 
 
-def test_what_a_vanished_rank_held_in_reserve_goes_with_it() -> None:
+def test_the_reserve_of_a_killed_rank_is_removed() -> None:
     run = ice.launch(os.kill, (0, 9), devices="cpu")
     run.wait(30)
     assert run.failures[0].title == "killed by SIGKILL"

@@ -1,4 +1,4 @@
-"""What the tests wait for."""
+"""Helpers that wait for a condition, and count steps."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from icelaunch_nb.rundir import step_board
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
-    """Waits until it holds."""
+    """Waits until `condition` returns something true."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it never came"
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain"
         time.sleep(0.002)
 
 
 def counts(run: ice.Run, ranks: int) -> list[int]:
-    """How many boundaries each rank has come to."""
-    words = step_board.open_board(run._dir.steps(run.attempt))
+    """How many step boundaries each rank has passed."""
+    board = step_board.open_board(run._dir.steps(run.attempt))
     return [
-        words[step_board.SLOTS + step_board.SLOT * rank + step_board.PASSED]
+        board[step_board.SLOTS + step_board.SLOT * rank + step_board.PASSED]
         for rank in range(ranks)
     ]

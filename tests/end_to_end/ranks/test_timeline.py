@@ -22,11 +22,11 @@ def work(folder: str) -> None:
             context.checkpoint_saved(Path(folder) / "step.pt")
 
 
-def test_pause_checkpoint_debugger_and_stop_are_told_to_whoever_comes_later(tmp_path):
+def test_another_run_reads_pause_checkpoint_debugger_and_stop_later(tmp_path):
     run = ice.launch(work, args=(str(tmp_path),), nproc_per_node=2, devices="cpu")
     expected = []
 
-    def told(*kinds):
+    def wait_for_events(*kinds):
         expected.extend(kinds)
         deadline = time.monotonic() + 20
         while sorted(found := [event.kind for event in run._run_state.timeline]) != sorted(
@@ -35,11 +35,11 @@ def test_pause_checkpoint_debugger_and_stop_are_told_to_whoever_comes_later(tmp_
             assert time.monotonic() < deadline, found
             time.sleep(0.005)
 
-    told("debugger")
+    wait_for_events("debugger")
     run.pause()
-    told("pause", "paused")
+    wait_for_events("pause", "paused")
     run.resume()
-    told("resume")
+    wait_for_events("resume")
     run.save_checkpoint()
     deadline = time.monotonic() + 20
     while not run.events.finished_save_checkpoint.is_set() and time.monotonic() < deadline:
@@ -47,9 +47,8 @@ def test_pause_checkpoint_debugger_and_stop_are_told_to_whoever_comes_later(tmp_
     run.stop()
     run.wait(20)
     events = attach_to(run.log_dir)._run_state.timeline
-    texts = [
-        event.text for event in events if event.text != "asked for a checkpoint"
-    ]  # may be answered between two looks
+    # A checkpoint may be saved before the agent notices that it was requested.
+    texts = [event.text for event in events if event.text != "asked for a checkpoint"]
     assert texts[:4] == ["waits at cell 5, line 7", "asked to pause", "paused", "resumed"]
     assert texts[4].startswith(f"checkpoint saved: {tmp_path}/step.pt, step ")
     assert texts[5:] == ["asked to stop"]

@@ -1,4 +1,4 @@
-"""Nobody else comes in: modes, owners, sockets, and where secrets don't stand."""
+"""No other user gets at a run: modes, owners, sockets. Secrets are written nowhere."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 import platformdirs
 import psutil
 import pytest
-from watching import wait_for
+from waiting import wait_for
 
 import icelaunch_nb as ice
 from icelaunch_nb.client.host_pool import hosts
@@ -31,7 +31,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebod
 
 
 def everything() -> str:
-    """Uses all that leaves files: metrics, steps, checkpoints, stacks, results, subprocesses."""
+    """Uses every feature that writes files: metrics, steps, checkpoints, stacks, results."""
     import torch
     import torch.distributed as dist
 
@@ -55,8 +55,8 @@ def umask(mask: int) -> Iterator[None]:
         os.umask(before)
 
 
-def open_ones(base: Path) -> list[str]:
-    """What anybody but its owner could do something with."""
+def accessible_to_others(base: Path) -> list[str]:
+    """The files that anybody but their owner could read or write, with their modes."""
     found = [base, *base.rglob("*")]
     return [
         f"{path} {oct(stat.S_IMODE(path.lstat().st_mode))}"
@@ -65,8 +65,8 @@ def open_ones(base: Path) -> list[str]:
     ]
 
 
-def kin(run: ice.Run) -> list[psutil.Process]:
-    """The host and all that it started."""
+def host_and_descendants(run: ice.Run) -> list[psutil.Process]:
+    """The host and every process that descends from it."""
     host = psutil.Process(hosts.for_environ(os.environ).process.pid)
     found = [host, *host.children(recursive=True)]
     assert {run._run_state.agent.pid, *run.pids.values()} <= {process.pid for process in found}
@@ -74,7 +74,7 @@ def kin(run: ice.Run) -> list[psutil.Process]:
 
 
 def connections(process: psutil.Process, kind: str) -> Any:
-    """Those of a process, by the name that psutil 6 has for them, or the one before."""
+    """The connections of a process: psutil 6 renamed the method."""
     return (
         process.net_connections(kind)
         if hasattr(process, "net_connections")
@@ -83,7 +83,7 @@ def connections(process: psutil.Process, kind: str) -> Any:
 
 
 def unix_sockets(process: psutil.Process) -> set[str]:
-    """Names of its sockets; none of a spare that was just let go."""
+    """The names of its sockets; none if it ended meanwhile, as a spare rank may."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return {connection.laddr for connection in connections(process, "unix") if connection.laddr}
     return set()
@@ -103,13 +103,13 @@ def test_every_file_is_its_owners_alone_whatever_the_umask(
         other = ice.attach(run.log_dir)
         wait_for(events.paused.is_set, 30)
         wait_for(lambda: len(run.stacks()) == 2, 20)
-        assert open_ones(Path(run.log_dir)) == []
+        assert accessible_to_others(Path(run.log_dir)) == []
         run.resume()
         assert len(run.result(60)) == 2 and other.state == "SUCCEEDED"
         inline = ice.launch(os.getpid, inline=True)
-        assert open_ones(Path(run.log_dir).parent) == []
-        assert open_ones(platformdirs.user_state_path("icelaunch_nb")) == []
-        assert open_ones(Path(hosts.for_environ(os.environ)._socket_dir)) == []
+        assert accessible_to_others(Path(run.log_dir).parent) == []
+        assert accessible_to_others(platformdirs.user_state_path("icelaunch_nb")) == []
+        assert accessible_to_others(Path(hosts.for_environ(os.environ)._socket_dir)) == []
     RunDir(Path(inline.log_dir)).journal.unlink()  # it names this process, which is not left behind
     assert {"metrics.jsonl", "stacks.txt", "result.pkl", "stdout.log"} <= {
         path.name for path in Path(run.log_dir).rglob("*")
@@ -151,7 +151,7 @@ class Bomb:
 
 
 def test_no_process_has_a_socket_beyond_loopback(runs: Path) -> None:
-    """From the first look on: rendezvous, process group, collectives."""
+    """Sockets are listed again and again: in rendezvous, process group and collectives."""
 
     def collectives() -> None:
         import torch
@@ -172,9 +172,8 @@ def test_no_process_has_a_socket_beyond_loopback(runs: Path) -> None:
         ):
             with contextlib.suppress(psutil.Error):
                 for socket in connections(process, "inet"):
-                    if (
-                        socket.raddr and socket.raddr.port == 53
-                    ):  # gloo and torch's store have the C library look up this host's name
+                    # gloo and torch's store have the C library look up this host's name.
+                    if socket.raddr and socket.raddr.port == 53:
                         continue
                     seen |= {(socket.status, end.ip) for end in (socket.laddr, socket.raddr) if end}
         if run.state == "RUNNING" and {status for status, _ in seen} >= {"LISTEN", "ESTABLISHED"}:
@@ -182,13 +181,15 @@ def test_no_process_has_a_socket_beyond_loopback(runs: Path) -> None:
     run.events.resume.set()
     run.kill()
     assert run.wait(30)
-    assert {status for status, _ in seen} >= {"LISTEN", "ESTABLISHED"}, "the look came too late"
+    assert {status for status, _ in seen} >= {"LISTEN", "ESTABLISHED"}, (
+        "the sockets were listed too late"
+    )
     assert {address.removeprefix("::ffff:") for _, address in seen} == {"127.0.0.1"}
 
 
 @as_root
-def test_another_user_gets_nowhere(runs: Path) -> None:
-    """Tries every unix socket of ours, the FIFOs, the files, and the environment of every process."""
+def test_another_user_can_open_nothing_of_a_run(runs: Path) -> None:
+    """Tries every Unix socket, FIFO and file of ours, and the environment of every process."""
 
     def wait() -> None:
         if ice.get_context().rank == 0:
@@ -197,11 +198,11 @@ def test_another_user_gets_nowhere(runs: Path) -> None:
 
     for folder in (runs, *runs.parents):
         if str(folder).startswith("/tmp/"):
-            folder.chmod(0o755)  # pytest's own doors are not what is tried
+            folder.chmod(0o755)  # pytest's own directories would keep the other user out
     run = ice.launch(wait, nproc_per_node=2)
     wait_for(lambda: run.in_debugger, 20)
     try:
-        mine = kin(run)
+        mine = host_and_descendants(run)
         names = set().union(*map(unix_sockets, mine))
         assert not [name for name in names if name.startswith(("@", "\0"))], (
             "an abstract socket asks nobody for rights"
@@ -216,55 +217,54 @@ def test_another_user_gets_nowhere(runs: Path) -> None:
                 for name in ("environ", "mem", "fd/1")
             ],
         }
-        inside = as_a_stranger(lambda: intrude(targets))
+        opened = as_another_user(lambda: try_to_open(targets))
     finally:
         run.kill()
     assert run.wait(30)
-    assert inside == []
+    assert opened == []
 
 
-def as_a_stranger(deed: Any) -> Any:
+def as_another_user(fn: Any) -> Any:
     """What a function returns in a copy of this process that belongs to another user."""
     reading, writing = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # a copy of a process with threads, which starts none
+        # The fork of a process with threads warns. This one starts no thread.
+        warnings.simplefilter("ignore", DeprecationWarning)
         pid = os.fork()
     if pid == 0:
         try:
             os.setgroups([])
             os.setgid(STRANGER)
             os.setuid(STRANGER)
-            os.write(writing, json.dumps(deed()).encode())
+            os.write(writing, json.dumps(fn()).encode())
         finally:
             os._exit(0)
     os.close(writing)
     with open(reading) as file:
-        said = file.read()
+        text = file.read()
     os.waitpid(pid, 0)
-    return json.loads(said)
+    return json.loads(text)
 
 
-def intrude(targets: dict[str, list[str]]) -> list[str]:
-    """Where one gets in."""
-    inside = []
+def try_to_open(targets: dict[str, list[str]]) -> list[str]:
+    """Those of the targets that this user can connect to or open."""
+    opened = []
     for name in targets["sockets"]:
         client = socket.socket(socket.AF_UNIX)
         client.settimeout(2)
         with contextlib.suppress(OSError):
             client.connect(name)
-            inside.append(name)
+            opened.append(name)
         client.close()
     for name in targets["files"] + targets["proc"]:
         for flags in (os.O_RDONLY, os.O_WRONLY):
             with contextlib.suppress(OSError):
                 os.close(os.open(name, flags | os.O_NONBLOCK))
-                inside.append(name)
-    return inside
+                opened.append(name)
+    return opened
 
 
-def test_secrets_of_the_environment_stand_nowhere(
+def test_secrets_of_the_environment_are_shown_and_written_nowhere(
     runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     secret = "hunter2" + os.urandom(8).hex()
@@ -278,7 +278,7 @@ def test_secrets_of_the_environment_stand_nowhere(
             raise RuntimeError("a failure with its frames")
         return hashlib.sha256(found.encode()).hexdigest()
 
-    told = []
+    texts = []
     for fail in (False, True):
         run = ice.launch(
             use_it,
@@ -289,27 +289,27 @@ def test_secrets_of_the_environment_stand_nowhere(
             run_id="secretive",
         )
         wait_for(lambda: run.state == "RUNNING", 20)
-        for process in kin(run):
+        for process in host_and_descendants(run):
             with contextlib.suppress(psutil.Error):
-                told += [f"{process.pid} {process.environ()} {process.cmdline()}"]
+                texts += [f"{process.pid} {process.environ()} {process.cmdline()}"]
         wait_for(lambda: all(run.stacks().values()), 20)
-        told += list(run.stacks().values())
+        texts += list(run.stacks().values())
         run.resume()
         assert run.result(60)[1] == hashlib.sha256(secret.encode()).hexdigest(), (
             "the ranks do have it"
         )
-        told += [
+        texts += [
             repr(run),
             json.dumps(ViewModel(run).run_state()),
             summary.text(run),
             summary.html(run),
             repr(ice.runs()),
         ]
-        told += [
+        texts += [
             path.read_bytes().decode(errors="replace")
             for path in Path(run.log_dir).rglob("*")
             if path.is_file()
         ]
-    told += [hosts.for_environ(os.environ).log_tail()]
-    assert len("".join(told)) > 10_000
-    assert not [text for text in told if secret in text]
+    texts += [hosts.for_environ(os.environ).log_tail()]
+    assert len("".join(texts)) > 10_000
+    assert not [text for text in texts if secret in text]
