@@ -105,7 +105,7 @@ def test_a_front_end_without_input_is_not_asked(kernel):
     assert kernel.value("str(run.state)") == "STOPPED"
 
 
-def test_an_interrupt_while_it_waits_for_a_breakpoint(kernel):
+def test_an_interrupt_ends_debug_while_it_waits_for_a_breakpoint(kernel):
     kernel.does("run = ice.launch(time.sleep, (60,), nproc_per_node=1)\nuntil(lambda: run.pids)")
     cell = kernel.start("(HOME / 'waits').touch(); run.debug()")
     kernel.until((kernel.home / "waits").exists, "it waits")

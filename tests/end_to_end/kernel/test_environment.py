@@ -113,7 +113,7 @@ def test_a_helper_that_the_notebook_imported_itself_runs_as_it_is_on_disk(kernel
     assert kernel.value("results(use), my_helper.value()") == ({0: 2, 1: 2}, 1)
 
 
-def test_threads_are_the_machines_share_unless_the_user_says(kernel: Any) -> None:
+def test_ranks_share_the_processors_as_threads_unless_the_user_sets_them(kernel: Any) -> None:
     kernel.does(
         "def threads():\n    import torch\n"
         "    return torch.get_num_threads(), os.environ.get('OMP_NUM_THREADS')"

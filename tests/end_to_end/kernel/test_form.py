@@ -35,7 +35,7 @@ class Page:
         self.kernel.client.shell_channel.send(self.kernel.client.session.msg("comm_msg", message))
 
 
-def test_where_no_widgets_are_it_says_what_it_would_launch(kernel: Any) -> None:
+def test_without_widgets_the_form_says_what_it_would_launch(kernel: Any) -> None:
     [shown] = kernel.does("form = ice.LaunchPanel(lesson)\nform").displayed
     assert shown["text/plain"].splitlines() == [
         "LaunchPanel: lesson, 1 rank, cpu",
@@ -114,7 +114,7 @@ def test_the_error_of_a_launch_is_gone_at_the_next(kernel: Any) -> None:
     page.requests("reset")
 
 
-def test_a_form_restarts_its_ranks_and_goes_on_being_one(kernel: Any) -> None:
+def test_a_run_of_a_form_can_restart_its_ranks(kernel: Any) -> None:
     kernel.does(
         "def second_time():\n    if ice.get_context().restart_count < 1:\n"
         "        raise OSError('once')\n    return 'well'"
@@ -203,7 +203,7 @@ def test_a_launch_that_fails_is_shown_at_its_field_and_starts_nothing(
         {"action": "set", "key": "argument.data", "value": "(" * 5000},
     ],
 )
-def test_whatever_a_page_sends_it_stays_usable(kernel: Any, wrong: dict[str, Any]) -> None:
+def test_a_form_stays_usable_whatever_a_page_sends(kernel: Any, wrong: dict[str, Any]) -> None:
     kernel.does("form = ice.LaunchPanel(lesson)")
     page = Page(kernel, "form")
     page.requests(wrong.pop("action", "nothing"), **wrong)

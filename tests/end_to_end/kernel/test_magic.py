@@ -105,7 +105,7 @@ def test_bodies(magic: Any, body: str, value: Any) -> None:
     assert magic("-n 2", body).literal == value
 
 
-def test_a_class_of_the_body_comes_back(kernel: Any, magic: Any) -> None:
+def test_results_can_be_of_a_class_that_the_body_defines(kernel: Any, magic: Any) -> None:
     magic("-n 2 --out made", "class Point:\n    def __init__(self, x): self.x = x\nPoint(rank)")
     assert kernel.value("[made[r].x for r in made], {type(p).__name__ for p in made.values()}") == (
         [0, 1],
@@ -287,7 +287,7 @@ def test_an_error_in_a_rank_has_the_cells_lines(kernel: Any, magic: Any) -> None
     assert kernel.value("1 + 1") == 2
 
 
-def test_an_error_after_an_await_has_them_too(magic: Any) -> None:
+def test_an_error_after_an_await_has_the_cells_lines_too(magic: Any) -> None:
     cell = magic("-n 2", "import asyncio\nawait asyncio.sleep(0)\nraise LookupError('late')")
     assert f"Cell In[{cell.number}], line 4\n" in cell.error and "asyncio/" not in cell.error
     assert cell.error.splitlines()[-1] == "LookupError: late"
@@ -317,7 +317,7 @@ def test_what_cannot_be_pickled_is_named(kernel: Any, magic: Any) -> None:
     assert magic("-n 1", "busy = [busy]\nbusy").ename == "PackingError"
 
 
-def test_open_is_pythons_own(kernel: Any, magic: Any) -> None:
+def test_open_in_a_body_is_pythons_own(kernel: Any, magic: Any) -> None:
     assert "IPython" in kernel.value("open.__code__.co_filename")
     cell = magic("-n 1", "open('/nowhere/at all')")
     assert (

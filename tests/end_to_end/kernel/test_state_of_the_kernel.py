@@ -42,7 +42,7 @@ def fds():
 """
 
 
-def test_it_runs_on_the_ipykernel_that_was_asked_for(
+def test_the_kernel_has_the_ipykernel_that_the_option_names(
     kernel: Any, request: pytest.FixtureRequest
 ) -> None:
     assert kernel.value("import ipykernel; ipykernel.__version__").split(".")[
@@ -197,7 +197,7 @@ one, two = launch(meet, "one", "two"), launch(meet, "two", "one")
     assert kernel.value("two.result(), one.result()") == ({0: 2.0, 1: 2.0}, {0: 2.0, 1: 2.0})
 
 
-def test_runs_awaited_together_do_not_hold_up_the_kernel(kernel: Any) -> None:
+def test_runs_awaited_together_do_not_block_the_kernel(kernel: Any) -> None:
     assert kernel.value("""
 import asyncio
 ticks = 0
@@ -229,7 +229,7 @@ dict(sorted(found.items()))
 """) == {n: {0: n, 1: n} for n in range(3)}
 
 
-def test_a_run_nobody_waited_for_reports_nothing_into_other_cells(kernel: Any) -> None:
+def test_a_run_that_no_cell_waits_for_prints_into_no_cell(kernel: Any) -> None:
     kernel.does("run = launch(lambda: print('from a rank'))")
     cell = kernel.does("until(lambda: run.state.over)")
     assert (cell.out, cell.err) == ("", "")

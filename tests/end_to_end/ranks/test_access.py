@@ -110,7 +110,7 @@ def test_every_file_is_its_owners_alone_whatever_the_umask(
         assert accessible_to_others(Path(run.log_dir).parent) == []
         assert accessible_to_others(platformdirs.user_state_path("icelaunch_nb")) == []
         assert accessible_to_others(Path(hosts.for_environ(os.environ)._socket_dir)) == []
-    RunDir(Path(inline.log_dir)).journal.unlink()  # it names this process, which is not left behind
+    RunDir(Path(inline.log_dir)).journal.unlink()  # `runs` would call this process left behind
     assert {"metrics.jsonl", "stacks.txt", "result.pkl", "stdout.log"} <= {
         path.name for path in Path(run.log_dir).rglob("*")
     }
@@ -118,7 +118,7 @@ def test_every_file_is_its_owners_alone_whatever_the_umask(
 
 @as_root
 @pytest.mark.parametrize("name", ["result.pkl", "error.pkl", "call.pkl"])
-def test_nothing_of_somebody_else_is_unpickled(name: str, tmp_path: Path) -> None:
+def test_a_file_of_another_user_is_not_unpickled(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     packing.dump(Bomb(tmp_path / "exploded"), path)
     os.chown(path, STRANGER, STRANGER)
@@ -128,7 +128,7 @@ def test_nothing_of_somebody_else_is_unpickled(name: str, tmp_path: Path) -> Non
 
 
 @as_root
-def test_a_run_with_a_result_of_somebody_else_claims_none(runs: Path) -> None:
+def test_a_result_or_run_of_another_user_is_refused(runs: Path) -> None:
     run = ice.launch(lambda: 1, nproc_per_node=1)
     assert run.wait(60)
     path = RunDir(Path(run.log_dir)).rank(0, 0).result

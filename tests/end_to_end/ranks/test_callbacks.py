@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from waiting import counts, wait_for
+from waiting import steps_passed, wait_for
 
 import icelaunch_nb as ice
 from icelaunch_nb.worker import context
@@ -165,7 +165,7 @@ def wait_for_steps(run: ice.Run, attempt: int) -> None:
             or (
                 run.attempt == attempt
                 and run._dir.steps(attempt).exists()
-                and min(counts(run, 2)) > 5
+                and min(steps_passed(run, 2)) > 5
             )
         ),
         PATIENCE,
@@ -183,13 +183,13 @@ def test_requests_act_at_the_same_step_and_a_restart_resumes(
         wait_for_steps(run, 0)
         run.pause()
         wait_for(run.events.paused.is_set, PATIENCE)
-        assert len(set(counts(run, 2))) == 1
-        at = counts(run, 2)
+        assert len(set(steps_passed(run, 2))) == 1
+        at = steps_passed(run, 2)
         run.save_checkpoint()
         run.resume()
         wait_for(run.events.finished_save_checkpoint.is_set, PATIENCE)
         assert run.last_checkpoint is not None and Path(run.last_checkpoint).exists()
-        assert min(counts(run, 2)) > at[0]
+        assert min(steps_passed(run, 2)) > at[0]
         (tmp_path / "fail").touch()
         wait_for_steps(run, 1)
         run.stop(grace=60)

@@ -76,7 +76,7 @@ def loops() -> int:
     return made
 
 
-def test_it_waits_says_where_and_goes_on(capfd) -> None:
+def test_a_rank_waits_at_a_breakpoint_says_where_and_goes_on(capfd) -> None:
     run = ice.launch(stops, nproc_per_node=2)
     wait_for(lambda: run.in_debugger)
     where = f"{HERE}, line {line_of('stops here')}"
@@ -328,7 +328,7 @@ def test_a_rank_that_raises_stops_there_first(capfd) -> None:
     assert event.why == "ValueError: boom 1"
 
 
-def test_an_exception_that_cannot_say_what_it_is_stops_there_too() -> None:
+def test_an_exception_whose_str_raises_stops_there_too() -> None:
     def raises() -> None:
         class Mute(Exception):
             def __str__(self) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import jobs
 import pytest
-from waiting import counts, wait_for
+from waiting import steps_passed, wait_for
 
 import icelaunch_nb as ice
 from icelaunch_nb.rundir import step_board
@@ -32,7 +32,7 @@ def send_requests(run: ice.Run, order: random.Random, ranks: int) -> int:
             run.pause()
             wait_for(run.events.paused.is_set)
             assert run.state == "PAUSED"
-            assert len(set(counts(run, ranks))) == 1
+            assert len(set(steps_passed(run, ranks))) == 1
             run.resume()
             return 2
         case "checkpoint":
@@ -68,7 +68,9 @@ def send_at_random(ranks: int, seed: int, *, requests: int) -> None:
     run = ice.launch(jobs.train_for_ever, nproc_per_node=ranks)
     wait_for(
         lambda: (
-            run.state == "RUNNING" and run._dir.steps(0).exists() and min(counts(run, ranks)) > 2
+            run.state == "RUNNING"
+            and run._dir.steps(0).exists()
+            and min(steps_passed(run, ranks)) > 2
         )
     )
     sent = 0
@@ -118,7 +120,7 @@ def test_requests_act_at_one_step_in_loops_without_collectives_too() -> None:
         wait_for(run.events.finished_save_checkpoint.is_set)
         run.pause()
         wait_for(run.events.paused.is_set)
-        assert len(set(counts(run, 3))) == 1
+        assert len(set(steps_passed(run, 3))) == 1
         run.resume()
     run.stop()
     results = run.result(30)
@@ -200,8 +202,8 @@ def test_a_resume_without_a_pause_cancels_no_later_pause() -> None:
     run = ice.launch(jobs.train_for_ever, nproc_per_node=2)
     wait_for(lambda: run.events.progress_bar_iter.value > 2)
     run.resume()
-    before = counts(run, 1)[0]
-    wait_for(lambda: counts(run, 1)[0] > before + 1)
+    before = steps_passed(run, 1)[0]
+    wait_for(lambda: steps_passed(run, 1)[0] > before + 1)
     run.events.pause.set()  # and not run.pause(), which clears resume
     wait_for(run.events.paused.is_set)
     run.stop()
@@ -596,10 +598,11 @@ def test_steps_and_metrics_of_an_inline_launch() -> None:
     assert run.state == "STOPPED"
     assert len(run.metrics()) == 3
     assert run.last_checkpoint == os.path.abspath("here")
-    shutil.rmtree(run.log_dir)  # its journal names this process, which `runs` would miss
+    # Its journal names this process, which the fixture `runs` would call left behind.
+    shutil.rmtree(run.log_dir)
 
 
-def test_under_torchrun_it_is_a_plain_loop(runs: Path) -> None:
+def test_under_torchrun_steps_is_a_plain_loop(runs: Path) -> None:
     script = runs / "script.py"
     script.write_text("""
 import icelaunch_nb as ice

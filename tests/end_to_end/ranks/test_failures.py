@@ -177,7 +177,7 @@ def test_an_exception_that_cant_be_rebuilt_is_shown_as_text() -> None:
     assert str(error).splitlines()[-1].endswith("Odd: 1 and 2")
 
 
-def test_a_module_that_the_rank_cant_import_is_said_to_be_missing(runs: Path) -> None:
+def test_a_module_that_the_rank_cant_import_is_named(runs: Path) -> None:
     """The rank loads it from the file that it came from, which has changed since."""
     import importlib.util
     import sys

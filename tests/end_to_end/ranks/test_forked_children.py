@@ -23,9 +23,8 @@ class Marker(Exception):
 def fork_and(how: str) -> Any:
     """Goes on in the child as `how` says; the child's exit code in the rank."""
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # since Python 3.12: of a fork beside threads, which an import of torch starts
+        # Since Python 3.12 a fork beside threads warns, and an import of torch starts some.
+        warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

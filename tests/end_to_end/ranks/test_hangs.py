@@ -184,9 +184,7 @@ def test_a_rank_survives_a_request_for_stacks_that_comes_too_early() -> None:
     assert run.state == "SUCCEEDED"
 
 
-def test_the_ranks_of_a_program_are_where_py_spy_sees_them_or_it_is_said_why_not(
-    monkeypatch, runs
-) -> None:
+def test_stacks_of_a_program_come_from_py_spy_or_say_why_not(monkeypatch, runs) -> None:
     script = runs / "script.py"
     script.write_text("""
 import os, time

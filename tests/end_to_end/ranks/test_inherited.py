@@ -101,7 +101,7 @@ def test_a_rank_of_a_process_without_a_working_directory_has_none_either(
     ice.LaunchPanel(write_here)
 
 
-def test_a_working_directory_that_goes_between_two_attempts_leads_nowhere(
+def test_a_working_directory_removed_between_two_attempts_is_not_replaced(
     runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def remove_it() -> str:

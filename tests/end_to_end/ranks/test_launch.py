@@ -120,9 +120,8 @@ def test_ctrl_c_stops_the_run_that_a_script_awaits() -> None:
         asyncio.get_running_loop().call_soon(signal.raise_signal, signal.SIGINT)
         await run
 
-    before = signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a shell's background job ignores it
+    # A background job of a shell ignores SIGINT.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
             asyncio.run(main())

@@ -71,7 +71,7 @@ def test_a_child_that_hides_ends_with_its_run(end: str, runs: Path) -> None:
 
 
 @on_linux
-def test_of_two_runs_each_keeps_what_may_be_its_own(runs: Path) -> None:
+def test_a_process_that_may_be_of_a_living_run_stays(runs: Path) -> None:
     first, (firsts,) = hidden(runs, ["nothing of its run"], "wait")
     wait_for(lambda: firsts.exists() and firsts.read_text().endswith("\n"))
     second, (tied, untied) = hidden(runs, ["no environment", "nothing of its run"])
@@ -147,7 +147,7 @@ def test_shared_memory_of_a_program_that_is_killed_is_freed(segment: str, runs: 
     wait_for(lambda: not exists(segment))
 
 
-def test_ranks_share_memory_and_a_neighbours_end_takes_none_away(segment: str, runs: Path) -> None:
+def test_shared_memory_stays_while_another_rank_or_run_ends(segment: str, runs: Path) -> None:
     """A segment stays as long as its run, whichever rank or other run ends before."""
 
     def share(name: str) -> int:

@@ -23,7 +23,7 @@ print(json.dumps(sorted(set(sum(values.values(), [])))))
     os.geteuid() != 0 or not shutil.which("unshare") or not shutil.which("ip"),
     reason="needs root, unshare and ip for a network namespace",
 )
-def test_all_of_it_works_and_listens_on_loopback_alone(runs: Path) -> None:
+def test_a_run_works_without_dns_and_listens_on_loopback_alone(runs: Path) -> None:
     """In a namespace with loopback and one more address, and a host name that can't be resolved."""
     inside = (
         "ip link set lo up; ip link add d0 type veth peer name d1; "

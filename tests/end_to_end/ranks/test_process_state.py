@@ -145,7 +145,7 @@ SCRIPT = """
     if __name__ == "__main__":
         fresh = read_state()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that a way to set it is an old one
+            warnings.simplefilter("ignore")  # a deprecated way to set a state
             for set_up, _ in states.values():
                 if "warnings" not in set_up:
                     exec(set_up)

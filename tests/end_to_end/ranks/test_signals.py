@@ -273,6 +273,5 @@ def test_ranks_that_ignore_or_handle_sigterm_are_stopped_as_ever() -> None:
     wait_for(lambda: all(run.logs(rank) for rank in (0, 1)) if run.pids else False)
     run.stop(grace=0.5)
     assert run.wait(20) and run.state == "STOPPED"
-    assert run.logs(0).startswith(
-        "ready\nasked to go\n"
-    )  # and perhaps once more, right before SIGKILL
+    # A second SIGTERM may come right before SIGKILL.
+    assert run.logs(0).startswith("ready\nasked to go\n")

@@ -17,7 +17,7 @@ def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
         time.sleep(0.002)
 
 
-def counts(run: ice.Run, ranks: int) -> list[int]:
+def steps_passed(run: ice.Run, ranks: int) -> list[int]:
     """How many step boundaries each rank has passed."""
     board = step_board.open_board(run._dir.steps(run.attempt))
     return [

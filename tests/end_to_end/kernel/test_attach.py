@@ -131,7 +131,9 @@ def test_two_kernels_watch_one_run(fresh_kernel: Any, another: Any) -> None:
     ] == [("first line of rank 0\n", [], 0)] * 2
 
 
-def test_whoever_watches_sees_the_other_kernels_end(fresh_kernel: Any, another: Any) -> None:
+def test_an_attached_kernel_sees_the_end_of_the_launching_one(
+    fresh_kernel: Any, another: Any
+) -> None:
     fresh_kernel.does(WORK)
     path = fresh_kernel.value(
         "run = launch(work, False); until(lambda: run.state == 'RUNNING'); run.log_dir"
@@ -143,7 +145,9 @@ def test_whoever_watches_sees_the_other_kernels_end(fresh_kernel: Any, another: 
     fresh_kernel.leaves_nobody()
 
 
-def test_after_a_power_cut_it_is_lost_with_its_last_words(fresh_kernel: Any, another: Any) -> None:
+def test_after_a_power_cut_the_run_is_lost_and_its_logs_are_kept(
+    fresh_kernel: Any, another: Any
+) -> None:
     """SIGKILL of every process at once, so that none can write how the run ended."""
     fresh_kernel.does(WORK)
     path = fresh_kernel.value(
