@@ -1,4 +1,7 @@
-"""One server and one browser for all tests here, and one notebook a file; a test adds its cells at the end."""
+"""The browser tests share a server and a browser, and the tests of a file share a notebook.
+
+A test adds its cells at the end of the notebook.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ def chatter(seconds=60):
 """
 
 
-def _lab():
+def _import_lab():
     spec = importlib.util.spec_from_file_location("icelaunch_browser_lab", HERE / "lab.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -34,7 +37,7 @@ def _lab():
 @pytest.fixture(scope="session")
 def lab():
     pytest.importorskip("playwright", reason="playwright is not installed")
-    module = _lab()
+    module = _import_lab()
     if not os.path.exists(module.CHROMIUM):
         pytest.skip("Chromium is not installed")
     return module
@@ -47,7 +50,7 @@ def server(lab, tmp_path_factory, ipykernel):
     server.close_notebooks()
     server.close()
     assert "the panel of" not in (server.home / "server.log").read_text(), (
-        "a panel's thread had trouble"
+        "the panel thread logged an error"
     )
 
 
@@ -64,7 +67,7 @@ def shared_book(lab, server, browser):
     page = browser.new_page(viewport={"width": 1200, "height": 900})
     book = lab.Book(server, page, server.notebook([SETUP]))
     book.run(0)
-    book.done(0, 60)
+    book.wait_for_end(0, 60)
     yield book
     page.close()
     server.close_notebooks()
@@ -72,15 +75,18 @@ def shared_book(lab, server, browser):
 
 @pytest.fixture
 def book(shared_book):
-    """The file's notebook; a test that breaks something on the page or leaves a run is told so here."""
+    """The file's notebook.
+
+    A test fails that causes an error on the page. A run that it leaves is killed.
+    """
     errors: list[str] = []
 
-    def note(error):
+    def add_error(error):
         errors.append(str(error))
 
-    shared_book.page.on("pageerror", note)
+    shared_book.page.on("pageerror", add_error)
     yield shared_book
-    shared_book.page.remove_listener("pageerror", note)
+    shared_book.page.remove_listener("pageerror", add_error)
     last = shared_book.cell("if 'run' in globals():\n    run.kill()\n    run.wait(10)\n    del run")
-    shared_book.done(last, 20)
+    shared_book.wait_for_end(last, 20)
     assert errors == []

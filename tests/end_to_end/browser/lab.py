@@ -1,4 +1,4 @@
-"""A real JupyterLab or Notebook 7 server, and a browser that looks at it."""
+"""A real JupyterLab or Notebook 7 server, and a notebook of it in a real browser."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def chromium(playwright: Playwright) -> Iterator[Browser]:
 
 
 class Server:
-    """``jupyter lab`` on a free port of this machine, with settings of its own.
+    """``jupyter lab`` on a free port of this machine, with its own settings.
 
     Args:
         home: A folder for its settings and notebooks.
@@ -55,7 +55,7 @@ class Server:
         )
         self._settings(
             "notebook-extension", "tracker", {"windowingMode": "none"}
-        )  # every cell is in the page
+        )  # draw all cells, not only the visible ones
         self._kernelspec(environ or {})
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -63,7 +63,7 @@ class Server:
         self._log = open(home / "server.log", "wb")
         (home / "tmp").mkdir()
         environ = {
-            # In a virtual environment its own kernel would come before the one that `_kernelspec` lays.
+            # A virtual environment's own kernel would otherwise precede that of `_kernelspec`.
             **os.environ,
             "JUPYTER_PREFER_ENV_PATH": "0",
             "JUPYTER_CONFIG_DIR": str(home / "config"),
@@ -74,7 +74,8 @@ class Server:
             "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",
             "TMPDIR": str(home / "tmp"),
-            "ICELAUNCH_KEEP_RUNS": "10000",  # tests count runs: those of others aren't among them, and none goes
+            # Tests count runs, so none is removed. The TMPDIR has no other runs.
+            "ICELAUNCH_KEEP_RUNS": "10000",
         }
         self.process = subprocess.Popen(
             [
@@ -115,7 +116,7 @@ class Server:
         (folder / f"{name}.jupyterlab-settings").write_text(json.dumps(content))
 
     def _kernelspec(self, environ: Mapping[str, str]) -> None:
-        """The tests' own interpreter, under the name that notebooks ask for."""
+        """Writes a kernelspec of the tests' interpreter, under the name that notebooks have."""
         folder = self.home / "data" / "kernels" / "python3"
         folder.mkdir(parents=True)
         argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
@@ -131,11 +132,11 @@ class Server:
         )
 
     def theme(self, name: str) -> None:
-        """For pages that are opened from now on."""
+        """Sets the theme of pages that are opened from now on."""
         self._settings("apputils-extension", "themes", {"theme": name})
 
     def notebook(self, cells: Sequence[str]) -> str:
-        """Lays a notebook with these code cells; returns its name."""
+        """Writes a notebook with these code cells. Returns its name."""
         name = f"{secrets.token_hex(4)}.ipynb"
         content = {
             "cells": [
@@ -182,19 +183,20 @@ class Server:
 
 
 class Book:
-    """A notebook open in a browser's page.
+    """A notebook that is open in a browser's page.
 
     Args:
-        server: Where it lies.
-        page: Where it is shown.
-        name: Its name there.
+        server: The notebook's server.
+        page: The page.
+        name: The notebook's name on the server.
         app: ``lab`` or ``notebook``.
     """
 
     def __init__(self, server: Server, page: Page, name: str, app: str = "lab") -> None:
         self.server, self.page, self.name = server, page, name
-        page.set_default_timeout(120_000)  # what is waited for comes, sooner or later
-        self._url = f"http://127.0.0.1:{server.port}/{'lab/tree' if app == 'lab' else 'notebooks'}/{name}?token={server.token}&reset"
+        page.set_default_timeout(120_000)  # milliseconds; CI is slow
+        path = f"{'lab/tree' if app == 'lab' else 'notebooks'}/{name}"
+        self._url = f"http://127.0.0.1:{server.port}/{path}?token={server.token}&reset"
         self.open()
 
     def open(self) -> None:
@@ -203,22 +205,25 @@ class Book:
         self.page.wait_for_function(_IDLE, timeout=120_000)
 
     def restart(self) -> None:
-        """Restarts the kernel as the menu does; the server answers nothing else about this kernel until it has."""
+        """Restarts the kernel as the menu does.
+
+        Meanwhile the server answers no other request about this kernel.
+        """
         self.page.evaluate(
             f"async () => {{ {_WIDGET} await nb.sessionContext.session.kernel.restart(); }}"
         )
 
     def cell(self, source: str) -> int:
-        """Adds a cell at the end and starts it; doesn't wait for its end."""
+        """Adds a cell at the end and starts it, without waiting for its end. Returns its index."""
         return self.page.evaluate(_ADD, source)
 
     def run(self, cell: int) -> None:
-        """Starts a cell; doesn't wait for its end."""
+        """Starts a cell, without waiting for its end."""
         self.page.evaluate(_RUN, cell)
 
-    def done(self, cell: int, timeout: float = 120) -> None:
+    def wait_for_end(self, cell: int, timeout: float = 120) -> None:
         """Waits for a cell's end."""
-        self.page.wait_for_function(_DONE, arg=cell, timeout=timeout * 1000)
+        self.page.wait_for_function(_HAS_ENDED, arg=cell, timeout=timeout * 1000)
 
     def output(self, cell: int) -> Any:
         return self.page.locator(".jp-Notebook .jp-Cell").nth(cell).locator(".jp-OutputArea").first
@@ -229,15 +234,18 @@ class Book:
         return found
 
     def text(self, cell: int) -> str:
-        """What the terminal of a cell's panel shows now."""
+        """The visible text of the terminal of a cell's panel."""
         return self.panel(cell).locator(".xterm-rows").inner_text()
 
-    def sees(self, cell: int, text: str, timeout: float = 60) -> None:
+    def wait_for_text(self, cell: int, text: str, timeout: float = 60) -> None:
         """Waits until the terminal of a cell's panel shows `text`.
 
-        It draws only what is on the screen, so each look brings it there; the page may draw the panel anew at a run's end.
+        A terminal draws only while it is on the screen, so each poll scrolls it there. The page may
+        draw the panel again at the run's end, so each poll finds it anew.
         """
-        self.page.wait_for_function(_SEES, arg=[cell, text], timeout=timeout * 1000, polling=20)
+        self.page.wait_for_function(
+            _SHOWS_TEXT, arg=[cell, text], timeout=timeout * 1000, polling=20
+        )
 
     def wait_for_state(self, cell: int, state: str, timeout: float = 60) -> None:
         """Waits until the panel's header shows `state`."""
@@ -245,12 +253,16 @@ class Book:
             timeout=timeout * 1000
         )
 
-    def press(self, cell: int, action: str) -> None:
+    def click(self, cell: int, action: str) -> None:
         self.panel(cell).locator(f'.ice-button[data-action="{action}"]').click()
 
     def time_until_state(self, cell: int, action: str, state: str, timeout: float = 60) -> float:
-        """Presses a button. Returns the seconds until the header shows `state`, by the page's clock."""
-        return self.page.evaluate(_ACTS, [cell, action, state, timeout * 1000]) / 1000
+        """Clicks a button, and waits until the header shows `state`.
+
+        Returns:
+            The seconds between the two, by the page's clock.
+        """
+        return self.page.evaluate(_CLICK_UNTIL_STATE, [cell, action, state, timeout * 1000]) / 1000
 
     def save(self) -> Any:
         self.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
@@ -258,9 +270,14 @@ class Book:
 
 
 _WIDGET = "const nb = window.jupyterapp.shell.currentWidget;"
-_IDLE = f"() => {{ if (!window.jupyterapp) return false; {_WIDGET} return nb?.sessionContext?.session?.kernel?.status === 'idle'; }}"
+_IDLE = f"""() => {{
+  if (!window.jupyterapp) return false;
+  {_WIDGET}
+  return nb?.sessionContext?.session?.kernel?.status === 'idle';
+}}"""
 _ADD = f"""(source) => {{ {_WIDGET}
-  nb.model.sharedModel.insertCell(nb.content.widgets.length, {{cell_type: 'code', source, metadata: {{trusted: true}}}});
+  const cell = {{cell_type: 'code', source, metadata: {{trusted: true}}}};
+  nb.model.sharedModel.insertCell(nb.content.widgets.length, cell);
   nb.content.deselectAll();
   nb.content.activeCellIndex = nb.content.widgets.length - 1;
   window.jupyterapp.commands.execute('notebook:run-cell');
@@ -270,26 +287,27 @@ _RUN = f"""(cell) => {{ {_WIDGET}
   nb.content.activeCellIndex = cell;
   window.jupyterapp.commands.execute('notebook:run-cell');
 }}"""
-_DONE = f"""(cell) => {{ {_WIDGET}
+_HAS_ENDED = f"""(cell) => {{ {_WIDGET}
   const model = nb.content.widgets[cell].model;
   return model.executionState !== 'running' && model.executionCount !== null;
 }}"""
-_ACTS = """([cell, action, state, timeout]) => new Promise((resolve, reject) => {
+_CLICK_UNTIL_STATE = """([cell, action, state, timeout]) => new Promise((resolve, reject) => {
   const found = document.querySelectorAll('.jp-Notebook .jp-Cell')[cell];
-  const pressed = performance.now();
-  const poll = setInterval(() => {  // the output may be drawn anew at a run's end
+  const clicked = performance.now();
+  const poll = setInterval(() => {  // at the run's end, the output may be drawn again
     if ([...found.querySelectorAll('.ice-state-label')].some((one) => one.textContent === state)) {
       clearInterval(poll);
-      resolve(performance.now() - pressed);
-    } else if (performance.now() - pressed > timeout) {
+      resolve(performance.now() - clicked);
+    } else if (performance.now() - clicked > timeout) {
       clearInterval(poll);
       reject(new Error(`${action}: ${state} never came`));
     }
   }, 4);
   found.querySelector(`.ice-button[data-action="${action}"]:not([hidden])`).click();
 })"""
-_SEES = """([cell, text]) => {
+_SHOWS_TEXT = """([cell, text]) => {
   const found = document.querySelectorAll('.jp-Notebook .jp-Cell')[cell];
   found?.querySelector('.ice-terminal')?.scrollIntoView({ block: 'nearest' });
-  return (found?.querySelector('.xterm-rows')?.innerText ?? '').replaceAll('\\u00a0', ' ').includes(text);
+  const shown = found?.querySelector('.xterm-rows')?.innerText ?? '';
+  return shown.replaceAll('\\u00a0', ' ').includes(text);
 }"""

@@ -1,4 +1,4 @@
-"""What a click can ask of a running job: pause, resume, a checkpoint; and a breakpoint stepped through by clicking and typing."""
+"""The panel's buttons on running ranks: pause, resume, checkpoint, stacks, stop, the debugger."""
 
 from __future__ import annotations
 
@@ -31,79 +31,82 @@ def train(stop_at=-1, steps=100_000):
 
 @pytest.fixture(scope="module", autouse=True)
 def train(shared_book):
-    shared_book.done(shared_book.cell(TRAIN))
+    shared_book.wait_for_end(shared_book.cell(TRAIN))
 
 
 def launch(book, arguments: str = "", options: str = "nproc_per_node=2, devices='cpu'") -> int:
     return book.cell(f"run = ice.launch(train, ({arguments}), {options})\nrun")
 
 
-def says(book, code: str) -> str:
-    """What a cell prints."""
+def output_of(book, code: str) -> str:
+    """The text that a cell prints."""
     cell = book.cell(code)
-    book.done(cell)
+    book.wait_for_end(cell)
     return book.output(cell).inner_text().strip()
 
 
-def test_pause_resume_and_a_checkpoint_by_clicking(book):
+def test_the_buttons_pause_resume_and_save_a_checkpoint(book):
     cell = launch(book)
     panel = book.panel(cell)
     book.wait_for_state(cell, "RUNNING")
     panel.locator(".ice-progress-text", has_text="%").first.wait_for(timeout=30_000)
-    book.press(cell, "pause")
+    book.click(cell, "pause")
     book.wait_for_state(cell, "PAUSED")
     before = panel.locator(".ice-progress-text").inner_text()
     time.sleep(0.4)
     assert panel.locator(".ice-progress-text").inner_text() == before
     assert (
-        says(
+        output_of(
             book, "print(len(set(ice.rundir.step_board.steps_made(run._dir.steps(0), 2).values())))"
         )
         == "1"
     )
-    book.press(cell, "resume")
+    book.click(cell, "resume")
     book.wait_for_state(cell, "RUNNING")
-    book.press(cell, "checkpoint")
+    book.click(cell, "checkpoint")
     panel.locator(
         ".ice-reply", has_text=re.compile(r"^Save checkpoint: saved: /tmp/step_\d+, step \d+$")
     ).wait_for(timeout=30_000)
     panel.locator(".ice-tool-button", has_text="Events").click()
     events = panel.locator(".ice-timeline")
     events.get_by_text("checkpoint saved: /tmp/step_").wait_for(timeout=30_000)
-    book.press(cell, "stop")
+    book.click(cell, "stop")
     book.wait_for_state(cell, "STOPPED")
-    told = re.findall(
+    shown = re.findall(
         r"asked to pause|paused|resumed|checkpoint saved|asked to stop", events.inner_text()
     )
-    assert told == ["asked to pause", "paused", "resumed", "checkpoint saved", "asked to stop"]
-    assert says(book, "print(len(run.result()[0]), run.result()[0] == run.result()[1])") == "1 True"
+    assert shown == ["asked to pause", "paused", "resumed", "checkpoint saved", "asked to stop"]
+    assert (
+        output_of(book, "print(len(run.result()[0]), run.result()[0] == run.result()[1])")
+        == "1 True"
+    )
 
 
-def test_a_breakpoint_is_stepped_through_by_clicking_and_typing(book):
+def test_the_debuggers_buttons_and_prompt_step_through_a_breakpoint(book):
     cell = launch(book, "20,")
     panel, keyboard = book.panel(cell), book.page.keyboard
     prompt = panel.locator(".ice-debug")
     prompt.get_by_text(re.compile(r"^rank 1 waits at cell \d+, line 16$")).wait_for(timeout=30_000)
     panel.get_by_role("tab", name=re.compile("rank 1: waits at cell"), selected=True).wait_for(
         timeout=30_000
-    )  # it came forward
+    )  # the panel shows that rank by itself
     line = prompt.get_by_label("Debugger command")
     line.click()
     keyboard.type("p secr")
     keyboard.press("Tab")
     book.page.wait_for_function("(input) => input.value === 'p secret'", arg=line.element_handle())
     keyboard.press("Enter")
-    book.sees(cell, "(Pdb) p secret\n'found'")
+    book.wait_for_text(cell, "(Pdb) p secret\n'found'")
     prompt.get_by_role("button", name="Next").click()
     prompt.get_by_text("line 17").wait_for(timeout=30_000)
     prompt.get_by_role("button", name="Next").click()
-    book.sees(cell, "<b>secret</b> is found it")
+    book.wait_for_text(cell, "<b>secret</b> is found it")
     assert panel.locator("b", has_text="secret").count() == 0
     line.click()
     keyboard.press("ArrowUp")
     assert line.input_value() == "p secret"
     keyboard.press("Enter")
-    book.sees(cell, "'found it'")
+    book.wait_for_text(cell, "'found it'")
     keyboard.type("p lo")
     keyboard.press("Tab")
     prompt.locator(".ice-debug-completions").get_by_text("loss").wait_for(timeout=30_000)
@@ -112,7 +115,7 @@ def test_a_breakpoint_is_stepped_through_by_clicking_and_typing(book):
         keyboard.press("Backspace")
     keyboard.type("p '<i>text</i>'")
     keyboard.press("Enter")
-    book.sees(cell, "'<i>text</i>'")
+    book.wait_for_text(cell, "'<i>text</i>'")
     assert panel.locator("i").count() == 0
     keyboard.type("c")
     keyboard.press("Enter")
@@ -122,11 +125,11 @@ def test_a_breakpoint_is_stepped_through_by_clicking_and_typing(book):
         "([element, before]) => element.textContent !== before",
         arg=[panel.locator(".ice-progress-text").element_handle(), before],
     )
-    book.press(cell, "stop")
+    book.click(cell, "stop")
     book.wait_for_state(cell, "STOPPED")
 
 
-def test_a_prompt_is_there_again_after_a_reload_while_a_cell_waits_and_ends_with_a_stop(book):
+def test_the_debuggers_prompt_works_while_a_cell_waits_and_ends_with_a_stop(book):
     cell = launch(book, "5,")
     book.panel(cell).locator(".ice-debug-location").get_by_text("rank 1 waits").wait_for(
         timeout=30_000
@@ -144,19 +147,19 @@ def test_a_prompt_is_there_again_after_a_reload_while_a_cell_waits_and_ends_with
     line.click()
     book.page.keyboard.type("p 6 * 7")
     book.page.keyboard.press("Enter")
-    book.sees(cell, "(Pdb) p 6 * 7\n42")
+    book.wait_for_text(cell, "(Pdb) p 6 * 7\n42")
     panel.get_by_role("tab", name="rank 0").click()
     panel.get_by_role("button", name=re.compile("rank 1 waits at")).click()
-    book.sees(cell, "(Pdb) p 6 * 7\n42")
-    book.press(cell, "stop")
+    book.wait_for_text(cell, "(Pdb) p 6 * 7\n42")
+    book.click(cell, "stop")
     book.wait_for_state(cell, "STOPPED")
     panel.locator(".ice-debug").wait_for(state="hidden", timeout=30_000)
-    book.done(waits)
+    book.wait_for_end(waits)
     assert book.output(waits).inner_text().split() == ["waits", "2"]
 
 
-def test_a_rank_that_raises_waits_with_what_it_raised(book):
-    book.done(
+def test_a_rank_in_post_mortem_shows_its_exception(book):
+    book.wait_for_end(
         book.cell(
             "def breaks():\n"
             "    value = 5\n"
@@ -174,13 +177,13 @@ def test_a_rank_that_raises_waits_with_what_it_raised(book):
     )
     panel.get_by_label("Debugger command").fill("p value")
     panel.get_by_label("Debugger command").press("Enter")
-    book.sees(cell, "(Pdb) p value\n5")
+    book.wait_for_text(cell, "(Pdb) p value\n5")
     panel.get_by_role("button", name="Continue").click()
     book.wait_for_state(cell, "FAILED")
 
 
-def test_ranks_that_hang_are_marked_with_where_they_stand(book):
-    book.done(
+def test_hanging_ranks_are_marked_with_their_location(book):
+    book.wait_for_end(
         book.cell(
             "def hangs():\n    while not ice.get_context().events.resume.wait(5):\n        pass"
         )
@@ -196,12 +199,12 @@ def test_ranks_that_hang_are_marked_with_where_they_stand(book):
     panel.locator(".ice-timeline").get_by_text(
         re.compile(r"ranks 0, 1 silent for \d+ s, at cell \d+, line 2")
     ).wait_for(timeout=30_000)
-    book.done(book.cell("run.resume()"))
+    book.wait_for_end(book.cell("run.resume()"))
     book.wait_for_state(cell, "SUCCEEDED")
 
 
-def test_equal_stacks_are_told_once_and_the_odd_one_comes_first(book):
-    book.done(
+def test_equal_stacks_show_once_and_the_differing_one_comes_first(book):
+    book.wait_for_end(
         book.cell(
             "def stands():\n    resume = ice.get_context().events.resume\n    print('stands')\n"
             "    if ice.get_context().rank == 1:\n        resume.wait(60)\n    resume.wait(60)"
@@ -209,25 +212,25 @@ def test_equal_stacks_are_told_once_and_the_odd_one_comes_first(book):
     )
     cell = book.cell("run = ice.launch(stands, nproc_per_node=4, devices='cpu')\nrun")
     panel = book.panel(cell)
-    book.done(
+    book.wait_for_end(
         book.cell(
             "while not (run.pids and all(run.logs(rank) for rank in range(4))):\n"
             "    time.sleep(0.02)"
         )
     )
-    book.press(cell, "stacks")
-    places = panel.locator(".ice-stacks details")
-    places.first.wait_for(timeout=30_000)
-    assert places.locator("summary").all_inner_texts() == ["rank 1", "ranks 0, 2, 3"]
-    first, second = places.locator("pre").all_inner_texts()
+    book.click(cell, "stacks")
+    groups = panel.locator(".ice-stacks details")
+    groups.first.wait_for(timeout=30_000)
+    assert groups.locator("summary").all_inner_texts() == ["rank 1", "ranks 0, 2, 3"]
+    first, second = groups.locator("pre").all_inner_texts()
     assert "line 5 in stands" in first and "line 6 in stands" in second
     assert panel.locator(".ice-reply").inner_text() == "Stacks: 4 ranks answered"
-    book.done(book.cell("run.resume()"))
+    book.wait_for_end(book.cell("run.resume()"))
     book.wait_for_state(cell, "SUCCEEDED")
 
 
-def test_the_panel_counts_down_while_ranks_take_their_time_to_stop(book):
-    book.done(
+def test_the_panel_counts_down_while_ranks_stop_slowly(book):
+    book.wait_for_end(
         book.cell(
             "def slow():\n"
             "    for _ in ice.get_context().steps(range(10**9)):\n"
@@ -238,14 +241,14 @@ def test_the_panel_counts_down_while_ranks_take_their_time_to_stop(book):
     cell = book.cell("run = ice.launch(slow, nproc_per_node=2, devices='cpu')\nrun")
     panel = book.panel(cell)
     panel.locator(".ice-progress-text", has_text="%").first.wait_for(timeout=30_000)
-    book.press(cell, "stop")
+    book.click(cell, "stop")
     panel.locator(".ice-countdown", has_text=re.compile(r"^([12]\d|30) s left$")).wait_for(
         timeout=30_000
     )
-    told = panel.locator(".ice-countdown").inner_text()
+    before = panel.locator(".ice-countdown").inner_text()
     panel.locator(".ice-countdown", has_text=re.compile(r"^\d+ s left$")).filter(
-        has_not_text=told
-    ).wait_for(timeout=30_000)  # it goes on
-    book.done(book.cell("run.stop(grace=1)"))
+        has_not_text=before
+    ).wait_for(timeout=30_000)  # it counts down
+    book.wait_for_end(book.cell("run.stop(grace=1)"))
     book.wait_for_state(cell, "STOPPED")
     assert panel.locator(".ice-countdown").is_hidden()

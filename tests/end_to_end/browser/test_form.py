@@ -1,4 +1,4 @@
-"""The launch form, as a person uses it: in a real JupyterLab, in a real browser."""
+"""The launch form in a real JupyterLab and a real browser."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ class Schedule(enum.Enum):
 
 dataset = list(range(100))
 
-def lesson(data, epochs: int = 3, *, lr: float = 0.1, shuffle: bool = True, mode: Literal["fast", "exact"] = "fast",
-           schedule: Schedule = Schedule.COSINE, note: str = "none"):
+def lesson(data, epochs: int = 3, *, lr: float = 0.1, shuffle: bool = True,
+           mode: Literal["fast", "exact"] = "fast", schedule: Schedule = Schedule.COSINE,
+           note: str = "none"):
     """Learns <b>something</b> from the data."""
     print("learning from", len(data), "with", epochs, lr, shuffle, mode, schedule.name, note)
     while note == "wait" and not os.path.exists("go on"):
@@ -27,14 +28,14 @@ def lesson(data, epochs: int = 3, *, lr: float = 0.1, shuffle: bool = True, mode
 
 
 class Form:
-    """The form that a cell shows."""
+    """The form in a cell's output."""
 
     def __init__(self, book, call="ice.LaunchPanel(lesson)"):
         self.book = book
         self.cell = book.cell(f"form = {call}\nform")
         self.box = book.page.locator(".jp-Notebook .jp-Cell").nth(self.cell).locator(".ice-form")
         self.box.wait_for(timeout=30_000)
-        self.press("Defaults")
+        self.click("Defaults")
         book.page.wait_for_function(
             "(box) => !box.querySelector('[data-changed]')",
             arg=self.box.element_handle(),
@@ -47,24 +48,24 @@ class Form:
     def fill(self, key, text):
         self.field(key).locator("input").first.fill(text)
 
-    def error(self, key, text):
+    def wait_for_error(self, key, text):
         self.field(key).locator(".ice-error", has_text=text).wait_for(timeout=30_000)
 
-    def press(self, name):
+    def click(self, name):
         self.box.get_by_role("button", name=name, exact=True).click()
 
-    def says(self, text):
+    def wait_for_status(self, text):
         self.box.locator(".ice-status", has_text=text).wait_for(timeout=30_000)
 
     def value(self, expression):
         cell = self.book.cell(f"print({expression})")
-        self.book.done(cell)
+        self.book.wait_for_end(cell)
         return self.book.output(cell).inner_text().strip()
 
 
 @pytest.fixture
 def form(book):
-    book.done(book.cell(CELL))
+    book.wait_for_end(book.cell(CELL))
     return Form(book)
 
 
@@ -85,7 +86,7 @@ def test_fields_know_types_and_defaults(form):
     assert "Greatest number of nodes" in form.field("setting.max_nodes").inner_text()
 
 
-def test_it_launches_what_was_filled_in_and_is_ready_again(form):
+def test_it_launches_with_the_typed_values_and_can_launch_again(form):
     form.fill("argument.data", "dataset[:10]")
     form.fill("argument.epochs", "2")
     form.field("argument.shuffle").get_by_role("checkbox").uncheck()
@@ -93,21 +94,21 @@ def test_it_launches_what_was_filled_in_and_is_ready_again(form):
     form.field("argument.schedule").get_by_role("combobox").select_option("CONSTANT")
     form.fill("argument.note", "wait")
     form.fill("setting.nproc_per_node", "2")
-    form.press("Launch")
-    form.book.sees(form.cell, "learning from 10 with 2 0.1 False exact CONSTANT wait")
-    form.says("RUNNING")
+    form.click("Launch")
+    form.book.wait_for_text(form.cell, "learning from 10 with 2 0.1 False exact CONSTANT wait")
+    form.wait_for_status("RUNNING")
     assert form.box.get_by_role("button", name="Running").is_disabled()
     go = form.book.server.home / "go on"
     go.touch()
-    form.says("SUCCEEDED: form.run.result()")
+    form.wait_for_status("SUCCEEDED: form.run.result()")
     form.book.wait_for_state(form.cell, "SUCCEEDED")
     assert form.value("form.run.result()") == "{0: 20, 1: 20}"
     go.unlink()
     form.fill("argument.note", "again")
     form.fill("setting.nproc_per_node", "1")
-    form.press("Launch again")
-    form.book.sees(form.cell, "exact CONSTANT again")
-    form.says("SUCCEEDED")
+    form.click("Launch again")
+    form.book.wait_for_text(form.cell, "exact CONSTANT again")
+    form.wait_for_status("SUCCEEDED")
     assert form.value("form.run.result()") == "{0: 20}"
     assert (
         form.book.page.locator(".jp-Notebook .jp-Cell").nth(form.cell).locator(".ice-panel").count()
@@ -118,24 +119,24 @@ def test_it_launches_what_was_filled_in_and_is_ready_again(form):
 def test_the_runs_own_panel_stops_it_and_the_form_says_so(form):
     form.fill("argument.data", "dataset")
     form.fill("argument.note", "wait")
-    form.press("Launch")
-    form.book.sees(form.cell, "learning")
-    form.book.press(form.cell, "stop")
-    form.says("STOPPED")
+    form.click("Launch")
+    form.book.wait_for_text(form.cell, "learning")
+    form.book.click(form.cell, "stop")
+    form.wait_for_status("STOPPED")
     form.box.get_by_role("button", name="Launch again").wait_for(timeout=30_000)
 
 
-def test_what_is_wrong_is_said_as_it_is_typed_and_nothing_starts(form):
+def test_errors_show_while_typing_and_nothing_starts(form):
     before = form.value("len(ice.runs())")
     form.field("argument.epochs").locator("input").press_sequentially("x")
-    form.error("argument.epochs", "must be a whole number")
+    form.wait_for_error("argument.epochs", "must be a whole number")
     form.fill("argument.data", "datasett[0]")
-    form.error("argument.data", "did you mean 'dataset'?")
+    form.wait_for_error("argument.data", "did you mean 'dataset'?")
     form.fill("setting.nproc_per_node", "0")
-    form.error("setting.nproc_per_node", "must be at least 1")
-    form.says("Look at data, epochs, ranks.")
+    form.wait_for_error("setting.nproc_per_node", "must be at least 1")
+    form.wait_for_status("Look at data, epochs, ranks.")
     assert form.field("argument.epochs").locator("input").get_attribute("aria-invalid") == "true"
-    form.press("Launch")
+    form.click("Launch")
     form.book.page.wait_for_function(
         "() => document.activeElement?.closest('[data-key]')?.dataset.key === 'argument.data'",
         timeout=30_000,
@@ -144,42 +145,42 @@ def test_what_is_wrong_is_said_as_it_is_typed_and_nothing_starts(form):
     form.fill("argument.data", "dataset")
     form.fill("argument.epochs", "1")
     form.fill("setting.nproc_per_node", "1")
-    form.says("1 rank, cpu")
+    form.wait_for_status("1 rank, cpu")
     assert form.box.locator(".ice-error:visible").count() == 0
 
 
-def test_what_is_missing_is_asked_for_quietly_and_then_loudly(form):
-    form.says("Needs data.")
+def test_a_missing_value_becomes_an_error_after_a_click_on_launch(form):
+    form.wait_for_status("Needs data.")
     assert form.box.locator(".ice-error:visible").count() == 0
-    form.press("Launch")
-    form.error("argument.data", "needs a value")
+    form.click("Launch")
+    form.wait_for_error("argument.data", "needs a value")
 
 
-def test_an_error_far_down_unfolds_it(form):
+def test_an_error_in_the_advanced_fields_unfolds_them(form):
     form.fill("argument.data", "1")
     form.box.get_by_text("Advanced").click()
     form.fill("setting.max_nodes", "2")
-    form.error("setting.rdzv_endpoint", "max_nodes=2 needs a place to meet")
+    form.wait_for_error("setting.rdzv_endpoint", "max_nodes=2 needs a place to meet")
     form.box.locator("summary").click()
-    form.press("Launch")
+    form.click("Launch")
     form.field("setting.rdzv_endpoint").locator("input:focus").wait_for(timeout=30_000)
 
 
-def test_what_a_launch_finds_out_is_said_beside_the_field(form):
-    form.book.done(form.book.cell("import threading\nlock = threading.Lock()"))
+def test_an_error_of_the_launch_shows_beside_its_field(form):
+    form.book.wait_for_end(form.book.cell("import threading\nlock = threading.Lock()"))
     form.fill("argument.data", "[lock]")
-    form.press("Launch")
-    form.error("argument.data", "can't be carried to the ranks")
+    form.click("Launch")
+    form.wait_for_error("argument.data", "can't be carried to the ranks")
     form.fill("argument.data", "1 // 0")
     form.field("argument.data").get_by_text("evaluated at launch").wait_for(timeout=30_000)
-    form.press("Launch")
-    form.error("argument.data", "ZeroDivisionError")
+    form.click("Launch")
+    form.wait_for_error("argument.data", "ZeroDivisionError")
 
 
 def test_the_same_launch_as_code(form):
     form.fill("argument.data", "dataset")
     form.fill("setting.nproc_per_node", "2")
-    form.press("Code")
+    form.click("Code")
     python, cell = form.box.locator(".ice-code pre").all()
     form.box.locator(
         ".ice-code pre",
@@ -187,41 +188,42 @@ def test_the_same_launch_as_code(form):
     ).wait_for(timeout=30_000)
     assert cell.inner_text() == "%%icelaunch --nproc-per-node 2\nlesson(data=dataset)"
     form.book.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    form.press("Copy as %%icelaunch cell")
+    form.click("Copy as %%icelaunch cell")
     form.box.get_by_text("Copied").wait_for(timeout=30_000)
     assert form.book.page.evaluate("navigator.clipboard.readText()") == cell.inner_text()
     pasted = form.book.cell(cell.inner_text())
-    form.book.done(pasted)
+    form.book.wait_for_end(pasted)
     assert "{0: 300, 1: 300}" in form.book.output(pasted).inner_text()
     pasted = form.book.cell(python.inner_text())
-    form.book.done(pasted)
+    form.book.wait_for_end(pasted)
     assert "{0: 300, 1: 300}" in form.book.output(pasted).inner_text()
 
 
 def test_a_choice_among_the_notebooks_functions_follows_the_notebook(book):
-    book.done(book.cell("def first(steps: int = 1): return steps"))
+    book.wait_for_end(book.cell("def first(steps: int = 1): return steps"))
     form = Form(book, "ice.LaunchPanel()")
     chooser = form.box.get_by_label("Launch", exact=True)
     chooser.select_option("first")
     form.field("argument.steps").wait_for(timeout=30_000)
-    book.done(book.cell("def second(size: float = 0.5): return size"))
+    book.wait_for_end(book.cell("def second(size: float = 0.5): return size"))
     chooser.locator("option[value=second]").wait_for(state="attached", timeout=30_000)
     chooser.select_option("second")
     form.field("argument.size").wait_for(timeout=30_000)
     form.fill("argument.size", "0.25")
-    form.press("Launch")
-    form.says("SUCCEEDED")
+    form.click("Launch")
+    form.wait_for_status("SUCCEEDED")
     assert form.value("form.run.result()") == "{0: 0.25}"
 
 
 def test_the_last_settings_outlive_the_page_and_the_kernel(form):
     form.fill("argument.data", "dataset[:3]")
     form.fill("setting.nproc_per_node", "2")
-    form.says("2 ranks, cpu")
+    form.wait_for_status("2 ranks, cpu")
     assert form.value("form.cell") == "%%icelaunch --nproc-per-node 2\nlesson(data=dataset[:3])"
-    form.book.done(form.book.cell("again = ice.LaunchPanel(lesson)"))
+    form.book.wait_for_end(form.book.cell("again = ice.LaunchPanel(lesson)"))
     assert form.value("again.cell") == "%%icelaunch --nproc-per-node 2\nlesson(data=dataset[:3])"
-    # Another kernel for the same notebook: all that the two have in common is the state directory and the notebook's path.
+    # Another kernel of the same notebook. The two share only the state directory and the
+    # notebook's path.
     code = (
         "import subprocess, sys\nprint(subprocess.run([sys.executable, '-c', '''\n"
         "import icelaunch_nb as ice\n"
@@ -231,14 +233,14 @@ def test_the_last_settings_outlive_the_page_and_the_kernel(form):
         "'''], capture_output=True, text=True))"
     )
     cell = form.book.cell(code)
-    form.book.done(cell, 60)
+    form.book.wait_for_end(cell, 60)
     assert (
         "%%icelaunch --nproc-per-node 2\\nlesson(data=dataset[:3])"
         in form.book.output(cell).inner_text()
     )
 
 
-def test_by_keyboard_alone(form):
+def test_a_launch_by_keyboard_alone(form):
     page = form.book.page
     first = form.field("argument.data").locator("input")
     first.focus()
@@ -247,30 +249,30 @@ def test_by_keyboard_alone(form):
     page.keyboard.press("ArrowUp")
     assert form.field("argument.epochs").locator("input").input_value() == "4"
     page.keyboard.press("Control+Enter")
-    form.book.sees(form.cell, "learning from 100 with 4")
-    form.says("SUCCEEDED")
+    form.book.wait_for_text(form.cell, "learning from 100 with 4")
+    form.wait_for_status("SUCCEEDED")
 
 
-def test_while_a_cell_is_busy_it_answers_where_the_kernel_can_and_says_so_where_not(form):
+def test_during_a_busy_cell_it_answers_or_reports_the_busy_kernel(form):
     subshells = form.value("__import__('ipykernel').version_info[0]") != "6"
     busy = form.book.cell("while not os.path.exists('free'): time.sleep(.01)")
     try:
         form.fill("argument.data", "dataset")
-        form.says("1 rank, cpu" if subshells else "The kernel is busy with a cell")
+        form.wait_for_status("1 rank, cpu" if subshells else "The kernel is busy with a cell")
         assert form.field("argument.data").locator("input").input_value() == "dataset", (
-            "what was typed stays"
+            "the typed value stays"
         )
     finally:
         (form.book.server.home / "free").touch()
-        form.book.done(busy)
+        form.book.wait_for_end(busy)
         (form.book.server.home / "free").unlink()
-    form.says("1 rank, cpu")
+    form.wait_for_status("1 rank, cpu")
 
 
 def test_two_clicks_while_a_cell_is_busy_are_one_launch(form):
     form.fill("argument.data", "dataset")
     form.fill("argument.note", "wait")
-    form.says("1 rank, cpu")
+    form.wait_for_status("1 rank, cpu")
     before = form.value("len(ice.runs())")
     busy = form.book.cell("while not os.path.exists('free'): time.sleep(.01)")
     launch = form.box.locator(".ice-launch")
@@ -282,18 +284,21 @@ def test_two_clicks_while_a_cell_is_busy_are_one_launch(form):
     assert launch.is_disabled()
     for name in ("free", "go on"):
         (form.book.server.home / name).touch()
-    form.book.done(busy)
-    form.says("SUCCEEDED")
+    form.book.wait_for_end(busy)
+    form.wait_for_status("SUCCEEDED")
     assert int(form.value("len(ice.runs())")) == int(before) + 1
     for name in ("free", "go on"):
         (form.book.server.home / name).unlink()
 
 
 def test_a_cell_that_runs_again_leaves_no_older_form_behind(form):
-    count = "len(get_ipython().events.callbacks['post_run_cell']), len(__import__('ipywidgets').widgets.widget._instances)"
+    count = (
+        "len(get_ipython().events.callbacks['post_run_cell']), "
+        "len(__import__('ipywidgets').widgets.widget._instances)"
+    )
     before = form.value(count)
     form.book.run(form.cell)
-    form.book.done(form.cell)
+    form.book.wait_for_end(form.cell)
     form.box.locator(".ice-launch").wait_for(timeout=30_000)
     assert form.value(count) == before
 
@@ -302,7 +307,7 @@ def test_a_page_that_is_loaded_again_shows_what_was_typed(form):
     form.fill("argument.note", "kept")
     form.box.get_by_text("Advanced").click()
     form.fill("setting.role", "learner")
-    form.value("1")  # the kernel has heard it
+    form.value("1")  # by then, the kernel has received the values
     form.book.save()
     form.book.open()
     form.field("argument.note").locator("input").wait_for(timeout=30_000)
@@ -310,7 +315,7 @@ def test_a_page_that_is_loaded_again_shows_what_was_typed(form):
     form.box.get_by_text("Advanced").click()
     assert form.field("setting.role").locator("input").input_value() == "learner"
     form.fill("argument.data", "dataset[:2]")
-    form.says("1 rank, cpu")
+    form.wait_for_status("1 rank, cpu")
     assert (
         form.value("form.cell")
         == '%%icelaunch --role learner\nlesson(data=dataset[:2], note="kept")'
@@ -326,9 +331,9 @@ def test_streams_are_chosen_by_name(form):
     tee.get_by_role("combobox").select_option("by rank …")
     by_rank = tee.get_by_role("textbox")
     by_rank.fill("0:1,1:3")
-    form.error("setting.tee", "local rank 1 does not exist")
+    form.wait_for_error("setting.tee", "local rank 1 does not exist")
     form.fill("setting.nproc_per_node", "2")
-    form.says("2 ranks, cpu")
+    form.wait_for_status("2 ranks, cpu")
     assert form.value("form.cell.splitlines()[0]") == "%%icelaunch --nproc-per-node 2 --tee 0:1,1:3"
     tee.get_by_role("combobox").select_option("none")
     by_rank.wait_for(state="hidden", timeout=30_000)
@@ -346,8 +351,8 @@ def test_two_views_of_a_form_show_the_same(form):
     )
 
 
-def test_a_name_is_text(book):
-    book.done(
+def test_markup_in_names_and_values_is_text(book):
+    book.wait_for_end(
         book.cell(
             "def risky(x='<img src=x onerror=window.hacked=1>', **rest):\n"
             "    '''<script>window.hacked = 2</script>'''"
@@ -356,14 +361,14 @@ def test_a_name_is_text(book):
     form = Form(book, "ice.LaunchPanel(risky)")
     form.fill("argument.x", "<img src=x onerror=window.hacked=3>")
     form.fill("argument.rest", "'<b>no</b>'")
-    form.error("argument.rest", "must be a dict")
-    form.press("Code")
+    form.wait_for_error("argument.rest", "must be a dict")
+    form.click("Code")
     assert form.book.page.evaluate("window.hacked") is None
     assert form.box.locator("img, script, b").count() == 0
 
 
-def test_gpus_are_chosen_by_a_click_each(form):
-    """On a machine without GPUs: what NVML would say is made up, so the kernel goes on to say that there are none."""
+def test_a_click_on_a_gpu_chooses_it(form):
+    """The machine has no GPUs. The devices are made up, so a launch on them would be refused."""
     gpus = [
         {
             "device": f"cuda:{n}",
@@ -374,7 +379,9 @@ def test_gpus_are_chosen_by_a_click_each(form):
         }
         for n in range(4)
     ]
-    form.book.done(form.book.cell(f"form._fields.devices = [*form._fields.devices[:1], *{gpus}]"))
+    form.book.wait_for_end(
+        form.book.cell(f"form._fields.devices = [*form._fields.devices[:1], *{gpus}]")
+    )
     form.fill("argument.data", "1")
     third = form.box.get_by_role("button", name="cuda:2")
     third.wait_for(timeout=30_000)
@@ -389,7 +396,7 @@ def test_gpus_are_chosen_by_a_click_each(form):
     assert form.value("form.cell").startswith("%%icelaunch\n")
 
 
-def test_in_notebook_7(lab, server, browser):
+def test_the_form_in_notebook_7(lab, server, browser):
     page = browser.new_page(viewport={"width": 1200, "height": 900})
     try:
         book = lab.Book(
@@ -405,15 +412,15 @@ def test_in_notebook_7(lab, server, browser):
             "notebook",
         )
         book.run(0)
-        book.done(0, 60)
+        book.wait_for_end(0, 60)
         form = Form(book, "ice.LaunchPanel()")
         form.fill("argument.n", "5")
         form.fill("setting.nproc_per_node", "2")
-        form.press("Launch")
-        form.says("SUCCEEDED: form.run.result()")
+        form.click("Launch")
+        form.wait_for_status("SUCCEEDED: form.run.result()")
         assert form.value("form.run.result()") == "{0: 5, 1: 5}"
         book.restart()
-        form.says("The kernel of this form has ended")
+        form.wait_for_status("The kernel of this form has ended")
         assert form.box.locator(".ice-launch").is_disabled()
     finally:
         page.close()

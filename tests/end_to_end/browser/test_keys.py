@@ -1,4 +1,7 @@
-"""Keys that are pressed in a panel or a form: none is a shortcut of the notebook, which would delete its cells or restart its kernel."""
+"""Keys that are pressed in a panel or a form are no shortcuts of the notebook.
+
+Such a shortcut could delete a cell or restart the kernel.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from typing import Literal
 import icelaunch_nb as ice
 
 def lives():
-    """With everything that a panel can have to put the focus on."""
+    """Makes the panel show everything that can have the focus."""
     ctx = ice.get_context()
     if ctx.restart_count == 0:
         raise RuntimeError("once")
@@ -47,7 +50,7 @@ KEYS = (
     "m",
     "z",
 )  # delete, cut, interrupt, restart, insert above and below, Markdown, undo
-KINDS = {  # that are to be met
+KINDS = {  # each must occur in the test
     "BUTTON.ice-button",
     "BUTTON.ice-rank",
     "BUTTON.ice-plot",
@@ -71,17 +74,21 @@ KINDS = {  # that are to be met
 }
 WATCH = """() => {
   window.ran = [];
-  window.jupyterapp.commands.commandExecuted.connect((_, { id }) => /^(notebook|kernelmenu|runmenu|editmenu):/.test(id) && window.ran.push(id));
+  const shortcuts = /^(notebook|kernelmenu|runmenu|editmenu):/;
+  window.jupyterapp.commands.commandExecuted.connect(
+    (_, { id }) => shortcuts.test(id) && window.ran.push(id));
 }"""
-# What is typed into goes last: it changes what there is.
+# Editable elements come last, because typing into them changes the others.
 FIND = """() => {
-  const inside = [...document.querySelectorAll('.ice-panel, .ice-panel *, .ice-form, .ice-form *, .jp-OutputArea-output summary')];
-  const typed = (one) => one.matches('input, select');
+  const ours = '.ice-panel, .ice-panel *, .ice-form, .ice-form *, .jp-OutputArea-output summary';
+  const inside = [...document.querySelectorAll(ours)];
+  const editable = (one) => one.matches('input, select');
   window.found = inside.filter((one) => {
     one.focus({ preventScroll: true });
     return document.activeElement === one;
-  }).sort((a, b) => typed(a) - typed(b));
-  return window.found.map((one) => `${one.tagName}.${(one.getAttribute('class') ?? '').split(' ')[0]}`);
+  }).sort((a, b) => editable(a) - editable(b));
+  const firstClass = (one) => (one.getAttribute('class') ?? '').split(' ')[0];
+  return window.found.map((one) => `${one.tagName}.${firstClass(one)}`);
 }"""
 FOCUS = """(number) => {
   window.found[number].focus({ preventScroll: true });
@@ -95,7 +102,7 @@ def test_no_key_in_a_panel_or_a_form_is_a_shortcut(lab, server, browser, app):
     book = lab.Book(server, page, server.notebook([SETUP]), app)
     try:
         book.run(0)
-        book.done(0, 60)
+        book.wait_for_end(0, 60)
         cell = book.cell(
             "run = ice.launch(lives, nproc_per_node=2, devices='cpu', max_restarts=1)\nrun"
         )
@@ -104,10 +111,10 @@ def test_no_key_in_a_panel_or_a_form_is_a_shortcut(lab, server, browser, app):
             book.cell("form = ice.LaunchPanel(lesson)\nform")
         )
         static = book.cell(STATIC)
-        book.done(static, 60)
+        book.wait_for_end(static, 60)
         panel, before = book.panel(cell), page.locator(".jp-Notebook .jp-Cell").count()
         panel.locator(".ice-debug-line").wait_for(timeout=30_000)
-        book.sees(cell, "line 99", 20)
+        book.wait_for_text(cell, "line 99", 20)
         book.wait_for_state(failed, "FAILED", 20)
         panel.locator(".ice-search").fill("line 5")
         panel.locator(".ice-search-count").click(timeout=30_000)
@@ -120,7 +127,7 @@ def test_no_key_in_a_panel_or_a_form_is_a_shortcut(lab, server, browser, app):
             form.locator(".ice-form").get_by_text(name, exact=name == "Code").first.click()
         page.evaluate(WATCH)
 
-        def typed_in_vain(where):
+        def check_no_shortcut(where):
             for key in KEYS:
                 page.keyboard.press(key)
             assert page.evaluate("() => window.ran") == [], f"{where} has the focus"
@@ -148,21 +155,21 @@ def test_no_key_in_a_panel_or_a_form_is_a_shortcut(lab, server, browser, app):
         ]
         for one in clicked:
             one.click(position={"x": 3, "y": 3})
-            typed_in_vain(
+            check_no_shortcut(
                 f"after a click, {page.evaluate('() => document.activeElement.outerHTML')[:200]}"
             )
             page.keyboard.press("Escape")  # a menu that the click opened
 
         kinds = page.evaluate(FIND)
         for number, kind in enumerate(kinds):
-            if page.evaluate(FOCUS, number):  # unless an earlier one's key took it away
-                typed_in_vain(kind)
+            if page.evaluate(FOCUS, number):  # a key in an earlier element may have removed it
+                check_no_shortcut(kind)
         assert set(kinds) >= KINDS
         alive = book.cell("print('alive', form.run, failed.state, sum(1 for _ in ice.runs()))")
-        book.done(alive)
+        book.wait_for_end(alive)
         assert book.output(alive).inner_text().startswith("alive None FAILED")
 
-        # Escape gives the keys back to the notebook, from where no text is typed.
+        # Escape returns the focus to the notebook, except from an editable element.
         panel.locator(".ice-search").fill("line")
         panel.locator(".ice-search").press("Escape")
         assert panel.locator(".ice-search").evaluate(
@@ -177,6 +184,6 @@ def test_no_key_in_a_panel_or_a_form_is_a_shortcut(lab, server, browser, app):
             arg=cells,
         )
         assert page.evaluate("() => window.ran") != []
-        book.done(book.cell("run.kill()\nrun.wait(20)"), 30)
+        book.wait_for_end(book.cell("run.kill()\nrun.wait(20)"), 30)
     finally:
         page.close()

@@ -1,4 +1,4 @@
-"""A panel whose kernel ends or falls silent before its run is over, and what its notebook holds then; pages that are opened again."""
+"""Panels and saved notebooks after a reload of the page, and after the kernel's end."""
 
 from __future__ import annotations
 
@@ -8,23 +8,26 @@ import signal
 
 import pytest
 
-_PLACE = "document.querySelectorAll('.jp-Notebook .jp-Cell')[cell].querySelector('.icelaunch-mount').textContent"
+_SUMMARY = (
+    "document.querySelectorAll('.jp-Notebook .jp-Cell')[cell]"
+    ".querySelector('.icelaunch-mount').textContent"
+)
 
 
-def test_the_summary_is_of_these_seconds_while_the_run_goes_on_and_the_view_stays_as_it_is(book):
+def test_the_summary_is_updated_during_the_run_and_the_view_stays(book):
     cell = book.cell("run = ice.launch(chatter, nproc_per_node=2, devices='cpu')\nrun")
-    book.sees(cell, "line 25 of", 30)
+    book.wait_for_text(cell, "line 25 of", 30)
     panel = book.panel(cell)
-    book.press(cell, "stacks")
+    book.click(cell, "stacks")
     panel.locator(".ice-stacks pre").first.wait_for()
     panel.locator(".ice-search").fill("line")
     panel.locator(".xterm-helper-textarea").press("Home")
-    book.sees(cell, "line 0")
+    book.wait_for_text(cell, "line 0")
     panel.evaluate("(panel) => { panel.mine = true; }")
     for _ in range(2):
-        told = book.page.evaluate(f"(cell) => {_PLACE}", cell)
+        before = book.page.evaluate(f"(cell) => {_SUMMARY}", cell)
         book.page.wait_for_function(
-            f"([cell, told]) => {_PLACE} !== told", arg=[cell, told], timeout=30_000
+            f"([cell, before]) => {_SUMMARY} !== before", arg=[cell, before], timeout=30_000
         )
     assert panel.evaluate("(panel) => panel.mine"), "the very same view"
     assert panel.locator(".ice-search").input_value() == "line"
@@ -32,7 +35,7 @@ def test_the_summary_is_of_these_seconds_while_the_run_goes_on_and_the_view_stay
     assert panel.locator(".xterm-helper-textarea").evaluate(
         "(focused) => focused === document.activeElement"
     )
-    book.sees(cell, "line 0")
+    book.wait_for_text(cell, "line 0")
     (output,) = book.save()["cells"][cell]["outputs"]
     for shown in ("text/html", "text/plain"):
         text = "".join(output["data"][shown])
@@ -44,7 +47,7 @@ def test_the_summary_is_of_these_seconds_while_the_run_goes_on_and_the_view_stay
     assert len(str(output)) < 20_000
 
 
-def test_four_panels_ask_for_their_code_once(book):
+def test_four_panels_request_their_code_once(book):
     cells = [
         book.cell(
             f"run = ice.launch(lambda: print('here'), devices='cpu')\n"
@@ -54,7 +57,7 @@ def test_four_panels_ask_for_their_code_once(book):
         for number in range(4)
     ]
     for cell in cells:
-        book.sees(cell, "here", 30)
+        book.wait_for_text(cell, "here", 30)
     book.save()
     large = []
     book.page.on(
@@ -65,25 +68,27 @@ def test_four_panels_ask_for_their_code_once(book):
     )
     book.open()
     for cell in cells:
-        book.sees(cell, "here", 20)
-    book.page.wait_for_timeout(2_500)  # longer than one waits for what another one asked for
+        book.wait_for_text(cell, "here", 20)
+    book.page.wait_for_timeout(2_500)  # longer than a panel waits for another one's request
     assert len(large) == 1
 
 
-def test_a_panel_whose_code_was_asked_for_in_vain_asks_itself(book):
-    """By another panel of this page, whose kernel is busy or gone."""
+def test_a_panel_requests_its_code_where_anothers_request_got_no_reply(book):
+    """The kernel of the other panel may be busy or gone."""
     cell = book.cell(
         "run = ice.launch(lambda: print('here'), devices='cpu')\nrun.wait()\nrun.panel()"
     )
-    book.sees(cell, "here", 30)
+    book.wait_for_text(cell, "here", 30)
     version = book.page.evaluate("() => [...globalThis.icelaunchCode.keys()][0]")
     book.save()
     book.page.add_init_script(
-        f"globalThis.icelaunchCode = new Map([['{version}', (() => {{ let receive; const module = new Promise((resolve) => (receive = resolve))"
-        ".then(([script]) => import(URL.createObjectURL(new Blob([script], { type: 'text/javascript' })))); return { module, receive }; })()]]);"
+        f"globalThis.icelaunchCode = new Map([['{version}', (() => {{ let receive; "
+        "const module = new Promise((resolve) => (receive = resolve)).then(([script]) => "
+        "import(URL.createObjectURL(new Blob([script], { type: 'text/javascript' })))); "
+        "return { module, receive }; })()]]);"
     )
     book.open()
-    book.sees(cell, "here", 20)
+    book.wait_for_text(cell, "here", 20)
 
 
 SETUP = """
@@ -103,58 +108,59 @@ LAUNCH = "run = ice.launch(talks, nproc_per_node=2, devices='cpu')\nrun"
 
 @pytest.fixture
 def own_book(lab, server, browser):
-    """A notebook of the test's own, whose kernel it may end."""
+    """A notebook of one test, which may end its kernel."""
     page = browser.new_page(viewport={"width": 1200, "height": 900})
     book = lab.Book(server, page, server.notebook([SETUP]))
     book.run(0)
-    book.done(0, 60)
+    book.wait_for_end(0, 60)
     yield book
     page.close()
 
 
-def _says_that_nothing_is_heard(panel, timeout):
+def _check_kernel_lost(panel, timeout):
     panel.get_by_text(
         re.compile(
-            r'^No word from the kernel since \d\d:\d\d:\d\d, when the run was RUNNING\. .*ice\.attach\("\w+"\)'
+            r"^No word from the kernel since \d\d:\d\d:\d\d, when the run was RUNNING\. "
+            r'.*ice\.attach\("\w+"\)'
         )
     ).wait_for(timeout=timeout)
     assert panel.locator(".ice-state-label").inner_text() == "NO WORD"
     assert panel.locator(".ice-button:visible").count() == 0
 
 
-def test_a_restart_of_the_kernel_is_told_at_once(own_book):
+def test_a_restart_of_the_kernel_shows_at_once(own_book):
     book = own_book
     cell = book.cell(LAUNCH)
-    book.sees(cell, "line 3", 30)
+    book.wait_for_text(cell, "line 3", 30)
     book.restart()
     panel = book.panel(cell)
-    _says_that_nothing_is_heard(panel, 3_000)
+    _check_kernel_lost(panel, 3_000)
     elapsed = panel.locator(".ice-elapsed").inner_text()
     book.page.wait_for_timeout(1_500)
     assert panel.locator(".ice-elapsed").inner_text() == elapsed
-    _says_that_nothing_is_heard(panel, 100)
+    _check_kernel_lost(panel, 100)
     for text in _saved(book, cell):
         assert _AS_OF.search(text)
 
 
-def test_a_silent_kernel_is_told_of_and_heard_again(own_book):
+def test_a_silent_kernel_counts_as_lost_until_it_sends_again(own_book):
     book = own_book
     cell = book.cell(LAUNCH)
     pid = book.cell("print(os.getpid())")
-    book.done(pid)
-    book.sees(cell, "line 3", 30)
+    book.wait_for_end(pid)
+    book.wait_for_text(cell, "line 3", 30)
     kernel = int(book.output(pid).inner_text())
     os.kill(kernel, signal.SIGSTOP)
     try:
         panel = book.panel(cell)
-        book.press(cell, "stacks")
-        _says_that_nothing_is_heard(panel, 10_000)
-        assert panel.locator(".ice-reply").is_hidden()  # nobody waits for that any more
+        book.click(cell, "stacks")
+        _check_kernel_lost(panel, 10_000)
+        assert panel.locator(".ice-reply").is_hidden()  # the request has ended
     finally:
         os.kill(kernel, signal.SIGCONT)
     book.wait_for_state(cell, "RUNNING")
     assert panel.get_by_text("No word from the kernel").is_hidden()
-    book.press(cell, "stop")
+    book.click(cell, "stop")
     book.wait_for_state(cell, "STOPPED")
 
 
@@ -162,7 +168,7 @@ _AS_OF = re.compile(r"as of \d\d:\d\d:\d\d; ice[.]attach[(]")
 
 
 def _saved(book, cell):
-    """Both texts of a cell's only output, as they are saved now."""
+    """Saves the notebook. Returns the HTML and the plain text of a cell's only output."""
     (output,) = book.save()["cells"][cell]["outputs"]
     return ["".join(output["data"][kind]) for kind in ("text/html", "text/plain")]
 
@@ -171,8 +177,11 @@ def _saved_times(book, cell):
     return [_AS_OF.search(text)[0] for text in _saved(book, cell)]
 
 
-def test_a_page_that_is_loaded_again_saves_how_a_run_ended(own_book, tmp_path):
-    """Whether it ends before the page is there again or after, in each view; what can't be renewed says of when it is."""
+def test_a_reloaded_page_saves_the_runs_end(own_book, tmp_path):
+    """One run ends before the page is loaded again, another one after that and in two views.
+
+    While a run goes on, its summary has a time.
+    """
     book, late, early = own_book, tmp_path / "late", tmp_path / "early"
     cells = [
         book.cell(
@@ -184,7 +193,7 @@ def test_a_page_that_is_loaded_again_saves_how_a_run_ended(own_book, tmp_path):
         f"missed = ice.launch(talks, ({str(early)!r},), nproc_per_node=1, devices='cpu')\nmissed"
     )
     for cell in (*cells, missed):
-        book.sees(cell, "line 3", 30)
+        book.wait_for_text(cell, "line 3", 30)
         for text in _saved(book, cell):
             assert _AS_OF.search(text) and "SUCCEEDED" not in text
     early.touch()
@@ -196,11 +205,13 @@ def test_a_page_that_is_loaded_again_saves_how_a_run_ended(own_book, tmp_path):
     saved = _saved(book, missed)
     before = _saved_times(book, cells[0])
     book.page.wait_for_function(
-        f"([cell, before]) => /{_AS_OF.pattern}/.exec({_PLACE})?.[0] > before",
+        f"([cell, before]) => /{_AS_OF.pattern}/.exec({_SUMMARY})?.[0] > before",
         arg=[cells[0], max(before)],
         timeout=60_000,
     )
-    assert min(_saved_times(book, cells[0])) > max(before), "also while it goes on"
+    assert min(_saved_times(book, cells[0])) > max(before), (
+        "the summary is updated during the run too"
+    )
     late.touch()
     book.wait_for_state(cells[0], "SUCCEEDED", 20)
     for text in (*saved, *_saved(book, cells[0]), *_saved(book, cells[1])):

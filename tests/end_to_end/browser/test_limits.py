@@ -1,4 +1,4 @@
-"""What the panel must not do, whatever the ranks do: flood the browser, slow the kernel, leave something behind."""
+"""Limits of a panel: what it sends, its memory, its delays, and what it leaves behind."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ def flood(seconds=10):
     while lines < seconds * 20_000:
         due = min(seconds * 20_000, int((time.time() - ready) * 20_000))
         if lines < due:
-            os.write(1, b"".join(b"%d a line of a flood that nobody can read so fast\\n" % n for n in range(lines, due)))
+            line = b"%d a line of a flood that nobody can read so fast\\n"
+            os.write(1, b"".join(line % n for n in range(lines, due)))
             lines = due
         time.sleep(0.01)
     print("the last of", lines, "lines")
@@ -25,12 +26,13 @@ import gc, threading, json, ipywidgets, comm
 def counts():
     gc.collect()
     return {"threads": threading.active_count(), "files": len(os.listdir("/proc/self/fd")),
-            "widgets": len(ipywidgets.widgets.widget._instances), "comms": len(comm.get_comm_manager().comms)}
+            "widgets": len(ipywidgets.widgets.widget._instances),
+            "comms": len(comm.get_comm_manager().comms)}
 """
 
 
 class Traffic:
-    """The websocket frames that a page receives: when, and how many bytes."""
+    """The time and size of each websocket frame that a page receives."""
 
     def __init__(self, page):
         self.frames: list[tuple[float, int]] = []
@@ -50,71 +52,74 @@ class Traffic:
 
 
 @pytest.mark.slow
-def test_a_flood_is_cut_to_what_a_browser_can_take_and_stop_still_acts(book):
-    """8 ranks x 20,000 lines/s for 10 s."""
+def test_a_flood_is_cut_to_the_rate_limit_and_stop_still_acts(book):
+    """8 ranks print 20,000 lines/s each for 10 s."""
     traffic = Traffic(book.page)
-    book.open()  # so that the kernel's socket is a watched one
-    book.done(book.cell(FLOOD + "\nimport psutil\nme = psutil.Process()"))
+    book.open()  # the listener gets only sockets that are opened after it
+    book.wait_for_end(book.cell(FLOOD + "\nimport psutil\nme = psutil.Process()"))
     cell = book.cell("run = ice.launch(flood, nproc_per_node=8, devices='cpu')\nrun")
     book.panel(cell)
-    book.sees(cell, "a line of a flood")
+    book.wait_for_text(cell, "a line of a flood")
     before = _memory(book)
     started = time.monotonic()
     book.page.wait_for_timeout(4000)
     size, frames = traffic.rates(started)
     asked = time.monotonic()
     answered = book.cell("6 * 7")
-    book.done(answered)
+    book.wait_for_end(answered)
     answer = time.monotonic() - asked
     assert "the last of" not in book.text(cell), "the cell waited for the flood's end"
     book.page.wait_for_timeout(3000)
     after = _memory(book)
     print(
-        f"{size / 1e6:.2f} MB/s, {frames:.1f} frames/s, a cell answered after {answer:.2f} s, memory in MB: {before} before, {after} after"
+        f"{size / 1e6:.2f} MB/s, {frames:.1f} frames/s, a cell answered after {answer:.2f} s, "
+        f"memory in MB: {before} before, {after} after"
     )
     assert size < 1e6
     assert frames <= 20
     assert after["kernel"] - before["kernel"] < 40
     assert after["page"] - before["page"] < 150
-    book.sees(cell, "the last of 200000 lines", 20)
-    book.press(cell, "stop")
+    book.wait_for_text(cell, "the last of 200000 lines", 20)
+    book.click(cell, "stop")
     book.wait_for_state(cell, "STOPPED")
     book.panel(cell).get_by_role("searchbox").fill("skipped, on disk")
-    book.sees(cell, "skipped, on disk")
+    book.wait_for_text(cell, "skipped, on disk")
     on_disk = book.cell("print([run.logs(rank).count('\\n') for rank in range(8)])")
-    book.done(on_disk)
+    book.wait_for_end(on_disk)
     assert book.output(on_disk).inner_text().strip() == str([200_001] * 8)
 
 
 @pytest.mark.slow
 def test_stop_acts_in_the_middle_of_a_flood(book):
-    book.done(book.cell(FLOOD))
+    book.wait_for_end(book.cell(FLOOD))
     cell = book.cell("run = ice.launch(flood, args=(60,), nproc_per_node=8, devices='cpu')\nrun")
     book.panel(cell)
-    book.sees(cell, "a line of a flood")
+    book.wait_for_text(cell, "a line of a flood")
     book.page.wait_for_timeout(2000)
     pressed = time.monotonic()
-    book.press(cell, "stop")
+    book.click(cell, "stop")
     book.wait_for_state(cell, "STOPPED")
     print(f"stopped after {time.monotonic() - pressed:.2f} s")
-    told = book.cell("print('the last of' in run.logs(0))")
-    book.done(told)
-    assert book.output(told).inner_text().strip() == "False", "the stop waited for the flood's end"
+    printed = book.cell("print('the last of' in run.logs(0))")
+    book.wait_for_end(printed)
+    assert book.output(printed).inner_text().strip() == "False", (
+        "the stop waited for the flood's end"
+    )
 
 
 def _memory(book) -> dict[str, int]:
-    """In MB: of the page's scripts, after a collection, and of the kernel."""
+    """Memory in MB: the page's JavaScript heap after a garbage collection, and the kernel."""
     session = book.page.context.new_cdp_session(book.page)
     session.send("HeapProfiler.collectGarbage")
     used = session.send("Runtime.getHeapUsage")["usedSize"]
     session.detach()
     cell = book.cell("print(me.memory_info().rss >> 20)")
-    book.done(cell)
+    book.wait_for_end(cell)
     return {"page": used >> 20, "kernel": int(book.output(cell).inner_text())}
 
 
 def test_launches_leave_nothing_behind(book):
-    book.done(
+    book.wait_for_end(
         book.cell(
             COUNTS + "\n"
             "from IPython.display import display\n"
@@ -132,24 +137,24 @@ def test_launches_leave_nothing_behind(book):
         "    seen.append(counts())\n"
         "module._KEPT_PANELS = 16"
     )
-    book.done(last, 60)
+    book.wait_for_end(last, 60)
     output = book.output(last)
-    told = book.cell(
+    printed = book.cell(
         "print(json.dumps([seen[5], seen[-1]]))"
     )  # JupyterLab draws the first 50 outputs of a cell
-    book.done(told)
-    before, after = json.loads(book.output(told).inner_text())
-    # 14 launches lie between the two; a socket or two of ipykernel's may just be opening or closing.
+    book.wait_for_end(printed)
+    before, after = json.loads(book.output(printed).inner_text())
+    # There are 14 launches between the two. A socket or two of ipykernel's may just open or close.
     assert {name: after[name] - before[name] < 5 for name in before} == dict.fromkeys(
         before, True
     ), (before, after)
-    # Panels of long ago have turned into their summary.
+    # The oldest panels have turned into their summary.
     assert output.locator("details summary", has_text="rank 0, last lines").count() >= 10
 
 
 @pytest.mark.slow
 def test_two_hundred_launches_leave_threads_files_widgets_and_comms_flat(book):
-    book.done(
+    book.wait_for_end(
         book.cell(
             COUNTS + "\n"
             "from IPython.display import display\n"
@@ -167,23 +172,27 @@ def test_two_hundred_launches_leave_threads_files_widgets_and_comms_flat(book):
         "        time.sleep(0.5)\n"
         "        seen.append(counts())\n"
     )
-    book.done(many, 110)
-    told = book.cell("print(json.dumps(seen))")  # JupyterLab draws the first 50 outputs of a cell
-    book.done(told)
-    before, after = json.loads(book.output(told).inner_text())
+    book.wait_for_end(many, 110)
+    printed = book.cell(
+        "print(json.dumps(seen))"
+    )  # JupyterLab draws the first 50 outputs of a cell
+    book.wait_for_end(printed)
+    before, after = json.loads(book.output(printed).inner_text())
     print(before, after)
-    # A socket or two of ipykernel's may just be opening or closing.
+    # A socket or two of ipykernel's may just open or close.
     assert {name: after[name] - before[name] < 3 for name in before} == dict.fromkeys(
         before, True
     ), (before, after)
 
 
 def test_a_saved_notebook_holds_the_summary_and_stays_small(book, server):
-    book.done(book.cell("def much():\n    for i in range(100000): print('line', i, 'x' * 80)"))
+    book.wait_for_end(
+        book.cell("def much():\n    for i in range(100000): print('line', i, 'x' * 80)")
+    )
     before = len(json.dumps(book.save()))
     cell = book.cell("run = ice.launch(much, nproc_per_node=2, devices='cpu')\nrun")
     book.wait_for_state(cell, "SUCCEEDED", 20)
-    book.sees(cell, "line 99999")
+    book.wait_for_text(cell, "line 99999")
     saved = book.page.wait_for_function(_HTML, arg=cell, timeout=30_000)
     assert saved
     content = book.save()
@@ -193,7 +202,7 @@ def test_a_saved_notebook_holds_the_summary_and_stays_small(book, server):
     assert "SUCCEEDED" in "".join(data["text/plain"])
 
 
-def test_notebook_7_shows_it_and_its_buttons_act(lab, server, browser):
+def test_the_panel_and_its_buttons_work_in_notebook_7(lab, server, browser):
     page = browser.new_page(viewport={"width": 1200, "height": 900})
     setup = (
         "%load_ext icelaunch_nb\n"
@@ -204,23 +213,27 @@ def test_notebook_7_shows_it_and_its_buttons_act(lab, server, browser):
     book = lab.Book(server, page, server.notebook([setup]), app="notebook")
     try:
         book.run(0)
-        book.done(0, 60)
+        book.wait_for_end(0, 60)
         cell = book.cell("run = ice.launch(talk, nproc_per_node=2, devices='cpu')\nrun")
-        book.sees(cell, "line 5", 20)
+        book.wait_for_text(cell, "line 5", 20)
         waits = book.cell("try: run.result()\nexcept ice.RunStopped: print('was stopped')")
-        book.press(cell, "stop")
+        book.click(cell, "stop")
         book.wait_for_state(cell, "STOPPED")
-        book.done(waits)
+        book.wait_for_end(waits)
     finally:
         page.close()
 
 
-_HTML = """(cell) => window.jupyterapp.shell.currentWidget.content.widgets[cell].model.toJSON().outputs[0]?.data['text/html']
-  ?.includes?.('SUCCEEDED') || JSON.stringify(window.jupyterapp.shell.currentWidget.content.widgets[cell].model.toJSON().outputs).includes('SUCCEEDED')"""
+_HTML = """(cell) => {
+  const { outputs } =
+    window.jupyterapp.shell.currentWidget.content.widgets[cell].model.toJSON();
+  return outputs[0]?.data['text/html']?.includes?.('SUCCEEDED') ||
+    JSON.stringify(outputs).includes('SUCCEEDED');
+}"""
 
 
-def test_a_print_without_flush_and_without_a_newline_is_seen_while_the_rank_goes_on(book):
-    book.done(
+def test_a_print_without_flush_or_newline_shows_while_the_rank_runs(book):
+    book.wait_for_end(
         book.cell(
             "def mumbles():\n"
             "    time.sleep(2)\n"
@@ -229,14 +242,14 @@ def test_a_print_without_flush_and_without_a_newline_is_seen_while_the_rank_goes
         )
     )
     cell = book.cell("run = ice.launch(mumbles, nproc_per_node=1, devices='cpu')\nrun")
-    book.sees(cell, "no newline")
+    book.wait_for_text(cell, "no newline")
     book.wait_for_state(cell, "RUNNING")
 
 
 @pytest.mark.slow
-def test_from_print_to_pixel_in_a_quiet_run(book):
-    """Ranks say when they print, the page when it shows; both clocks are this machine's."""
-    book.done(
+def test_the_delay_from_print_to_page_in_a_quiet_run(book):
+    """The ranks print the time. The page notes when it shows it, by the same machine's clock."""
+    book.wait_for_end(
         book.cell(
             "def ticks():\n    import random\n    time.sleep(2)\n    for number in range(120):\n"
             "        print(f'tick {number} {1000 * time.time():.1f}')\n"
@@ -246,27 +259,30 @@ def test_from_print_to_pixel_in_a_quiet_run(book):
     )
     cell = book.cell("run = ice.launch(ticks, nproc_per_node=2, devices='cpu')\nrun")
     book.panel(cell)
-    took = sorted(book.page.evaluate(_TICKS, [cell, 120]))
-    median, p99 = took[len(took) // 2], took[int(len(took) * 0.99)]
+    delays = sorted(book.page.evaluate(_TICKS, [cell, 120]))
+    median, p99 = delays[len(delays) // 2], delays[int(len(delays) * 0.99)]
     print(
-        f"{len(took)} lines: median {median:.0f} ms, 99 % within {p99:.0f} ms, longest {took[-1]:.0f} ms"
+        f"{len(delays)} lines: median {median:.0f} ms, 99 % within {p99:.0f} ms, "
+        f"longest {delays[-1]:.0f} ms"
     )
-    assert len(took) >= 110
+    assert len(delays) >= 110
 
 
 _TICKS = """([cell, number]) => new Promise((resolve) => {
   const panel = document.querySelectorAll('.jp-Notebook .jp-Cell')[cell];
   panel.querySelector('.ice-terminal').scrollIntoView({ block: 'nearest' });
-  const took = new Map();
-  const look = () => {
+  const delays = new Map();
+  const poll = () => {
     for (const row of [...panel.querySelectorAll('.xterm-rows > div')].slice(-20)) {
-      const [, tick, printed] = /tick (\\d+) ([\\d.]+)/.exec(row.textContent.replaceAll('\\u00a0', ' ')) ?? [];
-      if (tick && !took.has(tick)) took.set(tick, performance.timeOrigin + performance.now() - Number(printed));
+      const text = row.textContent.replaceAll('\\u00a0', ' ');
+      const [, tick, printed] = /tick (\\d+) ([\\d.]+)/.exec(text) ?? [];
+      const now = performance.timeOrigin + performance.now();
+      if (tick && !delays.has(tick)) delays.set(tick, now - Number(printed));
     }
-    if (took.has(String(number - 1))) resolve([...took.values()]);
-    else requestAnimationFrame(look);
+    if (delays.has(String(number - 1))) resolve([...delays.values()]);
+    else requestAnimationFrame(poll);
   };
-  look();
+  poll();
 })"""
 
 
@@ -285,7 +301,7 @@ def test_a_saved_notebook_that_is_opened_without_its_kernel_shows_the_summary(
     book = lab.Book(server, page, server.notebook([setup]), app=app)
     try:
         book.run(0)
-        book.done(0, 60)
+        book.wait_for_end(0, 60)
         cell = book.cell("run = ice.launch(fails, nproc_per_node=2, devices='cpu')\nrun")
         book.wait_for_state(cell, "FAILED", 20)
         page.wait_for_function(_HTML.replace("SUCCEEDED", "FAILED"), arg=cell, timeout=30_000)

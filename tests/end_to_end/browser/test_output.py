@@ -1,4 +1,4 @@
-"""What ranks print, as a person reads it: all of it, told apart, as far back as there is something, in any theme and by a screen reader."""
+"""The ranks' output in the panel: complete, with older lines, in each theme, for screen readers."""
 
 from __future__ import annotations
 
@@ -6,32 +6,37 @@ import re
 
 import pytest
 
-# What is drawn with too little contrast: each visible text's colour against what lies behind it.
-PALE = """(panel) => {
+# The texts with too little contrast between their colour and the background.
+LOW_CONTRAST = """(panel) => {
   const parts = (color) => (color.match(/[\\d.]+/g) ?? [0, 0, 0, 0]).map(Number);
-  const over = ([r, g, b, a = 1], under) => [r, g, b].map((part, at) => part * a + under[at] * (1 - a));
+  const blend = ([r, g, b, a = 1], under) =>
+    [r, g, b].map((part, at) => part * a + under[at] * (1 - a));
   const behind = (element) => {
     if (!element) return [255, 255, 255];
     const color = parts(getComputedStyle(element).backgroundColor);
-    return (color[3] ?? 1) === 1 ? color : over(color, behind(element.parentElement));
+    return (color[3] ?? 1) === 1 ? color : blend(color, behind(element.parentElement));
   };
   const light = (color) => {
-    const [r, g, b] = color.map((part) => part / 255).map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4));
+    const linear = (part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
+    const [r, g, b] = color.map((part) => linear(part / 255));
     return 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05;
   };
   const found = [];
   for (const element of panel.querySelectorAll('*')) {
-    const words = [...element.childNodes].filter((node) => node.nodeType === 3).map((node) => node.data.trim()).join(' ').trim();
-    if (!words || !element.checkVisibility() || element.closest('.ice-live-region, style, option')) continue;
+    const nodes = [...element.childNodes].filter((node) => node.nodeType === 3);
+    const words = nodes.map((node) => node.data.trim()).join(' ').trim();
+    if (!words || !element.checkVisibility()) continue;
+    if (element.closest('.ice-live-region, style, option')) continue;
     const ground = behind(element);
-    const [a, b] = [light(over(parts(getComputedStyle(element).color), ground)), light(ground)];
+    const [a, b] = [light(blend(parts(getComputedStyle(element).color), ground)), light(ground)];
     const contrast = Math.max(a, b) / Math.min(a, b);
     found.push([contrast, `${contrast.toFixed(2)} ${element.className}: ${words.slice(0, 40)}`]);
   }
   return [found.length, found.filter(([contrast]) => contrast < 4.5).map(([_, words]) => words)];
 }"""
-COLOURS = """(rows) => Object.fromEntries([...rows.querySelectorAll('span')].filter((one) => one.textContent.trim())
-  .map((one) => [one.textContent.trim().replaceAll('\\u00a0', ' '), getComputedStyle(one).color]))"""
+COLOURS = """(rows) => Object.fromEntries(
+  [...rows.querySelectorAll('span')].filter((one) => one.textContent.trim()).map((one) =>
+    [one.textContent.trim().replaceAll('\\u00a0', ' '), getComputedStyle(one).color]))"""
 
 
 def _launch(book, call, ranks=1, rest=""):
@@ -39,8 +44,8 @@ def _launch(book, call, ranks=1, rest=""):
     return cell, book.panel(cell)
 
 
-def test_last_words_without_a_newline_are_there_among_all_ranks(book):
-    book.done(
+def test_a_last_line_without_a_newline_shows_among_all_ranks(book):
+    book.wait_for_end(
         book.cell(
             "def dies():\n"
             "    if ice.get_context().rank:\n"
@@ -55,11 +60,11 @@ def test_last_words_without_a_newline_are_there_among_all_ranks(book):
     cell, panel = _launch(book, "dies", 2)
     book.wait_for_state(cell, "FAILED")
     panel.get_by_role("tab", name="all").click()
-    book.sees(cell, "[1]  dying words")
+    book.wait_for_text(cell, "[1]  dying words")
 
 
-def test_a_bar_moves_in_its_line_among_all_ranks(book):
-    book.done(
+def test_a_progress_bar_stays_in_its_line_among_all_ranks(book):
+    book.wait_for_end(
         book.cell(
             "def bars():\n"
             "    for number in range(20):\n"
@@ -70,14 +75,14 @@ def test_a_bar_moves_in_its_line_among_all_ranks(book):
     )
     cell, panel = _launch(book, "bars", 2)
     panel.get_by_role("tab", name="all").click()
-    book.sees(cell, "[×2] bar 19")
+    book.wait_for_text(cell, "[×2] bar 19")
     assert [
         line.strip() for line in book.text(cell).replace("\xa0", " ").split("\n") if "bar" in line
     ] == ["[×2] bar 19"]
 
 
-def test_stdout_and_stderr_are_told_apart(book):
-    book.done(
+def test_stdout_and_stderr_have_different_colours(book):
+    book.wait_for_end(
         book.cell(
             "def both():\n"
             "    print('out')\n"
@@ -88,16 +93,16 @@ def test_stdout_and_stderr_are_told_apart(book):
     cell, panel = _launch(book, "both", 2)
     for tab in ("rank 0", "all"):
         panel.get_by_role("tab", name=tab).click()
-        for word in ("out", "green err"):  # each of the two streams is drawn as it comes
-            book.sees(cell, word)
+        for word in ("out", "green err"):  # the two streams may arrive one after the other
+            book.wait_for_text(cell, word)
         colours = panel.locator(".xterm-rows").evaluate(COLOURS)
         assert len({colours["out"], colours["err"], colours["green"]}) == 3, colours
 
 
 @pytest.mark.parametrize("key", ["PageUp", "wheel"])
-def test_it_stops_following_when_one_scrolls_up_and_goes_on_at_the_end(book, key):
+def test_scrolling_up_stops_following_and_scrolling_to_the_end_resumes_it(book, key):
     cell, panel = _launch(book, "chatter")
-    book.sees(cell, "line 40 of")
+    book.wait_for_text(cell, "line 40 of")
     follow = panel.get_by_role("button", name="Follow")
     box = panel.locator(".ice-terminal").bounding_box()
     book.page.mouse.move(box["x"] + 50, box["y"] + 50)
@@ -111,17 +116,17 @@ def test_it_stops_following_when_one_scrolls_up_and_goes_on_at_the_end(book, key
     printed = book.cell(
         "seen = len(run.logs(0))\nwhile len(run.logs(0)) < seen + 100: time.sleep(.01)"
     )
-    book.done(printed)
+    book.wait_for_end(printed)
     assert book.text(cell) == there
     screen.press("End")
     panel.get_by_role("button", name="Follow", pressed=True).wait_for(timeout=30_000)
     newest = int(re.findall(r"line\s(\d+)", book.text(cell))[-1])
-    book.sees(cell, f"line {newest + 5} of")
+    book.wait_for_text(cell, f"line {newest + 5} of")
     assert follow.get_attribute("aria-pressed") == "true"
 
 
-def test_after_a_reload_a_rank_that_is_looked_at_gets_its_older_lines(book):
-    book.done(
+def test_after_a_reload_the_shown_rank_gets_its_older_lines(book):
+    book.wait_for_end(
         book.cell(
             "def much():\n"
             "    for number in range(6000): print(f'line {number:05} ' + 'x' * 88)\n"
@@ -129,30 +134,33 @@ def test_after_a_reload_a_rank_that_is_looked_at_gets_its_older_lines(book):
         )
     )
     cell, panel = _launch(book, "much", 8)
-    book.sees(cell, "line 05999", 30)
+    book.wait_for_text(cell, "line 05999", 30)
     book.save()
     book.open()
-    book.sees(cell, "line 05999", 30)
+    book.wait_for_text(cell, "line 05999", 30)
     panel = book.panel(cell)
     panel.get_by_role("tab", name="rank 5").click()
     book.page.wait_for_function(_FIRST, arg=[cell, 6000 - 3000], timeout=30_000)
-    book.sees(cell, "line 05999")
+    book.wait_for_text(cell, "line 05999")
 
 
-# Scrolls up and looks for a line before that number; then down again.
+# Scrolls up until a line before that number shows. At the end it scrolls down again.
 _FIRST = """([cell, number]) => {
-  const panel = document.querySelectorAll('.jp-Notebook .jp-Cell')[cell].querySelector('.ice-panel');
+  const found = document.querySelectorAll('.jp-Notebook .jp-Cell')[cell];
+  const panel = found.querySelector('.ice-panel');
   panel.querySelector('.ice-terminal').scrollIntoView({ block: 'nearest' });
   const screen = panel.querySelector('.xterm-helper-textarea');
-  const at = Math.min(...[...panel.querySelector('.xterm-rows').innerText.matchAll(/line\\s(\\d+)/g)].map((found) => Number(found[1])));
-  const press = (key) => screen.dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true, cancelable: true }));
+  const lines = panel.querySelector('.xterm-rows').innerText.matchAll(/line\\s(\\d+)/g);
+  const at = Math.min(...[...lines].map((line) => Number(line[1])));
+  const press = (key) => screen.dispatchEvent(
+    new KeyboardEvent('keydown', { key, bubbles: true, cancelable: true }));
   press(at < number ? 'End' : window.up ? 'Home' : 'End');
   window.up = !window.up;
   return at < number;
 }"""
 
 
-def test_a_screen_reader_finds_the_last_lines_and_hears_them_where_the_focus_is(book):
+def test_a_screen_reader_gets_the_last_lines_and_announces_them_in_the_focused_panel(book):
     _, panel = _launch(book, "chatter", 2)
     log = panel.get_by_role("log", name="Last lines of rank 0")
     log.get_by_text("line 25 of rank 0").wait_for(timeout=30_000)
@@ -162,7 +170,7 @@ def test_a_screen_reader_finds_the_last_lines_and_hears_them_where_the_focus_is(
     row = log.get_by_text("line 25 of rank 0").element_handle()
     log.get_by_text("line 45 of rank 0").wait_for(timeout=30_000)
     assert row.evaluate("(row) => row.isConnected && row.textContent") == "line 25 of rank 0", (
-        "what was read is not read again"
+        "a line that was read isn't read again"
     )
     panel.get_by_role("tab", name="all").click()
     panel.get_by_role("log", name="Last lines of all ranks").get_by_text(
@@ -170,15 +178,16 @@ def test_a_screen_reader_finds_the_last_lines_and_hears_them_where_the_focus_is(
     ).first.wait_for(timeout=30_000)
 
 
-def test_all_of_it_is_selected_and_copied_by_keys(book):
+def test_keys_select_and_copy_all_lines(book):
     cell, panel = _launch(book, "lambda: print('first words\\nsecond') or time.sleep(60)")
-    book.sees(cell, "second")
+    book.wait_for_text(cell, "second")
     book.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     panel.locator(".xterm-helper-textarea").focus()
     book.page.keyboard.press("Control+a")
     book.page.keyboard.press("Control+c")
     book.page.wait_for_function(
-        "async () => (await navigator.clipboard.readText()).trim().replace('\\r', '') === 'first words\\nsecond'",
+        "async () => (await navigator.clipboard.readText()).trim().replace('\\r', '')"
+        " === 'first words\\nsecond'",
         timeout=30_000,
     )
 
@@ -194,7 +203,7 @@ def shades():
 
 
 @pytest.mark.parametrize("theme", ["Dark", "Light"])
-def test_every_word_can_be_read_in_both_themes(book, theme):
+def test_every_text_has_enough_contrast_in_both_themes(book, theme):
     book.page.evaluate(
         "(theme) => window.jupyterapp.commands.execute('apputils:change-theme', { theme })",
         f"JupyterLab {theme}",
@@ -204,12 +213,12 @@ def test_every_word_can_be_read_in_both_themes(book, theme):
         arg=str(theme == "Light").lower(),
         timeout=30_000,
     )
-    book.done(book.cell(SHADES))
+    book.wait_for_end(book.cell(SHADES))
     failed, panel = _launch(book, "shades", 5)
     book.wait_for_state(failed, "FAILED", 20)
     running, panel = _launch(book, "shades", 2)
-    book.sees(running, "colour 97")
-    book.press(running, "stacks")
+    book.wait_for_text(running, "colour 97")
+    book.click(running, "stacks")
     panel.locator(".ice-stacks pre").first.wait_for()
     for cell in (running, failed):
         panel = book.panel(cell)
@@ -218,7 +227,7 @@ def test_every_word_can_be_read_in_both_themes(book, theme):
         panel.locator(".ice-search-count").click()
         for tab in ("all", "rank 1"):
             panel.get_by_role("tab", name=tab).click()
-            book.sees(cell, "colour 97")
-            texts, pale = panel.evaluate(PALE)
+            book.wait_for_text(cell, "colour 97")
+            texts, unreadable = panel.evaluate(LOW_CONTRAST)
             assert texts > 30
-            assert pale == []
+            assert unreadable == []

@@ -1,4 +1,4 @@
-"""What a person sees and does: the panel in a real JupyterLab, in a real browser."""
+"""The panel in a real JupyterLab and a real browser."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ def _launch(book, call="chatter", rest="nproc_per_node=2"):
     return cell
 
 
-def test_lines_appear_while_the_run_goes_on_and_the_ranks_are_a_click_apart(book):
+def test_lines_appear_during_the_run_and_a_click_shows_another_rank(book):
     cell = _launch(book)
-    book.sees(cell, "of rank 0")
+    book.wait_for_text(cell, "of rank 0")
     book.wait_for_state(cell, "RUNNING")
     book.panel(cell).get_by_role("tab", name="rank 1").click()
-    book.sees(cell, "of rank 1")
+    book.wait_for_text(cell, "of rank 1")
     assert "of rank 0" not in book.text(cell)
     book.panel(cell).get_by_role("tab", name="all").click()
-    book.sees(cell, "of rank 0")
-    book.sees(cell, "of rank 1")
+    book.wait_for_text(cell, "of rank 0")
+    book.wait_for_text(cell, "of rank 1")
 
 
 def test_stop_acts_while_the_kernel_is_idle(book):
     cell = _launch(book)
-    book.sees(cell, "line")
+    book.wait_for_text(cell, "line")
     book.time_until_state(cell, "stop", "STOPPED")
 
 
@@ -41,15 +41,15 @@ def lingers():
 
 
 def _launch_lingering(book):
-    book.done(book.cell(LINGERS))
+    book.wait_for_end(book.cell(LINGERS))
     cell = _launch(book, "lingers")
     book.panel(cell).locator(".ice-progress-text", has_text="%").wait_for(timeout=30_000)
     return cell
 
 
 @pytest.mark.parametrize("apart", [80, 250])
-def test_a_double_click_on_stop_is_no_kill(book, apart):
-    """Kill comes to stand where Stop stood, while the ranks still take their last step."""
+def test_a_double_click_on_stop_doesnt_kill(book, apart):
+    """Kill replaces Stop while the ranks still make their last step."""
     cell = _launch_lingering(book)
     book.panel(cell).get_by_role("button", name="Stop").hover()
     for _ in range(2):
@@ -57,13 +57,13 @@ def test_a_double_click_on_stop_is_no_kill(book, apart):
         book.page.mouse.up()
         book.page.wait_for_timeout(apart)
     book.wait_for_state(cell, "STOPPED")
-    told = book.cell("print(run.result())")
-    book.done(told)
-    assert book.output(told).inner_text().strip() == "{0: 'kept', 1: 'kept'}"
+    printed = book.cell("print(run.result())")
+    book.wait_for_end(printed)
+    assert book.output(printed).inner_text().strip() == "{0: 'kept', 1: 'kept'}"
 
 
-def test_the_keys_stay_in_the_panel_whatever_they_press(book):
-    """JupyterLab would take a key that is pressed elsewhere for a shortcut."""
+def test_the_focus_stays_in_the_panel_when_a_button_disappears(book):
+    """Elsewhere, JupyterLab would execute a pressed key as a shortcut."""
     cell = _launch_lingering(book)
     panel, keyboard = book.panel(cell), book.page.keyboard
 
@@ -90,24 +90,24 @@ def test_the_keys_stay_in_the_panel_whatever_they_press(book):
     keyboard.up("Enter")
     book.wait_for_state(cell, "STOPPED")
     panel.locator(".ice-header:focus").wait_for(timeout=30_000)
-    told = book.cell("print(run.result())")
-    book.done(told)
-    assert book.output(told).inner_text().strip() == "{0: 'kept', 1: 'kept'}"
+    printed = book.cell("print(run.result())")
+    book.wait_for_end(printed)
+    assert book.output(printed).inner_text().strip() == "{0: 'kept', 1: 'kept'}"
 
 
-def test_a_kernel_that_asks_slow_ranks_says_so_and_is_not_called_busy(book):
+def test_a_kernel_that_waits_for_slow_ranks_isnt_reported_as_busy(book):
     cell = _launch(book)
-    book.sees(cell, "line")
-    book.done(
+    book.wait_for_text(cell, "line")
+    book.wait_for_end(
         book.cell("import signal\nfor pid in run.pids.values(): os.kill(pid, signal.SIGSTOP)")
     )
-    book.press(cell, "stacks")
+    book.click(cell, "stacks")
     answer = book.panel(cell).locator(".ice-reply")
     answer.get_by_text("Stacks: asking the ranks …").wait_for(timeout=30_000)
     book.page.wait_for_timeout(1_000)
     assert answer.inner_text() == "Stacks: asking the ranks …"
     answer.get_by_text("no answer from ranks 0, 1").wait_for(timeout=30_000)
-    book.done(book.cell("for pid in run.pids.values(): os.kill(pid, signal.SIGCONT)"))
+    book.wait_for_end(book.cell("for pid in run.pids.values(): os.kill(pid, signal.SIGCONT)"))
 
 
 BUSY = "deadline = time.time() + 100\nwhile time.time() < deadline and not run.state.over: pass"
@@ -119,7 +119,7 @@ def test_stop_acts_while_a_cell_waits_or_is_busy(book, waiting, request):
         pytest.skip("ipykernel 6 has no subshells: the test below is about that")
 
     cell = _launch(book)
-    book.sees(cell, "line")
+    book.wait_for_text(cell, "line")
     indented = waiting.replace("\n", "\n    ")
     waits = book.cell(
         f"print('waiting', flush=True)\n"
@@ -130,8 +130,8 @@ def test_stop_acts_while_a_cell_waits_or_is_busy(book, waiting, request):
     )
     book.output(waits).get_by_text("waiting").wait_for(timeout=30_000)
     book.time_until_state(cell, "stop", "STOPPED")  # before the busy cell's own end
-    book.done(waits)
-    # What the ranks print is in the panel, and not a second time where the cell waits; nothing lands in another cell.
+    book.wait_for_end(waits)
+    # The ranks' output is in the panel. It isn't also in the output of the waiting cell.
     assert "of rank" not in book.output(waits).inner_text()
 
 
@@ -143,14 +143,14 @@ def test_stop_acts_while_a_cell_of_the_magic_waits(book):
         "    print('line', number)\n"
         "    time.sleep(0.05)"
     )
-    book.sees(cell, "line")
+    book.wait_for_text(cell, "line")
     book.time_until_state(cell, "stop", "STOPPED")
-    book.done(cell)
+    book.wait_for_end(cell)
 
 
-def test_where_a_click_has_to_wait_for_the_kernel_the_panel_says_so(book):
-    """So it is with ipykernel 6, which has no subshells; with 7 it is made so by keeping the panel from using one."""
-    book.done(
+def test_a_click_that_waits_for_a_busy_kernel_is_explained(book):
+    """ipykernel 6 has no subshells. With ipykernel 7, the test keeps the panel from using one."""
+    book.wait_for_end(
         book.cell(
             "from icelaunch_nb.notebook import subshell\n"
             "found = subshell.get_or_create\n"
@@ -158,39 +158,39 @@ def test_where_a_click_has_to_wait_for_the_kernel_the_panel_says_so(book):
         )
     )
     cell = _launch(book)
-    book.sees(cell, "line")
+    book.wait_for_text(cell, "line")
     busy = book.cell(
         "print('busy', flush=True)\n"
         "open_until = time.time() + 20\n"
         "while time.time() < open_until and not os.path.exists('go'): time.sleep(.01)"
     )
     book.output(busy).get_by_text("busy").wait_for(timeout=30_000)
-    book.press(cell, "stop")
+    book.click(cell, "stop")
     answer = book.panel(cell).locator(".ice-reply")
     assert "heard" in answer.inner_text()
     answer.get_by_text("The kernel is busy with a cell").wait_for(timeout=30_000)
     book.wait_for_state(cell, "RUNNING")
     (book.server.home / "go").touch()
     book.wait_for_state(cell, "STOPPED")
-    book.done(book.cell("subshell.get_or_create = found\nos.remove('go')"))
+    book.wait_for_end(book.cell("subshell.get_or_create = found\nos.remove('go')"))
 
 
-def test_a_press_is_heard_and_answered(book):
+def test_each_button_gets_a_reply(book):
     cell = _launch(book, "lambda: [time.sleep(0.05) for _ in range(400)]")
     book.wait_for_state(cell, "RUNNING")
     panel = book.panel(cell)
-    book.press(cell, "stacks")
+    book.click(cell, "stacks")
     panel.locator(".ice-stacks pre").first.wait_for(timeout=30_000)
     assert "most recent call first" in panel.locator(".ice-stacks").inner_text()
-    book.press(cell, "pause")
+    book.click(cell, "pause")
     panel.locator('.ice-button[data-action="resume"]').wait_for(timeout=30_000)
     assert panel.locator(".ice-reply").inner_text().startswith("Pause: asked")
-    book.press(cell, "resume")
+    book.click(cell, "resume")
     panel.locator('.ice-button[data-action="pause"]').wait_for(timeout=30_000)
 
 
-def test_a_failing_rank_comes_forward(book):
-    book.done(
+def test_a_failing_rank_is_shown(book):
+    book.wait_for_end(
         book.cell(
             "def breaks():\n    rank = ice.get_context().rank\n    print('before', rank)\n"
             "    if rank == 1:\n        raise ValueError('the <b>cause</b>')\n    time.sleep(60)"
@@ -207,12 +207,12 @@ def test_a_failing_rank_comes_forward(book):
         .inner_text()
         .startswith("rank 1: ValueError: the <b>cause</b>")
     )
-    book.sees(cell, "before 1")
+    book.wait_for_text(cell, "before 1")
     assert panel.locator(".ice-failure b b").count() == 0
 
 
-def test_a_restart_is_told_and_the_earlier_attempt_stays_reachable(book):
-    book.done(
+def test_a_restart_shows_and_the_earlier_attempt_can_be_chosen(book):
+    book.wait_for_end(
         book.cell(
             "def again():\n"
             "    ctx = ice.get_context()\n"
@@ -221,17 +221,17 @@ def test_a_restart_is_told_and_the_earlier_attempt_stays_reachable(book):
         )
     )
     cell = _launch(book, "again", "nproc_per_node=1, max_restarts=2")
-    book.sees(cell, "attempt 1 speaks")
+    book.wait_for_text(cell, "attempt 1 speaks")
     panel = book.panel(cell)
     assert re.match(
         r"restart 1 of 2: rank 0, RuntimeError.*ago", panel.locator(".ice-restart").inner_text()
     )
     panel.get_by_label("Attempt").select_option("0")
-    book.sees(cell, "attempt 0 speaks")
+    book.wait_for_text(cell, "attempt 0 speaks")
 
 
-def test_the_error_comes_forward_also_where_an_earlier_attempt_is_looked_at(book):
-    book.done(
+def test_the_error_is_shown_even_if_an_earlier_attempt_was_chosen(book):
+    book.wait_for_end(
         book.cell(
             "def twice():\n"
             "    ctx = ice.get_context()\n"
@@ -241,40 +241,44 @@ def test_the_error_comes_forward_also_where_an_earlier_attempt_is_looked_at(book
         )
     )
     cell = _launch(book, "twice", "nproc_per_node=1, max_restarts=1")
-    book.sees(cell, "attempt 1 speaks")
+    book.wait_for_text(cell, "attempt 1 speaks")
     panel = book.panel(cell)
     panel.get_by_label("Attempt").select_option("0")
-    book.sees(cell, "attempt 0 speaks")
-    told = book.cell(
+    book.wait_for_text(cell, "attempt 0 speaks")
+    written = book.cell(
         "import json\nwith open(f'{run.log_dir}/journal.jsonl', 'a') as file:\n"
-        "    file.write(json.dumps({'t': time.time(), 'event': 'unkillable', 'pid': run.pids[0]}) + '\\n')"
+        "    event = {'t': time.time(), 'event': 'unkillable', 'pid': run.pids[0]}\n"
+        "    file.write(json.dumps(event) + '\\n')"
     )
-    book.done(told)
+    book.wait_for_end(written)
     panel.locator(
         ".ice-failure", has_text=re.compile(r"rank 0: pid \d+ outlives SIGKILL")
     ).wait_for(timeout=30_000)
-    book.sees(cell, "attempt 0 speaks")
+    book.wait_for_text(cell, "attempt 0 speaks")
     (book.server.home / "go").touch()
     book.wait_for_state(cell, "FAILED")
-    book.sees(cell, "attempt 1 speaks")
+    book.wait_for_text(cell, "attempt 1 speaks")
     assert panel.locator(".ice-failure").inner_text().startswith("rank 0: RuntimeError: error 1")
-    book.done(book.cell("os.remove('go')"))
+    book.wait_for_end(book.cell("os.remove('go')"))
 
 
-def test_what_a_rank_prints_is_text(book):
+def test_printed_markup_and_control_sequences_are_text(book):
     before = book.page.title()
-    book.done(
+    book.wait_for_end(
         book.cell(
             "def hostile():\n"
-            "    print('<script>window.hacked = 1</script><img src=x onerror=\"window.hacked = 2\">')\n"
-            "    print('\\x1b]0;hacked\\x07title', '\\x1b]8;;javascript:alert(1)\\x1b\\\\link\\x1b]8;;\\x1b\\\\', '\\x1b]52;c;aGFja2Vk\\x07clip')\n"
+            "    print('<script>window.hacked = 1</script>'\n"
+            "          '<img src=x onerror=\"window.hacked = 2\">')\n"
+            "    print('\\x1b]0;hacked\\x07title',\n"
+            "          '\\x1b]8;;javascript:alert(1)\\x1b\\\\link\\x1b]8;;\\x1b\\\\',\n"
+            "          '\\x1b]52;c;aGFja2Vk\\x07clip')\n"
             "    print('\\x1b[?1049h\\x1b[2J\\x1b[3J\\x1b[6n\\x9d0;hacked\\x9c', end='')\n"
             "    print('\\x1b[31mred\\x1b[0m', 'the end')\n"
             "    time.sleep(60)"
         )
     )
     cell = _launch(book, "hostile", "nproc_per_node=1")
-    book.sees(cell, "the end")
+    book.wait_for_text(cell, "the end")
     assert "<script>window.hacked = 1</script><img src=x" in book.text(cell).replace("\xa0", " ")
     assert book.page.evaluate("() => window.hacked") is None
     assert book.page.title() == before
@@ -282,8 +286,8 @@ def test_what_a_rank_prints_is_text(book):
     assert panel.locator(".xterm a, .xterm img, .xterm script").count() == 0
 
 
-def test_a_bar_moves_in_its_line(book):
-    book.done(
+def test_a_progress_bar_stays_in_its_line(book):
+    book.wait_for_end(
         book.cell(
             "def bar():\n"
             "    for i in range(101):\n"
@@ -292,7 +296,7 @@ def test_a_bar_moves_in_its_line(book):
         )
     )
     cell = _launch(book, "bar", "nproc_per_node=1")
-    book.sees(cell, "after")
+    book.wait_for_text(cell, "after")
     assert [
         line.strip()
         for line in book.text(cell).replace("\xa0", " ").split("\n")
@@ -302,30 +306,28 @@ def test_a_bar_moves_in_its_line(book):
 
 def test_a_second_view_shows_the_same(book):
     cell = _launch(book)
-    book.sees(cell, "line")
+    book.wait_for_text(cell, "line")
     second = book.cell("run.panel()")
     book.wait_for_state(second, "RUNNING")
-    book.sees(second, "of rank 0")
+    book.wait_for_text(second, "of rank 0")
 
 
-def test_the_keyboard_reaches_everything(book):
+def test_the_keyboard_reaches_every_control(book):
     cell = _launch(book)
-    book.sees(cell, "of rank 0")
+    book.wait_for_text(cell, "of rank 0")
     panel = book.panel(cell)
     panel.get_by_role("tab", name="rank 0").focus()
     book.page.keyboard.press("ArrowRight")
-    book.sees(cell, "of rank 1")
+    book.wait_for_text(cell, "of rank 1")
     while panel.evaluate(FOCUSED) is not None:
         book.page.keyboard.press("Shift+Tab")
-    book.page.keyboard.press("Tab")  # into the panel, through it, and out again
+    book.page.keyboard.press("Tab")  # into the panel, through all its controls, and out
     seen = []
     while (focused := panel.evaluate(FOCUSED)) is not None:
         seen.append(focused)
         book.page.keyboard.press("Tab")
     assert [label for label, _ in seen] == panel.evaluate(CONTROLS)
-    assert [label for label, marked in seen if not marked] == [], (
-        "nothing shows that they have the focus"
-    )
+    assert [label for label, marked in seen if not marked] == [], "the focus isn't visible on these"
     assert [label for label, _ in seen][:5] == [
         "Pause",
         "Save checkpoint",
@@ -340,45 +342,48 @@ def test_the_keyboard_reaches_everything(book):
 
 
 _LABEL = "(one.getAttribute('aria-label') || one.textContent)"
-CONTROLS = f"""(panel) => [...panel.querySelectorAll('button, select, input, textarea, a[href], [tabindex]')]
+CONTROLS = f"""(panel) => [
+  ...panel.querySelectorAll('button, select, input, textarea, a[href], [tabindex]')]
   .filter((one) => one.tabIndex >= 0 && one.checkVisibility()).map((one) => {_LABEL})"""
-# The terminal's own field lies out of sight: it has no look of its own.
+# The terminal's own text field is invisible, so it has no outline.
 FOCUSED = f"""(panel) => {{
   const one = document.activeElement;
   if (!panel.contains(one)) return null;
   const {{ outlineStyle, outlineWidth }} = getComputedStyle(one);
-  return [{_LABEL}, one.matches('.xterm-helper-textarea') || (outlineStyle !== 'none' && parseFloat(outlineWidth) >= 2)];
+  const outlined = outlineStyle !== 'none' && parseFloat(outlineWidth) >= 2;
+  return [{_LABEL}, one.matches('.xterm-helper-textarea') || outlined];
 }}"""
 
 
 def test_search_and_follow(book):
-    book.done(
+    book.wait_for_end(
         book.cell("def long():\n    for i in range(500): print(f'entry {i}')\n    time.sleep(60)")
     )
     cell = _launch(book, "long", "nproc_per_node=1")
-    book.sees(cell, "entry 499")
+    book.wait_for_text(cell, "entry 499")
     panel = book.panel(cell)
     panel.get_by_role("searchbox").fill("entry 77")
-    book.sees(cell, "entry 77")
+    book.wait_for_text(cell, "entry 77")
     follow = panel.get_by_role("button", name="Follow")
     assert follow.get_attribute("aria-pressed") == "false"
     follow.click()
-    book.sees(cell, "entry 499")
+    book.wait_for_text(cell, "entry 499")
 
 
 def test_a_reload_shows_the_state_and_the_last_lines(book):
     cell = _launch(book)
-    book.sees(cell, "line")
+    book.wait_for_text(cell, "line")
     book.save()
     book.open()
     book.wait_for_state(cell, "RUNNING", 20)
-    book.sees(cell, "of rank 0", 20)
-    book.press(cell, "stop")
+    book.wait_for_text(cell, "of rank 0", 20)
+    book.click(cell, "stop")
     book.wait_for_state(cell, "STOPPED")
 
 
 _SUMMARY = """([cell, word]) =>
-  document.querySelectorAll('.jp-Notebook .jp-Cell')[cell].querySelector('.icelaunch-mount').textContent.includes(word)"""
+  document.querySelectorAll('.jp-Notebook .jp-Cell')[cell]
+    .querySelector('.icelaunch-mount').textContent.includes(word)"""
 
 
 @pytest.mark.parametrize(
@@ -388,8 +393,8 @@ _SUMMARY = """([cell, word]) =>
         "%%icelaunch -n 2\nchatter(1)",
     ],
 )
-def test_after_the_end_the_panel_stands_there_alone(book, source):
-    """The output is brought up to date then, and drawn anew."""
+def test_after_the_end_the_panel_hides_the_summary(book, source):
+    """The output is updated at the end, and so drawn again."""
     cell = book.cell(source)
     book.wait_for_state(cell, "SUCCEEDED", 20)
     book.page.wait_for_function(_SUMMARY, arg=[cell, "SUCCEEDED"], timeout=30_000)
@@ -397,25 +402,25 @@ def test_after_the_end_the_panel_stands_there_alone(book, source):
     assert (
         book.panel(cell).bounding_box()["width"] > 0.9 * book.output(cell).bounding_box()["width"]
     )
-    book.sees(cell, "line 19 of rank 0")
+    book.wait_for_text(cell, "line 19 of rank 0")
 
 
-def test_what_a_person_did_in_the_panel_outlives_the_runs_end(book):
-    """The output is drawn anew then; the view moves over as it is."""
-    book.done(
+def test_the_state_of_a_view_outlives_the_runs_end(book):
+    """The output is drawn again at the end, and the view moves there as it is."""
+    book.wait_for_end(
         book.cell(
-            "def until_told():\n    for number in range(60):\n        print('line', number)\n"
+            "def until_go():\n    for number in range(60):\n        print('line', number)\n"
             "    while not os.path.exists('go'):\n        time.sleep(.01)\n"
         )
     )
-    cell = _launch(book, "until_told")
+    cell = _launch(book, "until_go")
     panel = book.panel(cell)
-    book.sees(cell, "line 59")
-    book.press(cell, "stacks")
+    book.wait_for_text(cell, "line 59")
+    book.click(cell, "stacks")
     panel.locator(".ice-stacks pre").first.wait_for()
     panel.locator(".ice-search").fill("line")
     panel.locator(".xterm-helper-textarea").press("Home")
-    book.sees(cell, "line 0")
+    book.wait_for_text(cell, "line 0")
     (book.server.home / "go").touch()
     book.page.wait_for_function(_SUMMARY, arg=[cell, "SUCCEEDED"], timeout=30_000)
     book.wait_for_state(cell, "SUCCEEDED")
@@ -425,27 +430,27 @@ def test_what_a_person_did_in_the_panel_outlives_the_runs_end(book):
         "(focused) => focused === document.activeElement"
     )
     assert panel.get_by_role("button", name="Follow").get_attribute("aria-pressed") == "false"
-    book.sees(cell, "line 0")
-    book.done(book.cell("os.remove('go')"))
+    book.wait_for_text(cell, "line 0")
+    book.wait_for_end(book.cell("os.remove('go')"))
 
 
 def test_another_browser_shows_the_same_and_its_buttons_act(book, lab, server, browser):
     cell = _launch(book)
-    book.sees(cell, "line")
+    book.wait_for_text(cell, "line")
     book.save()
     context = browser.new_context()
     try:
         other = lab.Book(server, context.new_page(), book.name)
         other.wait_for_state(cell, "RUNNING")
-        other.sees(cell, "of rank 0")
+        other.wait_for_text(cell, "of rank 0")
         other.time_until_state(cell, "stop", "STOPPED")
         book.wait_for_state(cell, "STOPPED")
     finally:
         context.close()
 
 
-def test_search_reaches_all_ranks_and_what_is_on_disk_only(book):
-    book.done(
+def test_search_finds_lines_of_all_ranks_and_lines_only_on_disk(book):
+    book.wait_for_end(
         book.cell(
             "def much():\n    rank = ice.get_context().rank\n    print(f'needle of rank {rank}')\n"
             "    os.write(1, b'hay\\n' * 600_000)\n"
@@ -454,7 +459,7 @@ def test_search_reaches_all_ranks_and_what_is_on_disk_only(book):
         )
     )
     cell = _launch(book, "much")
-    book.sees(cell, "near the end a needle")
+    book.wait_for_text(cell, "near the end a needle")
     panel = book.panel(cell)
     panel.get_by_role("searchbox").fill("NEEDLE")
     count = panel.get_by_role("button", name="4 lines on 2 ranks")
@@ -468,15 +473,15 @@ def test_search_reaches_all_ranks_and_what_is_on_disk_only(book):
     ]
     rows.nth(3).get_by_role("button").click()
     panel.get_by_role("tab", name="rank 1", selected=True).wait_for()
-    book.sees(cell, "near the end a needle")
+    book.wait_for_text(cell, "near the end a needle")
     rows.nth(0).get_by_role("button").click()
     panel.get_by_role("button", name="0:1 needle of rank 0").and_(
         panel.locator("[data-missing]")
-    ).wait_for()  # skipped: on disk only
+    ).wait_for()  # the page doesn't hold that line
 
 
-def test_lines_that_are_equal_on_several_ranks_are_folded(book):
-    book.done(
+def test_equal_lines_of_several_ranks_show_once(book):
+    book.wait_for_end(
         book.cell(
             "def alike():\n"
             "    ctx = ice.get_context()\n"
@@ -491,6 +496,6 @@ def test_lines_that_are_equal_on_several_ranks_are_folded(book):
     )
     cell = _launch(book, "alike", "nproc_per_node=4")
     book.panel(cell).get_by_role("tab", name="all").click()
-    book.sees(cell, "alike 19", 20)
+    book.wait_for_text(cell, "alike 19", 20)
     lines = [line for line in book.text(cell).replace("\xa0", " ").split("\n") if "alike" in line]
     assert sum(line.startswith("[×4]") for line in lines) >= len(lines) / 2, lines

@@ -1,4 +1,4 @@
-"""How far a run is, as a person sees it: bars, each rank's step, metrics as plots, and what happened when; a reload forgets nothing."""
+"""A run's progress in the panel: bars, the ranks' steps, plots, and the timeline."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def trains(slow=(), seconds=60):
 
 @pytest.fixture(scope="module")
 def trains(shared_book):
-    shared_book.done(shared_book.cell(TRAINS))
+    shared_book.wait_for_end(shared_book.cell(TRAINS))
 
 
 def _launch(book, call="trains", rest="nproc_per_node=2"):
@@ -31,17 +31,18 @@ def _launch(book, call="trains", rest="nproc_per_node=2"):
 
 
 def _pixels(panel, number):
-    """How many pixels of a plot's canvas are drawn on."""
+    """The number of pixels on a plot's canvas that aren't transparent."""
     return (
         panel.locator(".ice-plot canvas")
         .nth(number)
         .evaluate(
-            "canvas => new Uint32Array(canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.buffer).filter(Boolean).length"
+            "canvas => new Uint32Array(canvas.getContext('2d')"
+            ".getImageData(0, 0, canvas.width, canvas.height).data.buffer).filter(Boolean).length"
         )
     )
 
 
-def test_metrics_are_plots_of_mean_and_spread_and_a_click_shows_the_ranks_apart(book, trains):
+def test_a_metric_is_plotted_as_mean_and_spread_and_after_a_click_per_rank(book, trains):
     _, panel = _launch(book)
     loss = panel.get_by_role("button", name=re.compile("^loss: "))
     loss.wait_for(timeout=30_000)
@@ -58,8 +59,8 @@ def test_metrics_are_plots_of_mean_and_spread_and_a_click_shows_the_ranks_apart(
     assert not panel.locator(".ice-plots").is_visible()
 
 
-def test_a_run_that_prints_a_lot_is_plotted_as_well(book):
-    book.done(
+def test_metrics_are_plotted_while_ranks_print_a_lot(book):
+    book.wait_for_end(
         book.cell(
             "def talks():\n"
             "    ctx = ice.get_context()\n"
@@ -70,8 +71,8 @@ def test_a_run_that_prints_a_lot_is_plotted_as_well(book):
     )
     _, panel = _launch(book, "talks", "nproc_per_node=4")
     panel.locator(".ice-plot canvas").first.wait_for(timeout=30_000)
-    told = panel.locator(".ice-plot-value").inner_text()
-    panel.locator(".ice-plot-value").filter(has_not_text=told).wait_for(
+    before = panel.locator(".ice-plot-value").inner_text()
+    panel.locator(".ice-plot-value").filter(has_not_text=before).wait_for(
         timeout=30_000
     )  # and goes on
     panel.get_by_role("tab", name="rank 3").locator(
@@ -79,7 +80,7 @@ def test_a_run_that_prints_a_lot_is_plotted_as_well(book):
     ).wait_for(timeout=30_000)
 
 
-def test_nested_loops_have_a_bar_each_and_every_rank_its_step(book, trains):
+def test_each_nested_loop_has_a_bar_and_each_rank_shows_its_step(book, trains):
     _, panel = _launch(book)
     panel.get_by_role("progressbar", name="Progress, loop 2 of 2").wait_for(timeout=30_000)
     assert panel.get_by_role("progressbar").count() == 2
@@ -92,21 +93,21 @@ def test_nested_loops_have_a_bar_each_and_every_rank_its_step(book, trains):
         ).wait_for(timeout=30_000)
 
 
-def test_a_rank_that_falls_behind_is_told(book, trains):
+def test_a_rank_that_falls_behind_is_marked(book, trains):
     _, panel = _launch(book, "trains", "args=((1,),), nproc_per_node=2")
     panel.get_by_role("tab", name=re.compile(r"rank 1: running, \d+ steps behind")).wait_for(
         timeout=30_000
     )
 
 
-def test_what_happened_when_and_the_plots_are_there_after_a_reload_and_after_the_end(book, trains):
+def test_timeline_and_plots_survive_a_reload_and_the_runs_end(book, trains):
     cell, panel = _launch(book)
     panel.locator(".ice-plot canvas").first.wait_for(timeout=30_000)
-    book.press(cell, "pause")
+    book.click(cell, "pause")
     book.wait_for_state(cell, "PAUSED")
-    book.press(cell, "resume")
+    book.click(cell, "resume")
     book.wait_for_state(cell, "RUNNING")
-    book.press(cell, "checkpoint")
+    book.click(cell, "checkpoint")
     panel.get_by_role("button", name="Events").click()
     panel.locator(".ice-timeline li", has_text="checkpoint saved").wait_for(timeout=30_000)
     book.save()
@@ -115,11 +116,11 @@ def test_what_happened_when_and_the_plots_are_there_after_a_reload_and_after_the
     panel = book.panel(cell)
     panel.get_by_role("button", name="Events").click()
 
-    def told():
-        events = panel.locator(".ice-timeline li span").all_inner_texts()
-        return [event.split(":")[0] for event in events if event != "asked for a checkpoint"]
+    def events():
+        items = panel.locator(".ice-timeline li span").all_inner_texts()
+        return [event.split(":")[0] for event in items if event != "asked for a checkpoint"]
 
-    assert told() == [
+    assert events() == [
         "launched trains",
         "attempt 0",
         "asked to pause",
@@ -128,11 +129,11 @@ def test_what_happened_when_and_the_plots_are_there_after_a_reload_and_after_the
         "checkpoint saved",
     ]
     panel.locator(".ice-plot canvas").first.wait_for(timeout=30_000)
-    book.press(cell, "stop")
+    book.click(cell, "stop")
     book.wait_for_state(cell, "STOPPED")
     panel = book.panel(cell)
     panel.locator(".ice-timeline li", has_text="stopped: it was asked to").wait_for(timeout=30_000)
-    assert told()[-2:] == ["asked to stop", "stopped"]
+    assert events()[-2:] == ["asked to stop", "stopped"]
     book.page.wait_for_timeout(500)
     assert _pixels(panel, 0) > 300
     second = book.cell("run.panel()")
@@ -140,18 +141,20 @@ def test_what_happened_when_and_the_plots_are_there_after_a_reload_and_after_the
 
 
 SHIFTS = """() => new Promise((resolve) => {
-    let sum = 0, pulses = 0;
-    const texts = new MutationObserver((changes) => { pulses += changes.length; });
+    let shift = 0, changed = 0;
+    const texts = new MutationObserver((changes) => { changed += changes.length; });
     const panel = [...document.querySelectorAll('.ice-panel')].at(-1);
     texts.observe(panel, { subtree: true, childList: true, characterData: true });
-    const shifts = new PerformanceObserver((list) => { for (const entry of list.getEntries()) sum += entry.value; });
+    const shifts = new PerformanceObserver((list) => {
+        for (const entry of list.getEntries()) shift += entry.value;
+    });
     shifts.observe({ type: 'layout-shift' });
-    setTimeout(() => { texts.disconnect(); shifts.disconnect(); resolve([sum, pulses]); }, 3000);
+    setTimeout(() => { texts.disconnect(); shifts.disconnect(); resolve([shift, changed]); }, 3000);
 })"""
 
 
-def test_nothing_jumps_while_ranks_report_thirty_times_a_second(book):
-    book.done(
+def test_the_layout_is_stable_while_ranks_report_thirty_times_a_second(book):
+    book.wait_for_end(
         book.cell(
             "def lively():\n"
             "    ctx = ice.get_context()\n"
@@ -162,7 +165,7 @@ def test_nothing_jumps_while_ranks_report_thirty_times_a_second(book):
     )
     cell, panel = _launch(book, "lively")
     panel.locator(".ice-plot").wait_for(timeout=30_000)
-    book.sees(cell, "step 40")
+    book.wait_for_text(cell, "step 40")
     shifted, changed = book.page.evaluate(SHIFTS)
-    assert changed > 20, "the panel stood still"
+    assert changed > 20, "the panel wasn't updated"
     assert shifted < 0.01

@@ -1,4 +1,4 @@
-"""The strip of ranks: all of them in sight, those that need somebody first and with a word, and each a key away."""
+"""The tabs of the ranks: all are visible, failed and hanging ones come first with a note."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ STANDS = (
 )
 OUTSIDE = """(strip) => {
   const { bottom, right } = strip.getBoundingClientRect();
-  return [...strip.children].filter((mark) => mark.getBoundingClientRect().bottom > bottom || mark.getBoundingClientRect().right > right)
-    .map((mark) => mark.textContent);
+  const isOutside = (box) => box.bottom > bottom || box.right > right;
+  return [...strip.children].filter((tab) => isOutside(tab.getBoundingClientRect()))
+    .map((tab) => tab.textContent);
 }"""
-IN_ORDER = """(strip) => [...strip.children].map((mark) => [mark.getBoundingClientRect(), mark.dataset.rank])
+IN_ORDER = """(strip) => [...strip.children]
+  .map((tab) => [tab.getBoundingClientRect(), tab.dataset.rank])
   .sort(([a, _], [b, __]) => a.top - b.top || a.left - b.left).map(([_, rank]) => rank)"""
 
 
@@ -25,8 +27,8 @@ def _launch(book, call, ranks, rest=""):
     return cell, book.panel(cell)
 
 
-def test_64_ranks_are_in_sight_and_the_one_that_failed_first(book):
-    book.done(
+def test_64_ranks_are_visible_with_the_first_failed_one_in_front(book):
+    book.wait_for_end(
         book.cell(
             "def breaks():\n"
             "    rank = ice.get_context().rank\n"
@@ -47,8 +49,8 @@ def test_64_ranks_are_in_sight_and_the_one_that_failed_first(book):
 
 
 @pytest.mark.parametrize("ranks", [5, 17])
-def test_a_rank_that_hangs_among_many_says_where_it_stands(book, ranks):
-    book.done(book.cell(STANDS))
+def test_a_hanging_rank_among_many_shows_its_location(book, ranks):
+    book.wait_for_end(book.cell(STANDS))
     _, panel = _launch(book, "stands", ranks, f", args=({ranks - 1},), hang_after=0.5")
     note = panel.locator(f'.ice-rank[data-rank="{ranks - 1}"] .ice-rank-note')
     note.get_by_text(re.compile(r"^silent at cell \d+, line 3$")).wait_for(timeout=30_000)
@@ -57,17 +59,17 @@ def test_a_rank_that_hangs_among_many_says_where_it_stands(book, ranks):
         assert panel.locator(".ice-ranks").evaluate(IN_ORDER)[:3] == ["all", str(ranks - 1), "0"]
 
 
-def test_many_ranks_that_hang_at_one_place_say_it_once(book):
+def test_the_location_of_many_hanging_ranks_shows_once(book):
     _, panel = _launch(book, "lambda: time.sleep(60)", 17, ", hang_after=0.5")
     panel.get_by_role("tab", name=re.compile("rank 16: silent at")).wait_for(timeout=30_000)
     panel.get_by_role("tab", name=re.compile("rank 1: silent at")).wait_for(timeout=30_000)
     notes = panel.locator(".ice-rank-note:visible", has_text="silent at")
-    assert notes.count() <= 2, "one may have been asked a moment before the others"
+    assert notes.count() <= 2, "the ranks' locations may be read at two moments"
 
 
-def test_an_only_rank_stays_chosen_whatever_arrow_is_pressed(book):
+def test_arrow_keys_keep_a_single_rank_chosen(book):
     cell, panel = _launch(book, "chatter", 1)
-    book.sees(cell, "of rank 0")
+    book.wait_for_text(cell, "of rank 0")
     for key in ("ArrowRight", "ArrowLeft", "ArrowDown"):
         panel.get_by_role("tab", name="rank 0").focus()
         book.page.keyboard.press(key)
@@ -76,8 +78,8 @@ def test_an_only_rank_stays_chosen_whatever_arrow_is_pressed(book):
 
 
 @pytest.mark.slow
-def test_a_rank_that_never_printed_is_silent_too(book):
-    """After 5 s."""
+def test_a_rank_that_never_printed_is_marked_as_silent(book):
+    """It is marked after 5 s."""
     _, panel = _launch(book, "lambda: time.sleep(60)", 2)
     panel.locator('.ice-rank[data-rank="1"] .ice-rank-note').get_by_text(
         re.compile(r"silent [5-9] s")
