@@ -1,4 +1,4 @@
-/** Why the run failed: the first rank's error, or what the agent says. */
+/** Why the run failed: the error of the first failed rank, or the note of the run's end. */
 import { h } from "./dom.js";
 import { plain } from "./sanitise.js";
 

@@ -104,7 +104,7 @@ class Form {
     this.advanced = new Group(`${prefix}-x`, change, signal);
     this.noArguments = h("div", { className: "ice-hint" }, "It takes none.");
     this.changed = h("span", { className: "ice-hint" });
-    this.fold = /** @type {HTMLDetailsElement} */ (
+    this.advancedDetails = /** @type {HTMLDetailsElement} */ (
       h(
         "details",
         { className: "ice-advanced" },
@@ -158,7 +158,7 @@ class Form {
         section("Arguments", this.arguments.element, this.noArguments),
         section("Ranks and devices", this.main.element),
       ),
-      this.fold,
+      this.advancedDetails,
       this.error,
       h(
         "div",
@@ -344,7 +344,7 @@ class Form {
   focusInvalid() {
     const [first] = this.formState.invalid;
     if (!first) return;
-    if (this.advanced.fields.has(first)) this.fold.open = true;
+    if (this.advanced.fields.has(first)) this.advancedDetails.open = true;
     const groups = [this.arguments, this.main, this.advanced];
     const group = groups.find(({ fields }) => fields.has(first));
     (group?.fields.get(first) ?? this.chooser).focus();

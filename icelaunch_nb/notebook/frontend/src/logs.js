@@ -32,7 +32,7 @@ const MAX_RANK_SIZE = 2 << 20; // characters of one rank: more than 10,000 lines
 const ENOUGH = 200_000;
 const PIECE = 1 << 14; // characters: older text is stored, and later dropped, in such pieces
 // This much fills a terminal's 10,000 lines, although most equal lines become one.
-const SCREEN = { characters: 4 << 20, lines: 100_000 };
+const MAX_SHOWN = { characters: 4 << 20, lines: 100_000 };
 
 /** @param {number} bytes */
 export function formatBytes(bytes) {
@@ -75,7 +75,7 @@ export class Logs {
     let characters = 0,
       lines = 0,
       from = all.length;
-    while (from > 0 && characters < SCREEN.characters && lines < SCREEN.lines) {
+    while (from > 0 && characters < MAX_SHOWN.characters && lines < MAX_SHOWN.lines) {
       const { text } = all[--from];
       characters += text.length;
       for (let at = text.indexOf("\n"); at >= 0; at = text.indexOf("\n", at + 1)) lines += 1;
