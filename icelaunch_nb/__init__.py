@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from icelaunch_nb.client import front_end
+from icelaunch_nb.client import display_hooks
 from icelaunch_nb.client.launch import launch, launch_agent
 from icelaunch_nb.client.run import Run
 from icelaunch_nb.client.runs import attach, runs
@@ -78,7 +78,7 @@ def _panel_of(run: Run) -> Any:
     return panel_of(run)
 
 
-front_end.set_panel_factory(_panel_of)
+display_hooks.set_panel_factory(_panel_of)
 
 
 def __dir__() -> list[str]:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from icelaunch_nb.launching.rank_environment import ATTEMPT_VARIABLE
-from icelaunch_nb.rundir import control, step_board
-from icelaunch_nb.rundir.board import BARS_WORD, COUNTERS, FLAGS, REQUESTS, Board
+from icelaunch_nb.rundir import agent_requests, step_board
+from icelaunch_nb.rundir.events_board import BARS_WORD, COUNTERS, FLAGS, REQUESTS, Board
 from icelaunch_nb.rundir.paths import RUN_DIR_VARIABLE, RunDir
 
 # Seconds. A flag is a byte in memory, so reading it costs next to nothing.
@@ -37,11 +37,11 @@ class Flag:
         self._change(False)
 
     def _change(self, value: bool) -> None:
-        request = control.SetFlag(flag=self.name, value=value)
+        request = agent_requests.SetFlag(flag=self.name, value=value)
         if self.name in REQUESTS and self._board.path is not None:
-            control.send_and_wait(RunDir(self._board.path.parent), self._board, request)
+            agent_requests.send_and_wait(RunDir(self._board.path.parent), self._board, request)
         else:
-            control.change_flags(self._board, request)
+            agent_requests.change_flags(self._board, request)
 
     def is_set(self) -> bool:
         """Whether the flag is set."""

@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from icelaunch_nb.config import LaunchConfig
-from icelaunch_nb.launching import messages
+from icelaunch_nb.launching import launch_messages
 from icelaunch_nb.launching.launch_environment import LaunchEnvironment
-from icelaunch_nb.rundir import board, control, debug_socket, journal_events, records
+from icelaunch_nb.rundir import agent_requests, debug_socket, events_board, journal_events, records
 from icelaunch_nb.rundir.checkpoint import Checkpoint
 from icelaunch_nb.rundir.error_file import RankError
 from icelaunch_nb.rundir.paths import RankDir, RunDir
@@ -155,8 +155,10 @@ def tables() -> dict[str, str]:
             [*_named(journal_events.Event), journal_events.RankEntry, journal_events.FailedRank],
             leave_out=journal_events.Event,
         ),
-        "requests": _records("request", _named(control.Request), leave_out=control.Request),
-        "messages": _records("message", [*_named(messages.Message), LaunchEnvironment]),
+        "requests": _records(
+            "request", _named(agent_requests.Request), leave_out=agent_requests.Request
+        ),
+        "messages": _records("message", [*_named(launch_messages.Message), LaunchEnvironment]),
         "debugger": _records("message", _named(debug_socket.DebugMessage)),
         "flags": _flags(),
     }
@@ -299,7 +301,7 @@ def _records(
     for kind in kinds:
         on_the_line = getattr(kind, "name", "")
         meaning = _summary(kind)
-        if issubclass(kind, messages.Message):
+        if issubclass(kind, launch_messages.Message):
             meaning = f"{_summary(kind.__mro__[1])} {meaning}"  # who sends it to whom
         rows.append(
             [
@@ -349,8 +351,8 @@ def _flags() -> str:
     return _table(
         ["flag", "set by"],
         [
-            [f"`{flag}`", "the agent, by a request" if flag in board.REQUESTS else "ranks"]
-            for flag in board.FLAGS
+            [f"`{flag}`", "the agent, by a request" if flag in events_board.REQUESTS else "ranks"]
+            for flag in events_board.FLAGS
         ],
     )
 

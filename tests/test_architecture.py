@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from icelaunch_nb.launching import messages
-from icelaunch_nb.rundir import control, debug_socket, journal_events
+from icelaunch_nb.launching import launch_messages
+from icelaunch_nb.rundir import agent_requests, debug_socket, journal_events
 from icelaunch_nb.rundir.records import Record, parse_line
 from icelaunch_nb.rundir.spec import FORMAT, parse_spec
 
@@ -32,14 +32,14 @@ FAMILIES = {
         journal_events.Event,
     ),
     "requests": (
-        control.parse_request,
+        agent_requests.parse_request,
         lambda request: json.dumps({"request": request.name, **request.to_json()}),
-        control.Request,
+        agent_requests.Request,
     ),
     "messages": (
-        messages.parse_message,
+        launch_messages.parse_message,
         lambda message: message.to_line().decode().rstrip(),
-        messages.Message,
+        launch_messages.Message,
     ),
     "debugger": (
         debug_socket.parse_message,

@@ -19,7 +19,13 @@ import pytest
 
 from icelaunch_nb import Events
 from icelaunch_nb.rundir import step_board
-from icelaunch_nb.rundir.board import BARS_WORD, CHECKPOINT_TIME_WORD, COUNTERS, DEPTH_WORD, FLAGS
+from icelaunch_nb.rundir.events_board import (
+    BARS_WORD,
+    CHECKPOINT_TIME_WORD,
+    COUNTERS,
+    DEPTH_WORD,
+    FLAGS,
+)
 from icelaunch_nb.rundir.paths import RunDir
 
 NAMES = (

@@ -120,14 +120,14 @@ def test_every_spelling_of_an_import_is_recognised():
 def f():
     from ..worker import main
 from . import control
-import icelaunch_nb.host.gc_freeze as f
+import icelaunch_nb.host.prepare_forks as f
 from icelaunch_nb import notebook
 """
     found = set().union(*(_imports(node, path) for node in ast.walk(ast.parse(source))))
     assert {
         "icelaunch_nb.worker.main",
         "icelaunch_nb.agent.control",
-        "icelaunch_nb.host.gc_freeze",
+        "icelaunch_nb.host.prepare_forks",
         "icelaunch_nb.notebook",
     } == found
     assert _room("icelaunch_nb.agent.control") == "agent"
@@ -182,7 +182,7 @@ def test_only_who_can_know_that_a_run_ended_writes_its_journal():
     }
     assert {name for name in writers if not name.startswith("agent.")} == {
         "rundir.journal",
-        "host.__main__",
+        "host.dead_agents",
         "client.host_pool",
         "client.inline",
     }

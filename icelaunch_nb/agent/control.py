@@ -18,8 +18,7 @@ from typing import Any, NoReturn
 
 from icelaunch_nb.agent.event_recorder import EventRecorder
 from icelaunch_nb.agent.hang_detector import HangDetector
-from icelaunch_nb.rundir.board import Board
-from icelaunch_nb.rundir.control import (
+from icelaunch_nb.rundir.agent_requests import (
     Detach,
     Kill,
     Request,
@@ -28,6 +27,7 @@ from icelaunch_nb.rundir.control import (
     WriteEvent,
     change_flags,
 )
+from icelaunch_nb.rundir.events_board import Board
 from icelaunch_nb.rundir.journal import JournalWriter
 from icelaunch_nb.rundir.journal_events import Ended, Stopping
 from icelaunch_nb.rundir.paths import RunDir

@@ -49,10 +49,10 @@ from icelaunch_nb.agent.hang_detector import HangDetector
 from icelaunch_nb.agent.rank_processes import PreforkedRanks, RankProcesses
 from icelaunch_nb.errors import Failure, group_failures
 from icelaunch_nb.launching.launch_environment import LaunchEnvironment
-from icelaunch_nb.launching.messages import RankLaunch
+from icelaunch_nb.launching.launch_messages import RankLaunch
 from icelaunch_nb.launching.rank_environment import RankAssignment, breakpoint_environ, rank_environ
 from icelaunch_nb.rundir import step_board
-from icelaunch_nb.rundir.board import Board
+from icelaunch_nb.rundir.events_board import Board
 from icelaunch_nb.rundir.journal import JournalWriter
 from icelaunch_nb.rundir.journal_events import (
     AttemptStarted,

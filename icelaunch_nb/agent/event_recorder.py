@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from icelaunch_nb.rundir import timeline
-from icelaunch_nb.rundir.board import CHECKPOINT_TIME_WORD, FLAGS_WORD, Board
 from icelaunch_nb.rundir.checkpoint import read_checkpoint
+from icelaunch_nb.rundir.events_board import CHECKPOINT_TIME_WORD, FLAGS_WORD, Board
 from icelaunch_nb.rundir.journal import JournalWriter
 from icelaunch_nb.rundir.journal_events import TimelineEvent
 from icelaunch_nb.rundir.paths import RunDir

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 from icelaunch_nb.agent.event_recorder import EventRecorder
 from icelaunch_nb.rundir import source_locations, stacks
-from icelaunch_nb.rundir.board import Board
 from icelaunch_nb.rundir.debug_socket import in_debugger
+from icelaunch_nb.rundir.events_board import Board
 from icelaunch_nb.rundir.journal_events import AttemptStarted, RankEntry, TimelineEvent
 from icelaunch_nb.rundir.paths import RunDir
 from icelaunch_nb.rundir.step_board import steps_made

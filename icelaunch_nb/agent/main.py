@@ -30,11 +30,11 @@ from icelaunch_nb.agent.rank_processes import PreforkedRanks
 from icelaunch_nb.config import LaunchConfig
 from icelaunch_nb.errors import group_failures
 from icelaunch_nb.launching.launch_environment import enter
-from icelaunch_nb.launching.messages import AgentLaunch
+from icelaunch_nb.launching.launch_messages import AgentLaunch
 from icelaunch_nb.launching.process_targets import do_nothing
 from icelaunch_nb.rundir import disk_reserve
-from icelaunch_nb.rundir.board import Board
 from icelaunch_nb.rundir.error_file import RankError, format_error
+from icelaunch_nb.rundir.events_board import Board
 from icelaunch_nb.rundir.journal import JournalWriter
 from icelaunch_nb.rundir.journal_events import AgentStarted, Ended, FailedRank
 from icelaunch_nb.rundir.paths import RankDir, RunDir, make_run_dir
@@ -220,7 +220,7 @@ def _run(
     ask_no_dns()
     record_no_events()
     _configure_metrics(spec.config.metrics_cfg)
-    # The only writer: see worker/exit_with_agent.py.
+    # The only writer: see worker/killed_with_agent.py.
     agent_alive_fd = os.open(run_dir.agent_alive, os.O_RDWR | os.O_CLOEXEC)
     board = _open_board(run_dir)
     recorder = EventRecorder(run_dir, board, journal)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from icelaunch_nb.launching import process_targets
-from icelaunch_nb.launching.messages import RankLaunch
+from icelaunch_nb.launching.launch_messages import RankLaunch
 from icelaunch_nb.rundir.paths import RankDir, RunDir
 from icelaunch_nb.system.files import open_private
 from icelaunch_nb.system.processes import Process, kill_sessions

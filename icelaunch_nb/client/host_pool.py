@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from icelaunch_nb.errors import HostError
-from icelaunch_nb.launching.messages import (
+from icelaunch_nb.launching.launch_messages import (
     AgentGone,
     AgentLaunch,
     DetachRun,

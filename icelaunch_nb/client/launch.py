@@ -29,7 +29,7 @@ from icelaunch_nb.config import Entrypoint, LaunchConfig
 from icelaunch_nb.errors import ConfigError, SharedLogDirWarning
 from icelaunch_nb.events import Events
 from icelaunch_nb.launching.launch_environment import LaunchEnvironment
-from icelaunch_nb.launching.messages import AgentLaunch
+from icelaunch_nb.launching.launch_messages import AgentLaunch
 from icelaunch_nb.rundir import retention
 from icelaunch_nb.rundir.paths import RunDir, make_run_dir
 from icelaunch_nb.rundir.spec import SAVED_OUTPUT, RunSpec, write_spec
@@ -300,7 +300,7 @@ def _make_run_dir(request: LaunchRequest, program: list[str]) -> tuple[RunDir, R
 
 def _pickle_call(request: LaunchRequest, run_dir: RunDir, *, stacklevel: int) -> None:
     # These import cloudpickle, which ``%load_ext`` does while the user types.
-    from icelaunch_nb.client import single_process
+    from icelaunch_nb.client import single_process_warning as single_process
     from icelaunch_nb.pickling import captures, cell_sources, explain, packing
 
     call, finder = (request.entrypoint, request.args, request.kwargs), single_process.Finder()

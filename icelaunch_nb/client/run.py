@@ -13,18 +13,18 @@ import time
 from collections.abc import Generator, Iterable
 from typing import Any
 
-from icelaunch_nb.client import debug_client, front_end, interrupts, rank_data, running_cell
+from icelaunch_nb.client import debug_client, display_hooks, interrupts, rank_data, running_cell
 from icelaunch_nb.client.host_pool import HostProcess
 from icelaunch_nb.client.results import Results
 from icelaunch_nb.client.run_monitor import RunMonitor
-from icelaunch_nb.client.run_watcher import RunWatcher
+from icelaunch_nb.client.run_waiter import RunWaiter
 from icelaunch_nb.client.seconds import check_seconds
 from icelaunch_nb.config import LaunchConfig
 from icelaunch_nb.errors import Failure, IcelaunchError, UnreadableRunError, UntrustedFileError
 from icelaunch_nb.events import Events
-from icelaunch_nb.rundir import control, retention
+from icelaunch_nb.rundir import agent_requests, retention
+from icelaunch_nb.rundir.agent_requests import GRACE
 from icelaunch_nb.rundir.checkpoint import read_checkpoint
-from icelaunch_nb.rundir.control import GRACE
 from icelaunch_nb.rundir.paths import RunDir
 from icelaunch_nb.rundir.run_state import RunState, State
 from icelaunch_nb.rundir.spec import RunSpec, read_spec
@@ -57,7 +57,7 @@ class Run:
         self._dir = path if isinstance(path, RunDir) else RunDir.at(path)
         self._spec = self._read_spec()
         self._monitor = self._make_monitor()
-        self._watcher = RunWatcher(self._dir, self._spec, self._monitor)
+        self._waiter = RunWaiter(self._dir, self._spec, self._monitor)
         self._results: dict[int, Any] | None = None
         self._events: Events | None = None
         self._pinned = False
@@ -266,10 +266,10 @@ class Run:
         with running_cell.waiting_for(self) as waiting_here, running_cell.raising_interrupts():
             try:
                 can_ask = timeout is None and debug_client.can_ask_user()
-                for pause in self._watcher.pauses(timeout):
-                    front_end.run_wait_callbacks()
+                for pause in self._waiter.pauses(timeout):
+                    display_hooks.run_wait_callbacks()
                     waits = can_ask and self._monitor.last.debugged
-                    if waits and not self._watcher.panel_shows_output():
+                    if waits and not self._waiter.panel_shows_output():
                         can_ask = debug_client.open_prompts(self)
                     waiting_here.wake_loop()
                     time.sleep(pause)
@@ -303,8 +303,8 @@ class Run:
 
         with running_cell.waiting_for(self) as wait:
             try:
-                for pause in self._watcher.pauses(None):
-                    front_end.run_wait_callbacks()
+                for pause in self._waiter.pauses(None):
+                    display_hooks.run_wait_callbacks()
                     # `asyncio.wait` and `shield` keep the cell's cancellation from this task.
                     if wait.interrupts:
                         raise asyncio.CancelledError
@@ -327,11 +327,11 @@ class Run:
 
     def _skip_output(self, rank: int, first: int, last: int) -> None:
         """Skips a part of a rank's stdout, in bytes, which the debugger's prompt has shown."""
-        self._watcher.skip(rank, first, last)
+        self._waiter.skip(rank, first, last)
 
     def _has_shown(self, rank: int, size: int) -> bool:
         """Whether the first `size` bytes of a rank's stdout have been printed."""
-        return self._watcher.has_shown(rank, size)
+        return self._waiter.has_shown(rank, size)
 
     # Requests.
 
@@ -347,15 +347,15 @@ class Run:
             grace: Seconds that the ranks get to end by themselves.
         """
         check_seconds("grace", grace, most=_LONGEST)
-        self._request(control.Stop(grace=float(grace)))
+        self._request(agent_requests.Stop(grace=float(grace)))
 
     def kill(self) -> None:
         """Ends the ranks now, by SIGKILL."""
-        self._request(control.Kill())
+        self._request(agent_requests.Kill())
 
     def detach(self) -> None:
         """Lets the run outlive this kernel. `attach` finds it again."""
-        self._request(control.Detach())
+        self._request(agent_requests.Detach())
         if (host := self._monitor.host) is not None:
             host.detach(self.log_dir)
 
@@ -365,11 +365,11 @@ class Run:
         Loops over ``ctx.steps`` pause before one and the same step.
         ``events.paused`` is set, and `state` is PAUSED, once all ranks have paused.
         """
-        self._request(control.Pause())
+        self._request(agent_requests.Pause())
 
     def resume(self) -> None:
         """Sets ``events.resume`` and clears ``events.pause``, so that paused ranks go on."""
-        self._request(control.Resume())
+        self._request(agent_requests.Resume())
 
     def save_checkpoint(self) -> None:
         """Sets ``events.trigger_save_checkpoint``.
@@ -377,7 +377,7 @@ class Run:
         ``ctx.should_checkpoint()`` is then true once, at the same step on every rank.
         ``events.finished_save_checkpoint`` is set once all ranks have gone on from there.
         """
-        self._request(control.SaveCheckpoint())
+        self._request(agent_requests.SaveCheckpoint())
 
     def stacks(self, timeout: float = 3.0) -> Stacks:
         """Returns where every rank is now: the Python stacks of all its threads, by global rank.
@@ -428,14 +428,16 @@ class Run:
         with running_cell.raising_interrupts():
             debug_client.run_session(self, rank, commands, timeout)
 
-    def _request(self, request: control.Request) -> None:
+    def _request(self, request: agent_requests.Request) -> None:
         """Sends a request to the agent. If it changes flags, this returns after the change."""
         if self.state.over:
             return
-        if isinstance(request, control.Pause | control.Resume | control.SaveCheckpoint):
-            control.send_and_wait(self._dir, self.events._board, request)
+        if isinstance(
+            request, agent_requests.Pause | agent_requests.Resume | agent_requests.SaveCheckpoint
+        ):
+            agent_requests.send_and_wait(self._dir, self.events._board, request)
         else:
-            control.send(self._dir, request, strict=True)
+            agent_requests.send(self._dir, request, strict=True)
 
     # The display.
 
@@ -447,8 +449,8 @@ class Run:
         Raises:
             IcelaunchError: The package was not built, so its front end is missing.
         """
-        self._watcher.panel = front_end.panel_of(self._pin())
-        return self._watcher.panel
+        self._waiter.panel = display_hooks.panel_of(self._pin())
+        return self._waiter.panel
 
     def _show_plainly(self) -> None:
         """Makes a cell that ends in this handle show a text. `panel` still returns the panel."""

@@ -31,8 +31,9 @@ from typing import Any
 
 from icelaunch_nb.host.agent_processes import Agent, ForkserverExits, open_pidfd
 from icelaunch_nb.host.cleanup import Cleanup
-from icelaunch_nb.host.orphans import ActiveRun, Orphans, process_clock
-from icelaunch_nb.launching.messages import (
+from icelaunch_nb.host.dead_agents import clean_up_after_agent, write_end
+from icelaunch_nb.host.escaped_processes import ActiveRun, EscapedProcesses, process_clock
+from icelaunch_nb.launching.launch_messages import (
     AgentGone,
     AgentLaunch,
     DetachRun,
@@ -42,13 +43,10 @@ from icelaunch_nb.launching.messages import (
     parse_message,
 )
 from icelaunch_nb.launching.process_targets import do_nothing
-from icelaunch_nb.rundir import control, disk_reserve
-from icelaunch_nb.rundir.journal import JournalWriter, read_events
-from icelaunch_nb.rundir.journal_events import AttemptStarted, Ended, Event
-from icelaunch_nb.rundir.paths import RUN_DIR_VARIABLE, RunDir
+from icelaunch_nb.rundir import agent_requests
+from icelaunch_nb.rundir.paths import RunDir
 from icelaunch_nb.rundir.run_state import ORPHANS_GRACE
 from icelaunch_nb.system import cpython
-from icelaunch_nb.system.processes import kill_marked, kill_sessions
 
 PRELOAD = [
     "torch",
@@ -58,7 +56,7 @@ PRELOAD = [
     "icelaunch_nb.launching.cell_function",
     "icelaunch_nb.pickling.torch_operators",  # needs torch; the launching process may not have it
     "decimal",  # saves 2 ms in each rank whose launching process has imported it
-    "icelaunch_nb.host.gc_freeze",
+    "icelaunch_nb.host.prepare_forks",
 ]
 _MAX_PREFORKED = 64  # ranks of an agent that are started ahead; each holds about 8 MB
 _MAX_FDS = 64  # descriptors that one read takes from the socket
@@ -70,7 +68,7 @@ _START_TIME_PER_RANK = 0.01
 _START_POLL_INTERVAL = 0.02  # seconds between two checks whether the newest run is over
 _MAX_TRIES = 5  # to start an agent while somebody kills forkservers
 # Seconds at the host's end for SIGKILLed processes and resource trackers to disappear.
-_ORPHANS_TIMEOUT = 1.0
+_ESCAPED_TIMEOUT = 1.0
 # Seconds for an agent to end its ranks and itself once the kernel is gone.
 _AGENT_TIMEOUT = 3.5
 
@@ -91,7 +89,7 @@ class Host:
         self._launches: queue.SimpleQueue[AgentLaunch | None] = queue.SimpleQueue()
         self._agents: dict[Agent, AgentLaunch] = {}
         self._active_runs: dict[str, ActiveRun] = {}
-        self._orphans, self._orphans_left = Orphans(), False
+        self._escaped, self._escaped_left = EscapedProcesses(), False
         self._forkserver_exits, self._cleanup = ForkserverExits(), Cleanup()
         self._lock = threading.Lock()
         self._retired = False
@@ -104,7 +102,7 @@ class Host:
         self._wake_r, self._wake_w = os.pipe()
         os.set_blocking(self._wake_w, False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        # An orphan that ends wakes the main thread.
+        # An escaped process that ends wakes the main thread.
         signal.set_wakeup_fd(self._wake_w, warn_on_full_buffer=False)
 
     def serve(self) -> None:
@@ -180,16 +178,16 @@ class Host:
                     launch = self._agents.pop(agents[gone])
                     del self._active_runs[launch.run_dir]
                 self._clean_up_after(launch, agents[gone])
-                self._orphans.add_ended(launch.run_dir)
+                self._escaped.add_ended(launch.run_dir)
                 woken = True
-        if woken or self._orphans_left:
-            self._orphans_left = self._end_orphans()
+        if woken or self._escaped_left:
+            self._escaped_left = self._end_escaped()
         return ready
 
-    def _end_orphans(self) -> bool:
+    def _end_escaped(self) -> bool:
         with self._lock:
             active_runs = list(self._active_runs.values())
-        return self._orphans.kill(active_runs)
+        return self._escaped.kill(active_runs)
 
     def _start_agents(self) -> None:
         """Starts an agent for each launch, and always one agent ahead of the next launch.
@@ -265,30 +263,7 @@ class Host:
         os._exit(1)  # the kernel reports what was just printed
 
     def _clean_up_after(self, launch: AgentLaunch, agent: Agent) -> None:
-        """Ends what an agent left behind, and writes the end that it could not write."""
-        run_dir = RunDir(Path(launch.run_dir))
-        events: list[Event] = []
-        with contextlib.suppress(OSError):
-            events, _ = read_events(run_dir.journal, 0)
-        kill_sessions(
-            entry.process
-            for event in events
-            if isinstance(event, AttemptStarted)
-            for entry in event.ranks
-        )
-        kill_marked(f"{RUN_DIR_VARIABLE}={launch.run_dir}")
-        disk_reserve.release(run_dir.disk_reserve)
-        with contextlib.suppress(OSError):  # only an agent that was killed leaves it
-            run_dir.call.unlink()
-        end, how = next((event for event in events if isinstance(event, Ended)), None), ""
-        if end is None:
-            how = f"its agent {agent.describe_exit(self._forkserver_exits)}"
-            _write_end(run_dir, "LOST", how)
-        elif end.state == "FAILED" and (
-            forkserver_exit := agent.describe_forkserver_exit(self._forkserver_exits)
-        ):
-            note = "; ".join(filter(None, [end.note, f"the forkserver {forkserver_exit}"]))
-            _write_end(run_dir, "FAILED", note)
+        how = clean_up_after_agent(RunDir(Path(launch.run_dir)), agent, self._forkserver_exits)
         agent.close()
         self._close_control(launch)
         with contextlib.suppress(OSError):  # the kernel doesn't read, or is gone
@@ -314,7 +289,7 @@ class Host:
                 continue
             with self._lock:
                 self._starting -= 1
-            _write_end(RunDir(Path(launch.run_dir)), "STOPPED", "its kernel ended before it began")
+            write_end(RunDir(Path(launch.run_dir)), "STOPPED", "its kernel ended before it began")
             self._close_control(launch)
         self._launches.put(None)
         requested: set[Agent] = set()
@@ -337,8 +312,8 @@ class Host:
             if late and not detached and time.monotonic() > deadline + 1:
                 break
             self._wait_for([])
-        deadline = time.monotonic() + _ORPHANS_TIMEOUT
-        while self._end_orphans() and time.monotonic() < deadline:
+        deadline = time.monotonic() + _ESCAPED_TIMEOUT
+        while self._end_escaped() and time.monotonic() < deadline:
             time.sleep(0.005)
         pid = cpython.forkserver_pid()
         if pid is not None:
@@ -347,18 +322,9 @@ class Host:
 
 
 def _request_stop(agent: Agent, launch: AgentLaunch) -> None:
-    request = control.Stop(grace=ORPHANS_GRACE, reason="its kernel ended")
-    if not control.send(RunDir(Path(launch.run_dir)), request):  # the directory is gone
+    request = agent_requests.Stop(grace=ORPHANS_GRACE, reason="its kernel ended")
+    if not agent_requests.send(RunDir(Path(launch.run_dir)), request):  # the directory is gone
         agent.send_signal(signal.SIGTERM)
-
-
-def _write_end(run_dir: RunDir, state: str, note: str) -> None:
-    """Writes the journal's last line in place of an agent.
-
-    This fails where the directory is gone or the disk is full. `AgentGone` informs the kernel then.
-    """
-    with contextlib.suppress(OSError), JournalWriter(run_dir.journal) as journal:
-        journal.write(Ended(state=state, note=note))
 
 
 def main() -> None:

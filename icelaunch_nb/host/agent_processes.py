@@ -10,7 +10,7 @@ import os
 from typing import Any
 
 from icelaunch_nb.launching import process_targets
-from icelaunch_nb.launching.messages import AgentLaunch
+from icelaunch_nb.launching.launch_messages import AgentLaunch
 from icelaunch_nb.rundir import disk_reserve
 from icelaunch_nb.system import cpython
 from icelaunch_nb.system.exit_codes import describe_exit

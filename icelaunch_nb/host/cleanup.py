@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from icelaunch_nb.errors import ConfigError
-from icelaunch_nb.launching.messages import AgentLaunch
+from icelaunch_nb.launching.launch_messages import AgentLaunch
 from icelaunch_nb.rundir import retention
 from icelaunch_nb.rundir.paths import is_default_log_dir
 

@@ -20,7 +20,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from icelaunch_nb.client import front_end
+from icelaunch_nb.client import display_hooks
 
 # The subshell that all panels of a kernel share, by the kernel's id.
 _subshells: dict[str, str] = {}
@@ -85,7 +85,7 @@ def publish_under(kernel: Any, cell: Mapping[str, Any], subshell: str | None) ->
 def register(comm_id: str) -> None:
     """Lets `handle_clicks` handle the messages for this widget."""
     _registered.add(comm_id)
-    front_end.add_wait_callback(handle_clicks)
+    display_hooks.add_wait_callback(handle_clicks)
 
 
 def unregister(comm_id: str) -> None:

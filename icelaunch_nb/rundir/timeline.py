@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from icelaunch_nb.rundir import control
+from icelaunch_nb.rundir import agent_requests
 from icelaunch_nb.rundir.journal_events import TimelineEvent
 from icelaunch_nb.rundir.paths import RunDir
 
@@ -42,9 +42,9 @@ def send(run_dir: RunDir, kind: str, text: str, *, rank: int | None = None, **fa
     Returns:
         Whether the event was written to the FIFO.
     """
-    return control.send(
+    return agent_requests.send(
         run_dir,
-        control.WriteEvent(
+        agent_requests.WriteEvent(
             event=TimelineEvent(kind=kind, text=text[:_MAX_TEXT], rank=rank, **facts)
         ),
     )

@@ -171,7 +171,7 @@ def _kill(processes: Iterable[Process]) -> list[Process]:
     Python's resource trackers free the shared memory of the others once these are gone, and then
     exit. So they are only killed after that second, and once they are idle: on a busy machine, a
     tracker may take longer than that to start. torch's manager of shared memory takes 2 s. It
-    isn't killed here, and the host waits for it (`host.orphans`).
+    isn't killed here, and the host waits for it (`host.escaped_processes`).
 
     Returns:
         The processes that it found alive.

@@ -20,8 +20,7 @@ from collections.abc import Callable
 from multiprocessing.connection import wait
 from typing import Any
 
-from icelaunch_nb.rundir import control, timeline
-from icelaunch_nb.rundir.board import Board
+from icelaunch_nb.rundir import agent_requests, timeline
 from icelaunch_nb.rundir.debug_socket import (
     Command,
     Complete,
@@ -36,6 +35,7 @@ from icelaunch_nb.rundir.debug_socket import (
     listen,
     send,
 )
+from icelaunch_nb.rundir.events_board import Board
 from icelaunch_nb.rundir.paths import RankDir
 from icelaunch_nb.system.files import open_private
 
@@ -88,7 +88,7 @@ class DebugServer(io.TextIOBase):
 
     def stop_run(self) -> None:
         """Ends the whole run, as `Run.stop` does."""
-        control.send(self._run_dir, control.Stop())
+        agent_requests.send(self._run_dir, agent_requests.Stop())
 
     def announce_stop(self, **fields: Any) -> bool:
         """Records in the journal that this rank waits, and where.

@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from icelaunch_nb.launching import inherited, process_state
 from icelaunch_nb.launching.launch_environment import LaunchEnvironment, become_main, enter
-from icelaunch_nb.launching.messages import RankLaunch
+from icelaunch_nb.launching.launch_messages import RankLaunch
 from icelaunch_nb.pickling import modules, packing
 from icelaunch_nb.rundir import source_locations, step_board
 from icelaunch_nb.rundir.paths import RankDir, RunDir, make_run_dir
@@ -25,7 +25,7 @@ from icelaunch_nb.system import cpython
 from icelaunch_nb.worker import (
     context,
     debugger,
-    exit_with_agent,
+    killed_with_agent,
     nested_launchers,
     results,
     spawned_children,
@@ -50,7 +50,7 @@ def main(source: RankLaunch | Connection) -> NoReturn:
     for fd in launch.close_fds:
         with contextlib.suppress(OSError):
             os.close(fd)
-    exit_with_agent.enable(run_dir.agent_alive)
+    killed_with_agent.enable(run_dir.agent_alive)
     streams.redirect(rank_dir)
     if launch.program:
         enter(launch.environment, launch.rank_environ, as_rank=True)
@@ -58,7 +58,7 @@ def main(source: RankLaunch | Connection) -> NoReturn:
     reserve = ErrorReserve(rank_dir)  # before the launching process's limits apply
     enter(launch.environment, launch.rank_environ, as_rank=True)
     become_main(launch.environment)
-    cpython.become_main_process()  # after exit_with_agent, which needs the parent process
+    cpython.become_main_process()  # after killed_with_agent, which needs the parent process
     _configure(launch, rank_dir)
     if isinstance(source, RankLaunch):
         _prepare()

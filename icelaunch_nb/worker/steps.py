@@ -49,8 +49,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
 
-from icelaunch_nb.rundir import board, step_board
-from icelaunch_nb.rundir.board import Board
+from icelaunch_nb.rundir import events_board, step_board
+from icelaunch_nb.rundir.events_board import Board
 
 T = TypeVar("T")
 
@@ -114,7 +114,7 @@ class Protocol:
         self.slot = step_board.SLOTS + step_board.SLOT * local_rank
         self.passed = self.slot + step_board.PASSED
         self.mask = (
-            board.flags_mask("pause", "resume", "stop_all_tasks", "trigger_save_checkpoint")
+            events_board.flags_mask("pause", "resume", "stop_all_tasks", "trigger_save_checkpoint")
             if self.is_leader
             else 0
         )
@@ -136,7 +136,7 @@ class Protocol:
         `Steps.loop` has a copy of this inline, since a call would double the cost.
         """
         return self.words[step_board.CONTROL] != self.idle_control or bool(
-            self.flags.words[board.FLAGS_WORD] & self.mask
+            self.flags.words[events_board.FLAGS_WORD] & self.mask
         )
 
     def apply_requests(self, count: int) -> Iterator[float]:
@@ -345,7 +345,7 @@ class Protocol:
             for slot, done in zip(self._slots, saved, strict=True)
         ):
             words[step_board.FINISHED] = number
-            self.flags.words[board.CHECKPOINT_TIME_WORD] = int(time.time() * 1e6)
+            self.flags.words[events_board.CHECKPOINT_TIME_WORD] = int(time.time() * 1e6)
             self.flags.set("finished_save_checkpoint")
 
 
@@ -363,7 +363,7 @@ class Steps:
     def __init__(self, protocol: Protocol, *, writes_bars: bool) -> None:
         self.protocol = protocol
         self._writes_bars = writes_bars
-        self._counts = [0] * board.BARS  # steps made by all loops of each level
+        self._counts = [0] * events_board.BARS  # steps made by all loops of each level
         self._deepest = 0
         self._open_loops: list[object] = []
 
@@ -379,7 +379,7 @@ class Steps:
             iterable: The items.
             total: How many there are; None: their `len`, where they have one.
         """
-        protocol, level = self.protocol, min(len(self._open_loops), board.BARS - 1)
+        protocol, level = self.protocol, min(len(self._open_loops), events_board.BARS - 1)
         if level == 0:
             protocol.words[protocol.slot + step_board.LISTENS] = 1
         token = object()
@@ -388,15 +388,23 @@ class Steps:
         made = 0
         # All names are local, since this is what a step costs.
         words, passed, mask, counts = protocol.words, protocol.passed, protocol.mask, self._counts
-        flag_words, flags_word, control = protocol.flags.words, board.FLAGS_WORD, step_board.CONTROL
-        bars: MutableSequence[int] | memoryview = (
-            flag_words if self._writes_bars else [0] * (board.DEPTH_WORD + 1)
+        flag_words, flags_word, control = (
+            protocol.flags.words,
+            events_board.FLAGS_WORD,
+            step_board.CONTROL,
         )
-        bar, no_steps = board.BARS_WORD + 2 * level, protocol.slot + step_board.NO_STEPS
+        bars: MutableSequence[int] | memoryview = (
+            flag_words if self._writes_bars else [0] * (events_board.DEPTH_WORD + 1)
+        )
+        bar, no_steps = events_board.BARS_WORD + 2 * level, protocol.slot + step_board.NO_STEPS
         try:
             if protocol.stopped:
                 return
-            bars[bar], bars[bar + 1], bars[board.DEPTH_WORD] = 0, _total(iterable, total), level + 1
+            bars[bar], bars[bar + 1], bars[events_board.DEPTH_WORD] = (
+                0,
+                _total(iterable, total),
+                level + 1,
+            )
             count = words[passed] + 1
             words[passed] = count
             words[no_steps] = count - counts[self._deepest]
@@ -420,7 +428,7 @@ class Steps:
                 del self._open_loops[self._open_loops.index(token) :]
                 words[no_steps] = words[passed] - counts[self._deepest]
                 # Its own bar stays where it is until the outer loop ends.
-                bars[board.DEPTH_WORD] = level + 1
+                bars[events_board.DEPTH_WORD] = level + 1
 
     def apply_requests(self, count: int) -> None:
         """Acts at a boundary, and waits where it has to.

@@ -11,8 +11,8 @@ import sys
 
 import pytest
 
-from icelaunch_nb.rundir import control
-from icelaunch_nb.rundir.board import Board
+from icelaunch_nb.rundir import agent_requests
+from icelaunch_nb.rundir.events_board import Board
 from icelaunch_nb.rundir.journal import read_events
 from icelaunch_nb.rundir.journal_events import Ended, Stopping
 from icelaunch_nb.rundir.paths import make_run_dir
@@ -25,7 +25,7 @@ from pathlib import Path
 from icelaunch_nb.agent.control import ControlListener
 from icelaunch_nb.agent.event_recorder import EventRecorder
 from icelaunch_nb.agent.hang_detector import HangDetector
-from icelaunch_nb.rundir.board import Board
+from icelaunch_nb.rundir.events_board import Board
 from icelaunch_nb.rundir.journal import JournalWriter
 from icelaunch_nb.rundir.paths import RunDir
 
@@ -67,10 +67,10 @@ class Agent:
     def line(self) -> str:
         return self.process.stdout.readline().rstrip("\n")
 
-    def ask(self, request: control.Request) -> None:
+    def ask(self, request: agent_requests.Request) -> None:
         """Sends a request, and waits until it is carried out."""
         request.number = random.getrandbits(60) + 1
-        assert control.send(self.run_dir, request)
+        assert agent_requests.send(self.run_dir, request)
         while not self.board.is_done(request.number):
             assert self.process.poll() is None, self.process.stderr.read()
 
@@ -98,11 +98,11 @@ def agent(tmp_path):
 
 
 def test_requests_set_and_clear_the_flags_in_their_order(agent):
-    agent.ask(control.Pause())
+    agent.ask(agent_requests.Pause())
     assert agent.board.is_set("pause")
-    agent.ask(control.Resume())
+    agent.ask(agent_requests.Resume())
     assert agent.board.is_set("resume") and not agent.board.is_set("pause")
-    agent.ask(control.SaveCheckpoint())
+    agent.ask(agent_requests.SaveCheckpoint())
     assert agent.board.is_set("trigger_save_checkpoint")
     assert not agent.board.is_set("stop_all_tasks")
 
@@ -112,7 +112,7 @@ def test_damaged_requests_are_logged_up_to_a_number_and_the_next_one_is_carried_
     for _ in range(80):
         os.write(fd, b'{"request": "fly"}\n{"request": "stop", "grace": -1}\n\xff\xfe\n')
     os.close(fd)
-    agent.ask(control.Pause())
+    agent.ask(agent_requests.Pause())
     assert agent.board.is_set("pause") and not agent.board.is_set("stop_all_tasks")
     log = agent.end()
     assert log.count(" is passed over: ") == 50
@@ -122,7 +122,7 @@ def test_damaged_requests_are_logged_up_to_a_number_and_the_next_one_is_carried_
 def test_sigterm_is_a_stop(agent):
     agent.process.send_signal(signal.SIGTERM)
     assert agent.line() == f"stop {ORPHANS_GRACE} its agent got SIGTERM"
-    agent.ask(control.Pause())  # after this, the stop is recorded
+    agent.ask(agent_requests.Pause())  # after this, the stop is recorded
     assert agent.board.is_set("stop_all_tasks")
     (stopping,) = agent.recorded(Stopping)
     assert (stopping.grace, stopping.reason) == (ORPHANS_GRACE, "its agent got SIGTERM")
@@ -134,9 +134,9 @@ def test_the_end_of_the_host_is_a_stop(agent):
 
 
 def test_a_detached_run_outlives_its_host(agent):
-    agent.ask(control.Detach())
+    agent.ask(agent_requests.Detach())
     agent.end_host()
-    agent.ask(control.Pause())
+    agent.ask(agent_requests.Pause())
     assert not agent.board.is_set("stop_all_tasks") and agent.recorded(Stopping) == []
 
 
@@ -146,15 +146,15 @@ def test_a_run_whose_directory_is_removed_stops(agent):
 
 
 def test_a_second_stop_can_shorten_the_grace_and_never_lengthens_it(agent):
-    agent.ask(control.Stop(grace=10_000, reason="first"))
-    agent.ask(control.Stop(grace=20_000, reason="longer"))
-    agent.ask(control.Stop(grace=0.01, reason="shorter"))
+    agent.ask(agent_requests.Stop(grace=10_000, reason="first"))
+    agent.ask(agent_requests.Stop(grace=20_000, reason="longer"))
+    agent.ask(agent_requests.Stop(grace=0.01, reason="shorter"))
     assert [agent.line(), agent.line()] == ["stop 10000.0 first", "kill"]
     assert [stop.reason for stop in agent.recorded(Stopping)] == ["first", "shorter"]
 
 
 def test_an_agent_that_is_stuck_records_the_end_and_ends(agent):
-    agent.ask(control.Kill())
+    agent.ask(agent_requests.Kill())
     assert [agent.line(), agent.line()] == ["stop 0.0 it was asked to", "kill"]
     assert agent.process.wait(60) == 1
     (ended,) = agent.recorded(Ended)

@@ -9,7 +9,7 @@ import pytest
 from icelaunch_nb.agent import event_recorder as module
 from icelaunch_nb.agent.event_recorder import EventRecorder
 from icelaunch_nb.rundir import timeline
-from icelaunch_nb.rundir.board import CHECKPOINT_TIME_WORD, Board
+from icelaunch_nb.rundir.events_board import CHECKPOINT_TIME_WORD, Board
 from icelaunch_nb.rundir.journal import JournalWriter, read_events
 from icelaunch_nb.rundir.paths import make_run_dir
 

@@ -10,7 +10,7 @@ import pytest
 
 from icelaunch_nb.agent.event_recorder import EventRecorder
 from icelaunch_nb.agent.hang_detector import HangDetector
-from icelaunch_nb.rundir.board import Board
+from icelaunch_nb.rundir.events_board import Board
 from icelaunch_nb.rundir.journal import JournalWriter, read_events
 from icelaunch_nb.rundir.journal_events import AttemptStarted, RankEntry, TimelineEvent
 from icelaunch_nb.rundir.paths import make_run_dir

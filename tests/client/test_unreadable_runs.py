@@ -17,8 +17,8 @@ from icelaunch_nb.client.runs import add_to_index
 from icelaunch_nb.errors import IcelaunchError, UnreadableRunError
 from icelaunch_nb.notebook.panel import summary
 from icelaunch_nb.notebook.panel.view_model import ViewModel
-from icelaunch_nb.rundir import control
-from icelaunch_nb.rundir.board import Board
+from icelaunch_nb.rundir import agent_requests
+from icelaunch_nb.rundir.events_board import Board
 from icelaunch_nb.rundir.journal import JournalWriter
 from icelaunch_nb.rundir.journal_events import (
     AgentStarted,
@@ -440,7 +440,7 @@ def test_every_event_that_can_be_parsed_fits_into_a_run_state(data):
         assert parse_event(json.loads(json.dumps(event.to_line()))) == event or event.name == ""
     line = json.dumps({"request": "write_event", "event": data}).encode()
     with contextlib.suppress(ValueError):
-        RunState().after(control.parse_request(line).event).hangs()
+        RunState().after(agent_requests.parse_request(line).event).hangs()
 
 
 def test_a_rank_that_ended_before_the_agent_read_its_start_time_counts():

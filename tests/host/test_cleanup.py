@@ -7,7 +7,7 @@ import time
 
 from icelaunch_nb.host.cleanup import Cleanup
 from icelaunch_nb.launching.launch_environment import LaunchEnvironment
-from icelaunch_nb.launching.messages import AgentLaunch
+from icelaunch_nb.launching.launch_messages import AgentLaunch
 from icelaunch_nb.rundir.journal import JournalWriter
 from icelaunch_nb.rundir.journal_events import Ended
 from icelaunch_nb.rundir.paths import is_default_log_dir, make_run_dir

@@ -11,7 +11,7 @@ import pytest
 
 from icelaunch_nb import LaunchConfig, Run
 from icelaunch_nb.notebook.panel.session import Clicked, PanelSession
-from icelaunch_nb.rundir.board import Board
+from icelaunch_nb.rundir.events_board import Board
 from icelaunch_nb.rundir.paths import RunDir
 
 

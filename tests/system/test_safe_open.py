@@ -24,9 +24,9 @@ from icelaunch_nb.notebook.panel.log_search import search
 from icelaunch_nb.notebook.panel.metric_bins import MetricBins
 from icelaunch_nb.notebook.panel.view_model import ViewModel
 from icelaunch_nb.pickling import packing
-from icelaunch_nb.rundir import control, metrics
-from icelaunch_nb.rundir.board import Board
+from icelaunch_nb.rundir import agent_requests, metrics
 from icelaunch_nb.rundir.checkpoint import read_checkpoint
+from icelaunch_nb.rundir.events_board import Board
 from icelaunch_nb.rundir.journal import JournalWriter, read_events
 from icelaunch_nb.rundir.journal_events import (
     AgentStarted,
@@ -186,7 +186,7 @@ def test_request_is_not_written_into_a_regular_file(kind, run_dir, tmp_path):
         mine = run_dir.control
     else:
         run_dir.control.symlink_to(mine)
-    assert not control.send(run_dir, control.Kill())
+    assert not agent_requests.send(run_dir, agent_requests.Kill())
     run_dir.journal.write_text("")
     with pytest.raises(UntrustedFileError):
         ice.attach(run_dir.path).kill()

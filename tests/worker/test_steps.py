@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from icelaunch_nb.rundir import step_board
-from icelaunch_nb.rundir.board import Board
+from icelaunch_nb.rundir.events_board import Board
 from icelaunch_nb.worker.steps import CHECKPOINT, PAUSE, STOP, Protocol, Steps, steps_of
 
 KINDS = {PAUSE: "pause", STOP: "stop", CHECKPOINT: "checkpoint"}
@@ -576,7 +576,7 @@ def test_a_rank_of_the_same_number_in_another_process_counts_for_itself(tmp_path
     rank = steps_of(board, flags, 0, 1, writes_bars=False)
     code = f"""
 from pathlib import Path
-from icelaunch_nb.rundir.board import Board; from icelaunch_nb.worker import steps
+from icelaunch_nb.rundir.events_board import Board; from icelaunch_nb.worker import steps
 loops = steps.steps_of(Path({str(board)!r}), Board(), 0, 1, writes_bars=True)
 print(len(list(loops.loop(range(9)))))
 """

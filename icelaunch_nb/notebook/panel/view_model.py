@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 
 from icelaunch_nb.rundir import step_board
-from icelaunch_nb.rundir.board import Board
+from icelaunch_nb.rundir.events_board import Board
 from icelaunch_nb.rundir.journal_events import AttemptStarted, RankEntry
 from icelaunch_nb.rundir.paths import RunDir
 from icelaunch_nb.system.plaintext import sendable

@@ -17,7 +17,7 @@ from waiting import wait_for
 import icelaunch_nb as ice
 from icelaunch_nb.client.host_pool import hosts
 from icelaunch_nb.launching.launch_environment import LaunchEnvironment
-from icelaunch_nb.launching.messages import AgentLaunch
+from icelaunch_nb.launching.launch_messages import AgentLaunch
 from icelaunch_nb.system.processes import Process
 
 LAUNCHER = """

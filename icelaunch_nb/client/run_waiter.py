@@ -19,7 +19,7 @@ _PRINTING = 0.02
 _QUIET = 0.1
 
 
-class RunWatcher:
+class RunWaiter:
     """Watches a run for those who wait for it.
 
     Args:

@@ -49,7 +49,7 @@ class ActiveRun:
     agent: int | None = None
 
 
-class Orphans:
+class EscapedProcesses:
     """The orphans that this process has received. There are none on systems other than Linux."""
 
     def __init__(self) -> None:

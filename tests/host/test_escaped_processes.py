@@ -11,7 +11,7 @@ import pytest
 # in another session, whose parent ends at once.
 CODE = """
 import os, subprocess, sys, time
-from icelaunch_nb.host.orphans import ActiveRun, Orphans, process_clock
+from icelaunch_nb.host.escaped_processes import ActiveRun, EscapedProcesses, process_clock
 from icelaunch_nb.rundir.paths import RUN_DIR_VARIABLE
 from icelaunch_nb.system.processes import Process
 
@@ -28,7 +28,7 @@ def kill_all(*active):
 def reaped(process):
     return not os.path.exists(f"/proc/{process.pid}")
 
-folder, orphans, before = sys.argv[1], Orphans(), process_clock()
+folder, orphans, before = sys.argv[1], EscapedProcesses(), process_clock()
 first, second = f"{folder}/first", f"{folder}/second"
 """
 
@@ -75,7 +75,7 @@ own.wait()
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there are no subreapers")
 @pytest.mark.parametrize("name", TESTS)
-def test_orphans(name, tmp_path):
+def test_escaped_processes(name, tmp_path):
     code = CODE + TESTS[name]
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60

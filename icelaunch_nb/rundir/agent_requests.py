@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from icelaunch_nb.errors import UntrustedFileError
-from icelaunch_nb.rundir.board import FLAGS, Board
+from icelaunch_nb.rundir.events_board import FLAGS, Board
 from icelaunch_nb.rundir.journal_events import TimelineEvent
 from icelaunch_nb.rundir.paths import RunDir
 from icelaunch_nb.rundir.records import (
