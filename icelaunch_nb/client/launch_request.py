@@ -20,8 +20,8 @@ from icelaunch_nb.system.suggestions import nearest
 # Seconds of silence after which a rank is marked, unless the launch says otherwise.
 HANG_AFTER = 60.0
 _FIELDS = tuple(field.name for field in fields(LaunchConfig))
-# Defaults of `launch` that differ from those of LaunchConfig. The latter are those of older versions
-# of torch, and don't suit a notebook.
+# Defaults of `launch` that differ from those of LaunchConfig, which has the defaults of older
+# versions of torch. Those don't suit a notebook.
 DEFAULTS: dict[str, Any] = {
     "min_nodes": 1,
     "max_nodes": 1,
