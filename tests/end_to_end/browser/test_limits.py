@@ -152,7 +152,7 @@ def test_launches_leave_nothing_behind(book):
     assert output.locator("details summary", has_text="rank 0, last lines").count() >= 10
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_hundred_launches_leave_threads_files_widgets_and_comms_flat(book):
     book.wait_for_end(
         book.cell(
@@ -246,7 +246,7 @@ def test_a_print_without_flush_or_newline_shows_while_the_rank_runs(book):
     book.wait_for_state(cell, "RUNNING")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_delay_from_print_to_page_in_a_quiet_run(book):
     """The ranks print the time. The page notes when it shows it, by the same machine's clock."""
     book.wait_for_end(

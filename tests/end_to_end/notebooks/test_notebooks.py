@@ -66,8 +66,14 @@ def test_there_are_numbered_notebooks():
     assert len(NOTEBOOKS) >= 5
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
+@pytest.mark.parametrize(
+    "notebook",
+    [
+        # `make test` has executed all of them by nbval. Here it tries the tools.
+        pytest.param(path, id=path.stem, marks=pytest.mark.long if number else pytest.mark.slow)
+        for number, path in enumerate(NOTEBOOKS)
+    ],
+)
 def test_a_notebook_runs_to_its_end(notebook, tmp_path):
     with contextlib.ExitStack() as both:  # at once: most of their time is waiting
         running = {

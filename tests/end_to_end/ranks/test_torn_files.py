@@ -1,6 +1,7 @@
 """A process that is killed within a write leaves a directory that can be attached to.
 
-Files of recorded runs are cut at every byte, and no `Run` says anything untrue.
+Files of recorded runs are cut, and no `Run` says anything untrue. `make test` cuts them at every
+seventh byte, `make test-long` at every byte.
 """
 
 from __future__ import annotations
@@ -51,6 +52,22 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunDir]:
     return {name: RunDir(Path(run.log_dir)) for name, run in runs.items()}
 
 
+@pytest.fixture(
+    params=[
+        pytest.param(7, id="every_7th_byte"),
+        pytest.param(1, id="every_byte", marks=[pytest.mark.long, pytest.mark.timeout(3600)]),
+    ]
+)
+def stride(request: pytest.FixtureRequest) -> int:
+    """Bytes between two places where a file is cut."""
+    return request.param
+
+
+def lengths(data: bytes, stride: int) -> list[int]:
+    """Where to cut a file, its last byte included."""
+    return sorted({*range(0, len(data), stride), *([len(data) - 1] if data else [])})
+
+
 @pytest.fixture
 def copy(recorded: dict[str, RunDir], tmp_path: Path, request: pytest.FixtureRequest) -> RunDir:
     """A copy of a directory, whose files the test may cut."""
@@ -87,11 +104,11 @@ def read_all(run_dir: RunDir) -> ice.Run:
 
 
 @every
-def test_the_journal_cut_at_every_byte(copy: RunDir) -> None:
+def test_the_journal_cut(copy: RunDir, stride: int) -> None:
     data = copy.journal.read_bytes()
     truth = json.loads(data.splitlines()[-1])["state"]
     last = len(data.rstrip(b"\n").rpartition(b"\n")[0]) + 1
-    for length in range(len(data) + 1):
+    for length in sorted({*lengths(data, stride), last, len(data)}):
         cut(copy.journal, data[:length])
         run = read_all(copy)
         assert run.state == (truth if length == len(data) else "LOST"), length
@@ -113,9 +130,9 @@ def test_the_journal_cut_at_every_byte(copy: RunDir) -> None:
 
 
 @every
-def test_what_is_added_after_a_torn_line_is_read(copy: RunDir) -> None:
+def test_what_is_added_after_a_torn_line_is_read(copy: RunDir, stride: int) -> None:
     data = copy.journal.read_bytes()
-    for length in range(len(data)):
+    for length in lengths(data, stride):
         cut(copy.journal, data[:length])
         with JournalWriter(copy.journal) as journal:
             journal.write(Ended(state="LOST", note="its agent was killed by SIGKILL"))
@@ -131,11 +148,11 @@ def test_what_is_added_after_a_torn_line_is_read(copy: RunDir) -> None:
 
 
 @every
-def test_the_board_cut_at_every_byte(copy: RunDir) -> None:
+def test_the_board_cut(copy: RunDir, stride: int) -> None:
     data, truth = copy.board.read_bytes(), ice.Run(copy.path).state
-    for length in range(len(data)):
+    for length in lengths(data, stride):
         copy.board.write_bytes(data[:length])
-        assert (ice.Run(copy.path) if length % 64 else read_all(copy)).state == truth
+        assert (ice.Run(copy.path) if length % (64 * stride) else read_all(copy)).state == truth
         with pytest.raises(ValueError, match="is no events board"):
             Events.of_run(copy.path)
     copy.board.unlink()
@@ -158,20 +175,20 @@ def test_a_living_run_without_its_board_is_never_over(copy: RunDir) -> None:
 
 
 @every
-def test_a_directory_whose_spec_is_cut_is_no_run(copy: RunDir) -> None:
+def test_a_directory_whose_spec_is_cut_is_no_run(copy: RunDir, stride: int) -> None:
     data = copy.spec.read_bytes()
-    for length in range(len(data)):
+    for length in lengths(data, stride):
         copy.spec.write_bytes(data[:length])
         with pytest.raises(ice.IcelaunchError, match="is not the directory of a run"):
             ice.attach(copy.path)
 
 
 @pytest.mark.parametrize("copy", ["restarted"], indirect=True)
-def test_a_result_cut_at_every_byte_is_not_claimed(copy: RunDir) -> None:
+def test_a_result_that_is_cut_is_not_claimed(copy: RunDir, stride: int) -> None:
     path = copy.rank(1, 0).result
     data = path.read_bytes()
     assert ice.Run(copy.path).result(1) == {0: 1, 1: 1}
-    for length in range(len(data)):
+    for length in lengths(data, stride):
         path.write_bytes(data[:length])
         with pytest.raises(ice.RunFailed, match="rank 0's result can't be built here"):
             ice.Run(copy.path).result(1)
@@ -181,7 +198,7 @@ def test_a_result_cut_at_every_byte_is_not_claimed(copy: RunDir) -> None:
 @pytest.mark.parametrize(
     "name", ["error.json", "error.pkl", "metrics.jsonl", "result.pkl", "stacks.txt"]
 )
-def test_a_ranks_files_cut_at_every_byte_change_no_state(name: str, copy: RunDir) -> None:
+def test_a_ranks_files_that_are_cut_change_no_state(name: str, copy: RunDir, stride: int) -> None:
     for rank in (0, 1):
         path = copy.rank(0, rank).path / name
         data = (
@@ -189,7 +206,7 @@ def test_a_ranks_files_cut_at_every_byte_change_no_state(name: str, copy: RunDir
             if path.exists()
             else b'{"rank": 0, "step": 1, "time": 2.5, "loss": 0.25}\n' * 2
         )
-        for length in range(len(data)):
+        for length in lengths(data, stride):
             path.write_bytes(data[:length])
             run = read_all(copy)
             with pytest.raises(ice.RunFailed, match="killed by SIGKILL"):
