@@ -182,7 +182,7 @@ def test_only_who_can_know_that_a_run_ended_writes_its_journal():
     }
     assert {name for name in writers if not name.startswith("agent.")} == {
         "rundir.journal",
-        "host.dead_agents",
+        "host.agent_leftovers",
         "client.host_pool",
         "client.inline",
     }

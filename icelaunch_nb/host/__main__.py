@@ -29,9 +29,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from icelaunch_nb.host.agent_leftovers import end_leftovers, write_end
 from icelaunch_nb.host.agent_processes import Agent, ForkserverExits, open_pidfd
 from icelaunch_nb.host.cleanup import Cleanup
-from icelaunch_nb.host.dead_agents import clean_up_after_agent, write_end
 from icelaunch_nb.host.escaped_processes import ActiveRun, EscapedProcesses, process_clock
 from icelaunch_nb.launching.launch_messages import (
     AgentGone,
@@ -263,7 +263,7 @@ class Host:
         os._exit(1)  # the kernel reports what was just printed
 
     def _clean_up_after(self, launch: AgentLaunch, agent: Agent) -> None:
-        how = clean_up_after_agent(RunDir(Path(launch.run_dir)), agent, self._forkserver_exits)
+        how = end_leftovers(RunDir(Path(launch.run_dir)), agent, self._forkserver_exits)
         agent.close()
         self._close_control(launch)
         with contextlib.suppress(OSError):  # the kernel doesn't read, or is gone

@@ -1,7 +1,7 @@
-"""What the host does once an agent is gone: it ends the agent's ranks and completes the journal.
+"""What the host does once an agent is gone: it ends what is left, and completes the journal.
 
-Ranks end with their agent by themselves (`worker/killed_with_agent.py`). What they had started may
-still live, and an agent that was killed has recorded no end.
+Linux ends the ranks together with their agent (`worker/killed_with_agent.py`). What the ranks had
+started may still live, and an agent that was killed has recorded no end.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from icelaunch_nb.rundir.paths import RUN_DIR_VARIABLE, RunDir
 from icelaunch_nb.system.processes import kill_marked, kill_sessions
 
 
-def clean_up_after_agent(run_dir: RunDir, agent: Agent, exits: ForkserverExits) -> str:
+def end_leftovers(run_dir: RunDir, agent: Agent, exits: ForkserverExits) -> str:
     """Ends what an agent left behind, and writes the end that it could not write.
 
     Args:
