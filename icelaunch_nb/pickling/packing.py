@@ -352,7 +352,7 @@ def _naming_unreadable_class(function: types.FunctionType) -> Iterator[None]:
                 isinstance(value, types.ModuleType)
             except Exception as error:
                 raise pickle.PicklingError(
-                    f"`{name}` (a {type_name(value)}) doesn't tell its class: "
+                    f"`{name}` (a {type_name(value)}) doesn't give its class: "
                     f"{type(error).__name__}: {error}"
                 ) from error
         raise

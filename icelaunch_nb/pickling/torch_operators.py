@@ -278,7 +278,7 @@ def _kernel(definition: Any, device: str | None) -> Any:
     kernel = closure_of(inspect.unwrap(definition._backend_fns[device])).get("fn")
     if kernel is None:
         raise pickle.PicklingError(
-            f"this version of torch doesn't tell the kernel of {definition._qualname}; "
+            f"this version of torch doesn't give the kernel of {definition._qualname}; "
             "define it in the function"
         )
     return kernel

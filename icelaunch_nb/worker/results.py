@@ -91,7 +91,7 @@ def write_error(
     try:
         data = _format(error, now, kind, cell_names)
     except Exception as failure:  # no memory, for example
-        reason = f"(its traceback can't be told: {type(failure).__name__})"
+        reason = f"(its traceback can't be formatted: {type(failure).__name__})"
         data = _format(error, now, kind, cell_names, reason)
     # Without any error file, the agent still has the exit code, and sees that the disk is full.
     try:

@@ -156,7 +156,7 @@ def test_the_summary_of_a_running_run_has_its_time(record, monkeypatch):
     for shown in (_Markup(summary.html(run)).text, summary.text(run)):
         assert "RUNNING" in shown and "so far" in shown and "elsewhere" not in shown
         assert re.search(
-            r"^as of \d\d:\d\d:\d\d; ice.attach\('r1'\) tells more$", shown, re.MULTILINE
+            r"^as of \d\d:\d\d:\d\d; ice.attach\('r1'\) shows more$", shown, re.MULTILINE
         )
     assert "\n" not in repr(run), "a plain prompt shows a line"
 
@@ -223,18 +223,20 @@ def test_a_foreign_run_directorys_content_is_text_wherever_it_shows(record, monk
     monkeypatch.setattr(Run, "run_id", evil)
     run._spec = replace(run._spec, run_id=evil, name=evil, config=replace(run._spec.config))
     vars(run._spec.config).update(nproc_per_node=evil, max_restarts=evil, role=evil)
-    story = run._run_state
-    restart = replace(story.restarts[0], rank=evil, cause=evil, attempt=evil)
+    run_state = run._run_state
+    restart = replace(run_state.restarts[0], rank=evil, cause=evil, attempt=evil)
     failure = replace(
-        story.failures[0], rank=evil, attempt=evil, type_name=evil, traceback=evil, hint=evil
+        run_state.failures[0], rank=evil, attempt=evil, type_name=evil, traceback=evil, hint=evil
     )
-    attempt = replace(story.attempts[-1], ranks=[replace(story.ranks[0], rank=evil, local_rank=0)])
+    attempt = replace(
+        run_state.attempts[-1], ranks=[replace(run_state.ranks[0], rank=evil, local_rank=0)]
+    )
     folder = RunDir(Path(run.log_dir)).rank(1, 0)
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.stdout.write_bytes(b"last words\n")
     for state in (State.RUNNING, State.FAILED, State.LOST):
         hostile = replace(
-            story,
+            run_state,
             state=state,
             restarts=(restart,),
             failures=(failure,),

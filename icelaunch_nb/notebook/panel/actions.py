@@ -69,7 +69,7 @@ def _checkpoint(session: Session, _request: Request) -> Reply:
     run = session.panel.run
     run.save_checkpoint()
     paused = run.state == "PAUSED"
-    when = "save after Resume" if paused else "save where they look at their events"
+    when = "save after Resume" if paused else "save where they check their events"
     return {"text": f"asked; ranks {when}"}
 
 
@@ -142,11 +142,11 @@ ACTIONS = {
     "load_older": Action(_load_older),
     "stop": _call_run("stop", _STOP_REPLY),
     "kill": _call_run("kill", "SIGKILL is on its way to the ranks"),
-    "pause": _call_run("pause", "asked; ranks pause where they look at their events"),
+    "pause": _call_run("pause", "asked; ranks pause where they check their events"),
     "resume": _call_run("resume", "asked; ranks go on"),
     "checkpoint": Action(_checkpoint),
     "debug": Action(_debug),
-    "search": Action(_search, pending="looking …"),
+    "search": Action(_search, pending="searching …"),
     # A rank that is executing a debugger command answers only after it.
     "complete": Action(_complete, pending="asking the rank …"),
     # `Run.stacks` waits up to 3 s for slow ranks.

@@ -90,7 +90,7 @@ class SummaryText:
         """The time of the summary, for a run that isn't over: the summary may never be updated."""
         if self.run_state["over"]:
             return []
-        return [f"{as_of()}; ice.attach({self.run_state['run_id']!r}) tells more"]
+        return [f"{as_of()}; ice.attach({self.run_state['run_id']!r}) shows more"]
 
     def figures(self) -> str:
         """The number of ranks and restarts, and the elapsed time."""

@@ -167,7 +167,7 @@ def test_a_click_that_waits_for_a_busy_kernel_is_explained(book):
     book.output(busy).get_by_text("busy").wait_for(timeout=30_000)
     book.click(cell, "stop")
     answer = book.panel(cell).locator(".ice-reply")
-    assert "heard" in answer.inner_text()
+    assert "sent" in answer.inner_text()
     answer.get_by_text("The kernel is busy with a cell").wait_for(timeout=30_000)
     book.wait_for_state(cell, "RUNNING")
     (book.server.home / "go").touch()

@@ -52,7 +52,9 @@ def test_a_metric_is_plotted_as_mean_and_spread_and_after_a_click_per_rank(book,
     book.page.wait_for_timeout(500)
     assert _pixels(panel, 0) > 300
     loss.click()
-    panel.get_by_role("button", name=re.compile("^loss: .* 2 ranks apart"), pressed=True).wait_for()
+    panel.get_by_role(
+        "button", name=re.compile("^loss: .* 2 ranks, a line each"), pressed=True
+    ).wait_for()
     loss.click()
     panel.get_by_role("button", name=re.compile("^loss: .* mean"), pressed=False).wait_for()
     panel.get_by_role("button", name="Metrics").click()

@@ -498,7 +498,7 @@ REFUSED: dict[str, tuple[str, str, str]] = {
         "class C:\n    @property\n    def __class__(self):\n        raise RuntimeError('none')\n"
         "it = C()",
         "use (a function)",
-        "`it` (a C) doesn't tell its class: RuntimeError: none",
+        "`it` (a C) doesn't give its class: RuntimeError: none",
     ),
     "a reduction that leaves": (
         "class C:\n    def __reduce__(self):\n        raise SystemExit(3)\nit = C()",

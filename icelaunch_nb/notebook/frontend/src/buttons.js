@@ -21,12 +21,12 @@ const BUSY =
 
 /** Action, label and title. */
 const BUTTONS = /** @type {const} */ ([
-  ["pause", "Pause", "Asks the ranks to pause where they look at their events"],
+  ["pause", "Pause", "Asks the ranks to pause where they check their events"],
   ["resume", "Resume", "Lets paused ranks go on"],
   [
     "checkpoint",
     "Save checkpoint",
-    "Asks the ranks for a checkpoint where they look at their events",
+    "Asks the ranks for a checkpoint where they check their events",
   ],
   ["stacks", "Stacks", "Shows where every rank is now"],
   [
@@ -81,7 +81,7 @@ export function makeButtons(sendAction, showReply, signal) {
     };
     awaitingSave = action === "checkpoint" ? click : 0;
     button.setAttribute("aria-busy", "true");
-    show("heard …", "pending");
+    show("sent …", "pending");
     const late = setTimeout(() => show(BUSY, "busy"), REPLY_TIMEOUT);
     const { ok, text, lost } = await sendAction(action, (pending) => {
       clearTimeout(late);

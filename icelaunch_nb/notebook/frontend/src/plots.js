@@ -128,11 +128,11 @@ function makePlot(name, signal) {
     setText(value, range ? `${shown} ${range}` : shown);
     value.toggleAttribute("data-bad", metric.last === null);
     const how = showsRanks
-      ? `${ranks.length} ranks apart`
+      ? `${ranks.length} ranks, a line each`
       : ranks.length > 1
         ? "mean of the ranks; the band is their spread"
         : "one rank";
-    const click = showsRanks ? "fold the ranks" : "show them apart";
+    const click = showsRanks ? "show their mean" : "show each rank";
     const clickHint = ranks.length > 1 ? `. Click to ${click}` : "";
     element.title = `${plain(name)} by step: ${how}${clickHint}`;
     element.setAttribute("aria-label", `${plain(name)}: ${formatNumber(metric.last)}, ${how}`);
