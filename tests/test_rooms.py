@@ -231,8 +231,15 @@ def test_all_lists_existing_names_sorted_and_once_each():
 
 def test_tab_offers_only_the_public_names():
     assert sorted(dir(icelaunch_nb)) == icelaunch_nb.__all__
-    helpers = {"has_shown", "pin", "set_host", "show_plainly", "skip_output"}
-    assert not helpers & set(dir(icelaunch_nb.Run))
+
+
+def test_a_run_offers_these_names_and_no_helper():
+    assert {name for name in dir(icelaunch_nb.Run) if not name.startswith("_")} == {
+        *("attempt", "config", "debug", "detach", "devices", "elapsed", "events", "failures"),
+        *("in_debugger", "kill", "last_checkpoint", "log_dir", "logs", "metrics", "name", "panel"),
+        *("pause", "pids", "restarts", "result", "resume", "run_id", "save_checkpoint", "silent"),
+        *("stacks", "started", "state", "status_lines", "stop", "wait"),
+    }
 
 
 def _own(cls: type):

@@ -588,21 +588,15 @@ def load(path: Path, run_dir: RunDir | None = None) -> Any:
     return _Unpickler(io.BytesIO(data[:start]), buffers=buffers).load()
 
 
-# The names that modules of this package had in older versions, whose pickles hold them.
+# The names that modules of this package had in versions whose results a user may still attach to.
 _RENAMED = {
     f"icelaunch_nb.{old}": f"icelaunch_nb.{new}"
     for old, new in {
-        "body": "launching.cell_function",
         "context": "worker.context",
-        "contextvariables": "pickling.context_variables",
-        "injected": "pickling.ipython_names",
-        "modules": "pickling.modules",
-        "named": "pickling.named_objects",
         "packing": "pickling.packing",
         "run": "client.run",
         "story": "rundir.run_state",
         "tensors": "pickling.tensors",
-        "torchobjects": "pickling.torch_objects",
     }.items()
 }
 
