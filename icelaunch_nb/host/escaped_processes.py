@@ -83,7 +83,9 @@ class EscapedProcesses:
             ):
                 continue
             again = True
-            if shared_memory_cleaner(pid) and time.monotonic() < self._cleanup_deadlines.setdefault(
+            if shared_memory_cleaner(
+                process
+            ) and time.monotonic() < self._cleanup_deadlines.setdefault(
                 process, time.monotonic() + _CLEANUP_TIMEOUT
             ):
                 continue
