@@ -96,7 +96,7 @@ FOCUS = """(number) => {
 }"""
 
 
-@pytest.mark.parametrize("app", ["lab", "notebook"])
+@pytest.mark.parametrize("app", ["lab", pytest.param("notebook", marks=pytest.mark.long)])
 def test_no_key_in_a_panel_or_a_form_is_a_shortcut(lab, server, browser, app):
     page = browser.new_page(viewport={"width": 1200, "height": 900})
     book = lab.Book(server, page, server.notebook([SETUP]), app)

