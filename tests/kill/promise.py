@@ -48,7 +48,7 @@ def promise(victim: str, signum: str, moment: str) -> Promise:
     stopping = moment == "stopping"
     seconds = LIMIT + GRACE * stopping
     if signum == "STOP":  # the run goes on as if nothing had happened
-        cold = COLD_START * (moment == "starting" and victim in ("host", "forkserver"))
+        cold = COLD_START * (moment == "starting")
         return Promise(("STOPPED",) if stopping else ("SUCCEEDED",), "", seconds + cold)
     name = f"SIG{signum}"
     or_stopped = "|it was asked to" * stopping

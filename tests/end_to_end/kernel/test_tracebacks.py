@@ -30,8 +30,12 @@ def test_the_error_ends_with_the_cells_own_lines(kernel: Any) -> None:
 
 def test_the_error_says_first_who_failed_and_where_the_logs_are(kernel: Any) -> None:
     kernel.does(BOOM)
-    cell = kernel.run("run = launch(train, 1, ranks=3)\nrun.result()")
-    assert cell.ename == "RunFailed"
+    # On a busy machine a rank may raise only after the others were ended for the first one.
+    for _ in range(10):
+        cell = kernel.run("run = launch(train, 1, ranks=3)\nrun.result()")
+        assert cell.ename == "RunFailed"
+        if kernel.value("len(run.failures)") == 3:
+            break
     assert re.match(r"RunFailed: rank \d of 3 failed, ranks \d, \d the same way\n", cell.error)
     assert kernel.value("run.log_dir") in cell.error
     assert cell.error.count("ValueError: boom 2") == 1, "equal failures are shown once"
