@@ -33,10 +33,7 @@ demo: setup
 on_both := tests/end_to_end/kernel/test_clicks.py tests/end_to_end/kernel/test_asyncio.py $(foreach folder,kernel browser,$(addprefix tests/end_to_end/$(folder)/,test_magic.py test_form.py)) \
     tests/end_to_end/browser/test_panel.py
 
-# A process for each of CI's two cores. Each takes file by file, in the order of collection, since the
-# browser tests have to be its last.
-pytest := $(python) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
-nbval := $(pytest) --nbval --nbval-current-env --nbval-cell-timeout 120 --nbval-sanitize-with notebooks/sanitize.cfg notebooks
+nbval := $(python) -m pytest --nbval --nbval-current-env --nbval-cell-timeout 120 --nbval-sanitize-with notebooks/sanitize.cfg notebooks
 
 # The etcd server of the tests is in the environment's bin.
 test: export PATH := $(venv)/bin:$(PATH):/usr/sbin:/sbin
@@ -45,8 +42,8 @@ test: setup packages
 	$(python) -m ruff format --check .
 	$(python) -m mypy
 	$(python) scripts/check_frontend.py
-	$(pytest) tests -m "not long"
-	$(pytest) --ipykernel 6 $(on_both)
+	$(python) -m pytest tests -m "not long"
+	$(python) -m pytest --ipykernel 6 $(on_both)
 	$(nbval)
 	PYTHONPATH="$(venv)/ipykernel6" $(nbval)
 
